@@ -1,0 +1,36 @@
+"""Errors with a remedy: every message is one line that names what is wrong and what to do about it.
+
+`exit_code` is what the command line returns for the error (README, "Exit codes").
+"""
+
+from __future__ import annotations
+
+
+class RmeetoError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+    exit_code = 2
+
+
+class UsageError(RmeetoError):
+    """A flag, name or value that cannot be used as given."""
+
+
+class CheckpointError(RmeetoError):
+    """A checkpoint that is missing, damaged, unsafe or of another model."""
+
+
+class DataError(RmeetoError):
+    """A data set that is missing, unreadable or labelled in a way that would give wrong accuracies."""
+
+
+class MeasurementError(RmeetoError):
+    """A measurement that came out invalid, or measured nothing."""
+
+    exit_code = 5
+
+
+class UnavailableError(RmeetoError):
+    """Something the machine lacks: the GPU asked for, a fast path, disk space."""
+
+    exit_code = 6

@@ -1,0 +1,188 @@
+"""What a run leaves behind: the versioned records that `bench` writes and `report` reads.
+
+Only the standard library is imported here, so that a report never loads torch. Field names are the JSON names.
+
+Format history of `manifest.json`:
+1: first version.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rmeeto_bench.errors import DataError
+
+SCHEMA = "rmeeto-bench/1"
+MANIFEST = "manifest.json"
+DATABASE = "run.sqlite"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, in the unit of the field that holds it."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """One device a run used. `id` is `cpu`, `cuda:<UUID>` or `sim:<name>`; `profile` a name in profiles/ or None."""
+
+    id: str
+    name: str
+    kind: str
+    profile: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One timed block: `steps` forwards of one arm, enqueued without synchronising, as stored in the database."""
+
+    device: str
+    session: int
+    round: int
+    position: int
+    arm: str
+    steps: int
+    images: int
+    seconds: float
+    wall_seconds: float
+    rejected_reason: str | None = None
+    telemetry: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One (device, model, ratio, precision, backend) of a run and everything measured about it.
+
+    `weights`: `retrained` (a checkpoint trained at this r), `training-free` (baseline weights, merging switched on),
+    `baseline` (r = 0) or `random` (no checkpoint: throughput only). `top1` and `delta_top1` are percent and
+    percentage points, `images_per_second` images/s, `speedup` a ratio over the r = 0 arm of the same device.
+    `gflops`: convention name -> GFLOPs per image. `paper`: published values for this GPU and ratio, or None.
+    """
+
+    device: str
+    arm: str
+    model: str
+    r: int
+    ratio_requested: float
+    reduction_ratio: float
+    token_counts: tuple[int, ...]
+    final_tokens: int
+    precision: str
+    backend: str
+    batch_size: int
+    weights: str
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
+    gflops: dict[str, float] = field(default_factory=dict)
+    images_per_second: Estimate | None = None
+    speedup: Estimate | None = None
+    top1: Estimate | None = None
+    top5: Estimate | None = None
+    delta_top1: Estimate | None = None
+    n_images: int = 0
+    rounds: int = 0
+    verdict: str = "VALID"
+    verdict_detail: str = ""
+    labels: tuple[str, ...] = ()
+    paper: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: who, when, how, on what, and the arms. `status`: running, complete, interrupted or failed."""
+
+    run_id: str
+    created_utc: str
+    status: str
+    tool_version: str
+    argv: tuple[str, ...]
+    plan: dict[str, Any]
+    environment: dict[str, Any]
+    devices: tuple[DeviceRecord, ...]
+    arms: tuple[Arm, ...]
+    data: dict[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    def device(self, device_id: str) -> DeviceRecord:
+        """The device with this id; raises `DataError` if the record is inconsistent."""
+        for device in self.devices:
+            if device.id == device_id:
+                return device
+        raise DataError(f"run {self.run_id} names no device {device_id!r}; its manifest was edited by hand")
+
+
+def _estimate(value: dict[str, float] | None) -> Estimate | None:
+    return None if value is None else Estimate(**value)
+
+
+def _arm(value: dict[str, Any]) -> Arm:
+    estimates = {
+        name: _estimate(value.get(name)) for name in ("images_per_second", "speedup", "top1", "top5", "delta_top1")
+    }
+    tuples = {"token_counts": tuple(value["token_counts"]), "labels": tuple(value.get("labels", ()))}
+    return Arm(**{**value, **estimates, **tuples})
+
+
+def from_json(text: str) -> RunRecord:
+    """Parse a manifest. Raises `DataError` for text that is no manifest, or one of a later major version."""
+    try:
+        value = json.loads(text)
+        if value["schema"] != SCHEMA:
+            raise DataError(
+                f"this run was written as {value['schema']!r}, this version reads {SCHEMA!r}; upgrade rmeeto-bench"
+            )
+        return RunRecord(
+            **{
+                **value,
+                "argv": tuple(value["argv"]),
+                "devices": tuple(DeviceRecord(**device) for device in value["devices"]),
+                "arms": tuple(_arm(arm) for arm in value["arms"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"not a rmeeto-bench manifest ({error!r}); give the folder of a run") from error
+
+
+def to_json(record: RunRecord) -> str:
+    """The manifest's text, stable in field order, so that two equal records are equal bytes."""
+    return json.dumps(asdict(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` so that a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save(record: RunRecord, folder: Path) -> Path:
+    """Write the manifest of a run into its folder and return its path."""
+    path = folder / MANIFEST
+    write_atomic(path, to_json(record))
+    return path
+
+
+def load(folder: Path) -> RunRecord:
+    """Read the manifest of a run folder (or the manifest file itself). Raises `DataError`."""
+    path = folder / MANIFEST if folder.is_dir() else folder
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; give the folder of a run") from error
