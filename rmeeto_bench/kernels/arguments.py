@@ -1,0 +1,35 @@
+"""The operands of the kernels, named once: every backend of an operation takes the same frozen object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ScanArguments:
+    """Operands of the bidirectional selective scan, token-major; index 0 of the leading 2 is the forward direction.
+
+    u, dt [2, B, L, D] (dt before bias and softplus) · A [2, D, N], negative · B, C [2, B, L, N] · D, dt_bias [2, D] ·
+    z [B, L, D], the gate both directions share · scale, the factor on the sum of directions (1/2 for Vim, 1 for
+    VideoMamba). Both directions are in token order. u, dt, B, C, z carry the working dtype; A, D, dt_bias are fp32.
+    B, C and z may be column ranges of wider tensors: only their last dimension must be contiguous.
+    """
+
+    u: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    z: Tensor
+    dt_bias: Tensor
+    scale: float
+
+    def promoted(self) -> ScanArguments:
+        """The same operands in the dtype of the recurrence: fp32, or float64 if u is float64."""
+        dtype = torch.promote_types(self.u.dtype, torch.float32)
+        tensors = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
+        return replace(self, **{name: getattr(self, name).to(dtype) for name in tensors})

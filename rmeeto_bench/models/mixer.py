@@ -1,0 +1,121 @@
+"""The bidirectional Mamba mixer of Vim and VideoMamba ("v2"), token-major, on whichever kernels it is given."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rmeeto_bench.kernels.arguments import ScanArguments
+from rmeeto_bench.kernels.registry import Kernels
+
+
+class SsmFeatures(NamedTuple):
+    """What a block's scan was fed with, for the metrics B, C and delta: [2, B, L, N], [2, B, L, N], [2, B, L, D].
+
+    delta is the dt projection before bias and softplus. Both directions are in token order.
+    """
+
+    B: Tensor
+    C: Tensor
+    delta: Tensor
+
+
+class Mixer(nn.Module):
+    """Input and output [B, L, C]; inner width D = expand * C. Parameter names and shapes are Vim's checkpoints'.
+
+    in_proj and out_proj are shared by the directions; convolution, x_proj, dt_proj, A and D exist twice (`*_b` is the
+    backward direction). `scale` multiplies the sum of directions: 1/2 for Vim, 1 for VideoMamba.
+    """
+
+    def __init__(self, dim: int, d_state: int, d_conv: int, expand: int, scale: float) -> None:
+        super().__init__()
+        inner, rank = expand * dim, math.ceil(dim / 16)
+        self.d_state, self.dt_rank, self.scale = d_state, rank, scale
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        for suffix in ("", "_b"):
+            self.add_module(f"conv1d{suffix}", nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1))
+            self.add_module(f"x_proj{suffix}", nn.Linear(inner, rank + 2 * d_state, bias=False))
+            self.add_module(f"dt_proj{suffix}", nn.Linear(rank, inner))
+        states = torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(inner, 1)  # [D, N]
+        self.A_log, self.A_b_log = nn.Parameter(states), nn.Parameter(states.clone())
+        self.D, self.D_b = nn.Parameter(torch.ones(inner)), nn.Parameter(torch.ones(inner))
+
+    def _both(self, module: str, parameter: str) -> Tensor:
+        """A parameter of both directions, stacked: [2, ...]."""
+        return torch.stack([getattr(getattr(self, module + suffix), parameter) for suffix in ("", "_b")])
+
+    def forward(self, x: Tensor, kernels: Kernels) -> tuple[Tensor, SsmFeatures]:
+        """x [B, L, C] -> (mixed [B, L, C], the SSM quantities of this block)."""
+        batch, length, _ = x.shape
+        u0, z = self.in_proj(x).chunk(2, dim=-1)  # [B, L, D] each, views
+        u = kernels.causal_conv1d(u0, self._both("conv1d", "weight").squeeze(2), self._both("conv1d", "bias"))
+        rows = u.flatten(1, 2)  # [2, B L, D]
+        x_dbl = torch.bmm(rows, self._both("x_proj", "weight").transpose(1, 2).to(rows.dtype))  # [2, B L, R + 2N]
+        dt_weight = self._both("dt_proj", "weight").transpose(1, 2).to(rows.dtype)
+        dt = torch.bmm(x_dbl[..., : self.dt_rank], dt_weight).view(u.shape)
+        B, C = x_dbl[..., self.dt_rank :].view(2, batch, length, -1).chunk(2, dim=-1)
+        y = kernels.selective_scan(
+            ScanArguments(
+                u=u,
+                dt=dt,
+                A=-torch.exp(torch.stack([self.A_log, self.A_b_log]).float()),
+                B=B,
+                C=C,
+                D=torch.stack([self.D, self.D_b]).float(),
+                z=z,
+                dt_bias=self._both("dt_proj", "bias").float(),
+                scale=self.scale,
+            )
+        )
+        return self.out_proj(y), SsmFeatures(B, C, dt)
+
+    @torch.no_grad()
+    def initialise(self, depth: int) -> None:
+        """Vim's initialisation for training from scratch: dt log-uniform in [1e-3, 0.1], out_proj over sqrt(depth)."""
+        bound = self.dt_rank**-0.5
+        for suffix in ("", "_b"):
+            dt_proj = getattr(self, f"dt_proj{suffix}")
+            nn.init.uniform_(dt_proj.weight, -bound, bound)
+            span = math.log(0.1) - math.log(1e-3)
+            dt = torch.exp(torch.rand_like(dt_proj.bias) * span + math.log(1e-3)).clamp(min=1e-4)
+            dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
+        self.out_proj.weight /= math.sqrt(depth)
+
+
+def direction_mean(feature: Tensor, *, flip: str, scale: float) -> Tensor:
+    """Join both directions of a feature [2, B, L, F] into a merging metric [B, L, F].
+
+    `flip="tokens"` pairs the same token of both directions. `flip="features"` is upstream's slip: the backward
+    feature stays in reversed time and its channels are reversed instead. scale: 1/2 for Vim, 1 for VideoMamba.
+    """
+    backward = feature[1] if flip == "tokens" else feature[1].flip(1, 2)
+    return (feature[0] + backward) * scale
+
+
+def drop_path(x: Tensor, rate: float, *, training: bool) -> Tensor:
+    """Stochastic depth: drop whole samples of x [B, ...] with probability `rate`, scale the kept ones up."""
+    if rate == 0.0 or not training:
+        return x
+    keep = x.new_empty(x.shape[0], *(1,) * (x.dim() - 1)).bernoulli_(1 - rate)
+    return x * keep / (1 - rate)
+
+
+class RMSNorm(nn.Module):
+    """The weight of an RMSNorm that follows the residual addition; the arithmetic is `kernels.add_norm`."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, hidden: Tensor, residual: Tensor | None, kernels: Kernels) -> tuple[Tensor, Tensor]:
+        """hidden, residual [B, L, C] -> (normalised sum, sum in fp32)."""
+        return kernels.add_norm(hidden, residual, self.weight, self.eps)
+
+
+__all__ = ["Mixer", "RMSNorm", "SsmFeatures", "direction_mean", "drop_path"]
