@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -90,6 +91,13 @@ class TensorSet:
             chosen = slice(start, start + batch_size)
             yield Batch(start, self.normalisation(self.pixels[chosen]), self.labels[chosen])
 
+    def resized(self, size: int | None) -> TensorSet:
+        """The same images at `size` x `size` pixels (area average), or as they are for None."""
+        if size is None or size == self.pixels.shape[-1]:
+            return self
+        pixels = F.interpolate(self.pixels.float(), size=size, mode="area").round().to(torch.uint8)
+        return replace(self, pixels=pixels)
+
     def subset(self, count: int) -> TensorSet:
         """`count` images with the class proportions of the whole, evenly spread; the order is kept."""
         if count >= len(self):
@@ -97,4 +105,4 @@ class TensorSet:
         by_class = torch.argsort(self.labels, stable=True)
         picked = by_class[torch.linspace(0, len(self) - 1, count).round().long()].sort().values
         name = f"{self.name}, {count} of {len(self)}"
-        return TensorSet(name, self.pixels[picked], self.labels[picked], self.classes, self.normalisation)
+        return replace(self, name=name, pixels=self.pixels[picked], labels=self.labels[picked])

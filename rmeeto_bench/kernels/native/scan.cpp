@@ -76,17 +76,25 @@ struct Gradients {  // the shapes of the inputs; A, D and dt_bias per image: [B,
   float *u, *dt, *A, *B, *C, *D, *z, *dt_bias;
 };
 
-template <int N>
-struct Scratch {  // per task, reused over channel blocks: states after each token, and lane-wise sums of dB and dC
+// What the backward of one image and direction keeps: states after each token, and lane-wise sums of dB and dC. Each
+// thread reuses its own from call to call: fresh memory would cost more page faults than the scan costs time.
+struct Scratch {
   std::vector<Vec> h, dB, dC, delta, g;
-  explicit Scratch(int length) : h((long)length * N), dB((long)length * N), dC((long)length * N), delta(length), g(length) {}
+  void reset(int length, int states) {
+    const size_t cells = (size_t)length * states;
+    h.resize(cells);
+    dB.assign(cells, Vec{});
+    dC.assign(cells, Vec{});
+    delta.resize(length);
+    g.resize(length);
+  }
 };
 
 // One direction of W channels backwards: recompute the states, then run time against the scan's direction.
 // g is the gradient of this direction's ungated output; dz collects both directions.
 template <int N>
 void backward_direction(const Shape& s, const Inputs& in, const Gradients& grad, int b, int direction, int d, int lanes,
-                        Scratch<N>& w, Vec* y) {
+                        Scratch& w, Vec* y) {
   const Channels<N> c(in, s.channels, direction, d, lanes);
   const long image = (long)direction * s.batch + b, first = image * s.length;
   const float *B = in.B + first * s.bc_stride, *C = in.C + first * s.bc_stride;
@@ -144,8 +152,10 @@ template <int N>
 void backward(const Shape& s, const Inputs& in, const float* dout, float scale, const Gradients& grad, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int b = 0; b < s.batch; ++b) {
-    Scratch<N> w[2] = {Scratch<N>(s.length), Scratch<N>(s.length)};
-    std::vector<Vec> y(s.length);
+    static thread_local Scratch w[2];
+    static thread_local std::vector<Vec> y;
+    for (Scratch& scratch : w) scratch.reset(s.length, N);
+    y.resize(s.length);
     for (int d = 0; d < s.channels; d += W) {
       const int lanes = s.channels - d < W ? s.channels - d : W;
       for (int t = 0; t < s.length; ++t) {

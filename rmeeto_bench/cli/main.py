@@ -1,0 +1,82 @@
+"""The command line: picks a command, runs it, and turns every failure into one line and an exit code.
+
+Nothing heavy is imported here: `--help` must answer at once. Each command is a module with `add_arguments(parser)` and
+`main(arguments) -> int`, and imports torch, pandas or matplotlib only when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rmeeto_bench import __version__
+from rmeeto_bench.errors import RmeetoError
+
+COMMANDS = {
+    "run": "measure speed and accuracy at every reduction ratio (the default command)",
+    "retrain": "train a model with merging switched on",
+    "report": "draw the tables, the figure and the HTML page of a stored run again",
+    "models": "list the models and the public checkpoints",
+    "profiles": "list the known GPUs",
+}
+EPILOGUE = """exit codes: 0 done, 2 bad input, 5 nothing valid measured, 6 the machine lacks something, 130 interrupted
+examples:
+  rmeeto-bench                                         the best this machine allows
+  rmeeto-bench --gpus all --ratios 0,0.14,...,0.54     every GPU, the paper's ratios
+  rmeeto-bench --gpus none --quick --out result        two minutes on the CPU"""
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="rmeeto-bench" if command == "run" else f"rmeeto-bench {command}",
+        description=f"{COMMANDS[command]}\n\ncommands:\n{listing}" if command == "run" else COMMANDS[command],
+        epilog=EPILOGUE if command == "run" else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rmeeto-bench {__version__}")
+    return parser
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"rmeeto-bench: {message}", file=sys.stderr)
+    return code
+
+
+def _explain(error: OSError) -> int:
+    if error.errno == errno.ENOSPC:
+        return _fail(f"no space left on the disk of {error.filename or 'the output folder'}; free some and start again", 6)
+    return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    named = bool(words) and words[0] in COMMANDS
+    command = words.pop(0) if named else "run"
+    if not named and words and not words[0].startswith("-"):
+        return _fail(f"unknown command {words[0]!r}; the commands are {', '.join(COMMANDS)}", 2)
+    module = importlib.import_module(f"rmeeto_bench.cli.{command}")
+    parser = _parser(command)
+    module.add_arguments(parser)
+    arguments = parser.parse_args(words)
+    try:
+        return module.main(arguments)
+    except RmeetoError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        return 0
+    except OSError as error:
+        return _explain(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""`rmeeto-bench retrain`: train from scratch, or re-train with merging switched on, at one ratio or at several."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmeeto_bench.cli.interrupt import graceful
+
+if TYPE_CHECKING:
+    from rmeeto_bench.retrain.loop import Progress
+    from rmeeto_bench.retrain.recipe import Recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("--model", default="vim_nano", metavar="NAME", help="model to train (default: vim_nano)")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--r", metavar="LIST", help="tokens removed per merge, as in 5,11 (default: 0, no merging)")
+    amount.add_argument("--ratios", metavar="LIST", help="reduction ratios instead, as in 0.14,...,0.54")
+    parser.add_argument("--recipe", default="nano_retrain", metavar="NAME", help="nano_low, nano_full, nano_retrain (default)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="Fashion-MNIST folder (default: Debian's dataset-fashion-mnist)")
+    parser.add_argument("--init", metavar="FILE", help="checkpoint to start from (default: random weights)")
+    parser.add_argument("--epochs", type=float, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--lr", type=float, metavar="LR", help="instead of the recipe's")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--teacher", choices=("none", "self"), help="self-distillation, instead of the recipe's choice")
+    parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--backend", default="auto", help="kernels: auto, native, chunked, reference (default: auto)")
+    parser.add_argument("--out", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder for NAME_rR.safetensors and logs")
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    from rmeeto_bench.retrain.recipe import recipe
+
+    given = {name: getattr(arguments, name) for name in ("epochs", "lr", "batch_size", "teacher", "seed")}
+    return replace(recipe(arguments.recipe), **{name: value for name, value in given.items() if value is not None})
+
+
+def _rs(arguments: argparse.Namespace) -> tuple[int, ...]:
+    from rmeeto_bench.bench.ratios import parse_ratios, parse_rs
+    from rmeeto_bench.models.zoo import config
+    from rmeeto_bench.reduction.schedule import r_for_ratio
+
+    if arguments.r is not None:
+        return parse_rs(arguments.r)
+    sized = config(arguments.model)
+    sizes = {"depth": sized.depth, "initial_tokens": sized.num_tokens}
+    return tuple(r_for_ratio(ratio, **sizes)[0] for ratio in parse_ratios(arguments.ratios or "0"))
+
+
+def _show(progress: Progress) -> None:
+    left = (progress.steps - progress.step) * progress.seconds / progress.step
+    print(
+        f"  step {progress.step}/{progress.steps}  epoch {progress.epoch:.2f}  loss {progress.loss:.3f}  "
+        f"lr {progress.lr:.2e}  {progress.images_per_second:.0f} images/s  {left / 60:.1f} min left",
+        file=sys.stderr,
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Train at every r asked for, one after the other; each writes its checkpoint and log when it is done."""
+    from rmeeto_bench.retrain.session import Session, train_one
+
+    chosen = _recipe(arguments)
+    session = Session(arguments.model, chosen, arguments.data, arguments.init, arguments.backend, arguments.out)
+    with graceful("finishing this step; what is trained so far is saved") as should_stop:
+        for r in _rs(arguments):
+            print(f"{arguments.model} r = {r}: {chosen}", file=sys.stderr)
+            result = train_one(session, r, _show, should_stop)
+            state = "stopped early" if result.interrupted else "done"
+            print(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min")
+            if result.interrupted:
+                return 130
+    return 0
