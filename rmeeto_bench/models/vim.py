@@ -142,8 +142,8 @@ class Vim(nn.Module):
 
     def _set_merges(self) -> None:
         """Fix what each block does before the first forward: nothing about the schedule is decided at run time."""
-        nominal = schedule.nominal_rs(self.reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens)
-        self._merges = {block: replace(self.reduction, r=r) for block, r in nominal.items() if r > 0}
+        removed = schedule.merges(self.reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens)
+        self._merges = {block: replace(self.reduction, r=r) for block, r in removed.items() if r > 0}
 
     def set_reduction(self, reduction: ReductionConfig) -> None:
         """Change how tokens are reduced; the weights stay."""
@@ -176,10 +176,7 @@ class Vim(nn.Module):
 
     def planned_token_counts(self) -> tuple[int, ...]:
         """Tokens entering each block's mixer by the schedule (paper Table 10)."""
-        counts = schedule.token_counts(
-            self.reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens
-        )
-        return tuple(counts)
+        return schedule.token_counts(self.reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens)
 
     @property
     def reduction_ratio(self) -> float:
@@ -190,8 +187,7 @@ class Vim(nn.Module):
         """Images [B, in_chans, H, W] -> tokens [B, L_0, C] with the class token in the middle and positions added."""
         expected = (self.config.in_chans, self.config.img_size, self.config.img_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != expected:
-            raise UsageError(f"this model takes images of shape (B, {expected})".replace("(B, (", "(B, ").replace("))", ")")
-                             + f", not {tuple(images.shape)}")
+            raise UsageError(f"this model takes images of shape (B, *{expected}), not {tuple(images.shape)}")
         x = self.patch_embed(images)
         middle = self.config.cls_position
         cls_token = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)

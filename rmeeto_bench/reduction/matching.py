@@ -1,0 +1,161 @@
+"""Who merges with whom: bipartite matching of patch tokens, decided once and applied to any number of tensors.
+
+Patch tokens are indexed without the class token; even ones are sources, odd ones destinations (paper section 3).
+Everything is batched, gradient-free and free of host synchronisation. Ties go to the lowest index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.schedule import moved_cls_position
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Index tensors into the flattened rows of a [B, L, *] tensor and of its [B, L - r, *] successor (int64).
+
+    survivors [B (L - r)]: the input row each output row starts from · merged [B r]: input rows that disappear ·
+    targets [B r]: the input rows they merge into · slots [B r]: the output rows of those targets ·
+    cls_position: of the output, an int or one per sample [B] (exact rank).
+    """
+
+    survivors: Tensor
+    merged: Tensor
+    targets: Tensor
+    slots: Tensor
+    length_out: int
+    cls_position: int | Tensor
+
+
+def unit_rows(metric: Tensor) -> Tensor:
+    """Rows scaled to unit length in fp32 (float64 stays). A zero row stays zero, where upstream gets NaN."""
+    metric = metric.to(torch.promote_types(metric.dtype, torch.float32))
+    return metric / metric.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(metric.dtype).tiny)
+
+
+def similarity(sources: Tensor, destinations: Tensor, config: ReductionConfig, dtype: torch.dtype) -> Tensor:
+    """Scores [B, S, T] of unit rows [B, S, F] and [B, T, F], larger is closer. `dtype` is the metric's own."""
+    if config.distance == "cosine":
+        if config.score_dtype == "input":
+            sources, destinations = sources.to(dtype), destinations.to(dtype)
+        return sources @ destinations.transpose(1, 2)
+    p = 1.0 if config.distance == "l1" else 2.0
+    return -torch.cdist(sources, destinations, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def choose(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Per source the score and the index of its k-th closest destination, both [B, S]."""
+    if k == 1:
+        return scores.max(dim=-1)
+    ordered, index = scores.sort(dim=-1, descending=True, stable=True)
+    k = min(k, scores.shape[-1])
+    return ordered[..., k - 1], index[..., k - 1]
+
+
+def _patch_rows(length: int, cls_position: int | Tensor | None, device: torch.device) -> Tensor:
+    """Input row of every class-free index, [1, P] or [B, P]."""
+    if cls_position is None:
+        return torch.arange(length, device=device)[None]
+    index = torch.arange(length - 1, device=device)[None]  # [1, P]
+    position = cls_position if isinstance(cls_position, int) else cls_position[:, None]
+    return index + (index >= position).long()
+
+
+@torch.no_grad()
+def match(
+    metric: Tensor,
+    cls_position: int | Tensor | None,
+    r: int,
+    config: ReductionConfig,
+    *,
+    fixed_first: bool = False,
+) -> Matching:
+    """Match metric [B, L, F] and choose the r closest sources; 0 < r <= number of sources.
+
+    The token at `cls_position` takes no part; None means there is none to leave out. `fixed_first` keeps source 0 from
+    being chosen (a ViT's class token).
+    """
+    batch, length, _ = metric.shape
+    rows = _patch_rows(length, cls_position, metric.device)  # [1 or B, P]
+    every = rows.expand(batch, -1)
+    unit = unit_rows(metric)
+    patches = unit[:, rows[0]] if rows.shape[0] == 1 else unit.gather(1, every[..., None].expand(-1, -1, unit.shape[2]))
+    scores = similarity(patches[:, 0::2], patches[:, 1::2], config, metric.dtype)  # [B, S, T]
+    if fixed_first:
+        scores[:, 0] = -torch.inf
+    best, destination = choose(scores, config.choose_k)
+    by_score = best.argsort(dim=-1, descending=True, stable=True)  # [B, S]
+    chosen = by_score[:, :r]
+    target = 2 * destination.gather(1, chosen) + 1  # class-free indices, [B, r]
+    keep = torch.ones(batch, rows.shape[1], dtype=torch.long, device=metric.device)
+    keep.scatter_(1, 2 * chosen, 0)
+    slot = _slots(keep, by_score, r, config, sorted_sources=fixed_first)  # [B, P]
+    return _assemble(every, keep, slot, chosen, target, cls_position, config)
+
+
+def _slots(keep: Tensor, by_score: Tensor, r: int, config: ReductionConfig, *, sorted_sources: bool) -> Tensor:
+    """Output position of every kept class-free token, class token not counted: [B, P]."""
+    if config.ordered:
+        return keep.cumsum(1) - 1
+    sources = by_score.shape[1]
+    slot = torch.empty_like(keep)
+    if config.unordered_sources == "index" or sorted_sources:
+        slot[:, 0::2] = keep[:, 0::2].cumsum(1) - 1
+    else:
+        ranks = torch.arange(sources, device=keep.device).expand_as(by_score) - r
+        slot[:, 0::2] = torch.empty_like(by_score).scatter_(1, by_score, ranks)
+    destinations = keep.shape[1] - sources
+    slot[:, 1::2] = torch.arange(sources - r, sources - r + destinations, device=keep.device)
+    return slot
+
+
+def _assemble(
+    rows: Tensor,
+    keep: Tensor,
+    slot: Tensor,
+    chosen: Tensor,
+    target: Tensor,
+    cls_position: int | Tensor | None,
+    config: ReductionConfig,
+) -> Matching:
+    """Put the class token between the patches and flatten all indices over the batch."""
+    batch, patches = keep.shape
+    r = chosen.shape[1]
+    has_cls = cls_position is not None
+    length = patches + has_cls
+    length_out = length - r
+    moved: int | Tensor = 0
+    if cls_position is not None:
+        moved = _moved(cls_position, keep, length, r, config)
+        slot = slot + (slot >= (moved if isinstance(moved, int) else moved[:, None])).long()
+    survivors = torch.empty(batch, length_out + 1, dtype=torch.long, device=keep.device)  # one more row for the removed
+    survivors.scatter_(1, torch.where(keep.bool(), slot, length_out), rows)
+    if isinstance(moved, Tensor) and isinstance(cls_position, Tensor):
+        survivors.scatter_(1, moved[:, None], cls_position[:, None])
+    elif has_cls:
+        survivors[:, moved] = cls_position
+    offset = torch.arange(batch, device=keep.device)[:, None]
+    return Matching(
+        survivors=(survivors[:, :length_out] + offset * length).flatten(),
+        merged=(rows.gather(1, 2 * chosen) + offset * length).flatten(),
+        targets=(rows.gather(1, target) + offset * length).flatten(),
+        slots=(slot.gather(1, target) + offset * length_out).flatten(),
+        length_out=length_out,
+        cls_position=moved,
+    )
+
+
+def _moved(
+    cls_position: int | Tensor, keep: Tensor, length: int, r: int, config: ReductionConfig
+) -> int | Tensor:
+    """The class token's new place: proportional to the old one, or right after the survivors that were left of it."""
+    if config.cls_position == "exact_rank" or isinstance(cls_position, Tensor):
+        index = torch.arange(keep.shape[1], device=keep.device)[None]
+        position = cls_position[:, None] if isinstance(cls_position, Tensor) else cls_position
+        return (keep * (index < position)).sum(1)
+    return moved_cls_position(cls_position, length, r, ordered=config.ordered)
