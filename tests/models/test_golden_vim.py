@@ -1,0 +1,65 @@
+"""Parity of whole small Vims with upstream's model classes: logits, tokens per block, class positions, token origins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import golden_data
+import pytest
+import torch
+
+from rmeeto_bench.models.vim import Vim, VimConfig
+from rmeeto_bench.reduction.config import ReductionConfig
+
+KINDS = [kind for kind in ("vim_d32", "vim_d48") if (golden_data.folder(kind) / f"{kind}.json").is_file()]
+K_OF = {"max": 1, "3c": 3, "5c": 5, "7c": 7, "14c": 14, "21c": 21}
+
+
+def cases() -> list[Any]:
+    """Every recorded case whose input is at hand. Shuffling tokens belongs to another class upstream."""
+    found = []
+    for kind in KINDS:
+        sets = golden_data.tensors("images", kind).keys()
+        for name, case in golden_data.text(kind)["cases"].items():
+            if case["args"].get("cls") != "shuffle" and case["input_set"] in sets:
+                found.append(pytest.param(kind, name, case, id=f"{kind}-{name}"))
+    return found
+
+
+def reduction_of(args: dict[str, Any]) -> ReductionConfig:
+    return ReductionConfig(
+        r=args.get("num_prune", 0),
+        final_tokens=max(2, 197 - 11 * args["compare"]) if "compare" in args else None,
+        placement="odd" if args.get("if_merge_odd") else "even",
+        interval=args.get("merge_interval", 2),
+        ordered=args.get("if_order", True),
+        unordered_sources="score",
+        prune=args.get("if_prune", False),
+        metric=args.get("metric", "X"),
+        metric_flip="features",
+        mode=args.get("merge_mode", "sum"),
+        distance=args.get("distance", "cosine"),
+        choose_k=K_OF[args.get("choose", "max")],
+        first_token_as_cls=args.get("if_visualize", False),
+    )
+
+
+@pytest.mark.parametrize(("kind", "name", "case"), cases())
+@torch.inference_mode()
+def test_model_matches_upstream(kind: str, name: str, case: dict[str, Any]) -> None:
+    outputs = golden_data.tensors(f"{kind}_outputs", kind)
+    args = case["args"]
+    divide = args.get("if_divide_out", True)
+    dim = golden_data.text(kind)["embed_dim"]
+    model = Vim(VimConfig(embed_dim=dim, num_classes=10, divide_out=divide), reduction_of(args)).eval()
+    model.load_state_dict(golden_data.tensors(f"{kind}_weights", kind))
+    images = golden_data.tensors("images", kind)[case["input_set"]]
+    logits = model(images)
+    assert float((logits - outputs[f"{name}/logits"]).abs().max()) < 1e-4
+    if args.get("cls") == "teacher":
+        return
+    tokens = model.forward_tokens(images, track_source=not args.get("if_prune"))
+    assert list(tokens.counts) == case["token_counts"] == list(model.planned_token_counts())
+    assert tokens.positions == case["token_positions"]
+    if tokens.source is not None and f"{name}/source_group" in outputs:
+        assert torch.equal(tokens.source.argmax(1), outputs[f"{name}/source_group"].long())
