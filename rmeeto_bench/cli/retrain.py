@@ -21,8 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--r", metavar="LIST", help="tokens removed per merge, as in 5,11 (default: 0, no merging)")
     amount.add_argument("--ratios", metavar="LIST", help="reduction ratios instead, as in 0.14,...,0.54")
-    parser.add_argument("--recipe", default="nano_retrain", metavar="NAME", help="nano_low, nano_full, nano_retrain (default)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="Fashion-MNIST folder (default: Debian's dataset-fashion-mnist)")
+    parser.add_argument(
+        "--recipe", default="nano_retrain", metavar="NAME", help="nano_low, nano_full, nano_retrain (default)"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="Fashion-MNIST folder (default: Debian's dataset-fashion-mnist)"
+    )
     parser.add_argument("--init", metavar="FILE", help="checkpoint to start from (default: random weights)")
     parser.add_argument("--epochs", type=float, metavar="N", help="instead of the recipe's")
     parser.add_argument("--lr", type=float, metavar="LR", help="instead of the recipe's")
@@ -30,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", choices=("none", "self"), help="self-distillation, instead of the recipe's choice")
     parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--backend", default="auto", help="kernels: auto, native, chunked, reference (default: auto)")
-    parser.add_argument("--out", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder for NAME_rR.safetensors and logs")
+    parser.add_argument(
+        "--out", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder for NAME_rR.safetensors and logs"
+    )
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:

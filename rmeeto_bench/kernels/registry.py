@@ -129,7 +129,5 @@ def select(backend: str, operands: Operands) -> Kernels:
         except RmeetoError as error:
             refused[name] = str(error)
             continue
-        return Kernels(
-            kernels.name, kernels.selective_scan, kernels.causal_conv1d, kernels.add_norm, dict(refused)
-        )
+        return Kernels(kernels.name, kernels.selective_scan, kernels.causal_conv1d, kernels.add_norm, dict(refused))
     raise UnavailableError(f"no backend works on {operands.device}: {'; '.join(refused.values())}")

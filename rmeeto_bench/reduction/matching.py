@@ -150,9 +150,7 @@ def _assemble(
     )
 
 
-def _moved(
-    cls_position: int | Tensor, keep: Tensor, length: int, r: int, config: ReductionConfig
-) -> int | Tensor:
+def _moved(cls_position: int | Tensor, keep: Tensor, length: int, r: int, config: ReductionConfig) -> int | Tensor:
     """The class token's new place: proportional to the old one, or right after the survivors that were left of it."""
     if config.cls_position == "exact_rank" or isinstance(cls_position, Tensor):
         index = torch.arange(keep.shape[1], device=keep.device)[None]

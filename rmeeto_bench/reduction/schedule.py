@@ -95,7 +95,12 @@ def r_for_ratio(
         raise UsageError(f"a reduction ratio lies in [0, 1), {ratio:g} does not")
     base = config or ReductionConfig()
     realised = [
-        (r, reduction_ratio(token_counts(replace(base, r=r), depth=depth, initial_tokens=initial_tokens), initial_tokens))
+        (
+            r,
+            reduction_ratio(
+                token_counts(replace(base, r=r), depth=depth, initial_tokens=initial_tokens), initial_tokens
+            ),
+        )
         for r in range(initial_tokens // 2 + 1)
     ]
     return min(realised, key=lambda pair: abs(pair[1] - ratio))

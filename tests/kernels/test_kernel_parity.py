@@ -20,7 +20,9 @@ from rmeeto_bench.kernels.selective_scan import chunked, native, reference
 FAST_SCANS = {"chunked": chunked.selective_scan, "native": native.selective_scan}
 
 
-def scan_operands(batch: int, length: int, channels: int, states: int, seed: int = 0) -> tuple[list[Tensor], ScanArguments]:
+def scan_operands(
+    batch: int, length: int, channels: int, states: int, seed: int = 0
+) -> tuple[list[Tensor], ScanArguments]:
     """Leaves that require gradients, and the arguments made of them: B, C and z are column ranges, as in the model."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -62,14 +64,19 @@ def test_scan_matches_reference_with_all_gradients(
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 2), st.integers(1, 40), st.integers(1, 40), st.sampled_from([4, 8, 16]), st.integers(0, 1000))
-def test_native_scan_matches_chunked_for_any_shape(batch: int, length: int, channels: int, states: int, seed: int) -> None:
+def test_native_scan_matches_chunked_for_any_shape(
+    batch: int, length: int, channels: int, states: int, seed: int
+) -> None:
     _, arguments = scan_operands(batch, length, channels, states, seed)
     assert_close([chunked.selective_scan(arguments)], [native.selective_scan(arguments)])
 
 
 def test_reference_scan_matches_a_float64_recurrence_written_out() -> None:
     _, arguments = scan_operands(1, 5, 3, 4)
-    a = replace(arguments, **{name: getattr(arguments, name).double() for name in ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")})
+    a = replace(
+        arguments,
+        **{name: getattr(arguments, name).double() for name in ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")},
+    )
     total = torch.zeros(5, 3, dtype=torch.float64)
     for direction, order in ((0, range(5)), (1, range(4, -1, -1))):
         for d in range(3):
@@ -94,9 +101,13 @@ def test_scan_is_finite_and_exact_where_softplus_changes_form(shift: float) -> N
 @pytest.mark.parametrize("backend", FAST_SCANS)
 def test_half_precision_scan_keeps_an_fp32_recurrence(backend: str, dtype: torch.dtype) -> None:
     _, arguments = scan_operands(2, 50, 16, 16)
-    halved = replace(arguments, **{name: getattr(arguments, name).detach().to(dtype) for name in ("u", "dt", "B", "C", "z")})
+    halved = replace(
+        arguments, **{name: getattr(arguments, name).detach().to(dtype) for name in ("u", "dt", "B", "C", "z")}
+    )
     out = FAST_SCANS[backend](halved)
-    exact = reference.selective_scan(replace(halved, **{n: getattr(halved, n).double() for n in ("u", "dt", "B", "C", "z")}))
+    exact = reference.selective_scan(
+        replace(halved, **{n: getattr(halved, n).double() for n in ("u", "dt", "B", "C", "z")})
+    )
     assert out.dtype == dtype
     assert float((out.double() - exact).norm() / exact.norm()) < 2 * torch.finfo(dtype).eps
 
