@@ -1,0 +1,143 @@
+"""Devices behind one protocol: what runs a block of steps and says how long it took."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from rmeeto_bench.errors import UnavailableError
+
+
+class Device(Protocol):
+    """A place to measure on. `id` is stable over runs: `cpu` or `cuda:<UUID>`."""
+
+    id: str
+    name: str
+    kind: str
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where models and inputs go."""
+        ...
+
+    def details(self) -> dict[str, Any]:
+        """What a record should keep: memory, capability, threads."""
+        ...
+
+    def time_block(self, step: Callable[[], Any], steps: int) -> tuple[float, float]:
+        """Enqueue `steps` calls without synchronising in between; (device seconds, wall seconds) of all of them."""
+        ...
+
+
+class CpuDevice:
+    """The processor. Device time is wall time: nothing is asynchronous."""
+
+    id = "cpu"
+    kind = "cpu"
+
+    def __init__(self) -> None:
+        self.name = cpu_name()
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def details(self) -> dict[str, Any]:
+        """Threads and cores."""
+        return {"threads": torch.get_num_threads(), "cores": os.cpu_count() or 0, "machine": platform.machine()}
+
+    def time_block(self, step: Callable[[], Any], steps: int) -> tuple[float, float]:
+        """Wall-clock time of the calls."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        seconds = time.perf_counter() - start
+        return seconds, seconds
+
+
+class CudaDevice:
+    """One CUDA GPU, timed with events on the current stream and named by UUID: indices change with the environment."""
+
+    kind = "cuda"
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        properties = torch.cuda.get_device_properties(index)
+        self.name = properties.name
+        self.memory_gib = properties.total_memory / 2**30
+        self.id = f"cuda:{getattr(properties, 'uuid', index)}"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """This GPU by its present index."""
+        return torch.device("cuda", self.index)
+
+    def details(self) -> dict[str, Any]:
+        """Memory, compute capability, multiprocessors."""
+        properties = torch.cuda.get_device_properties(self.index)
+        return {
+            "index": self.index,
+            "memory_gib": round(self.memory_gib, 1),
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+        }
+
+    def time_block(self, step: Callable[[], Any], steps: int) -> tuple[float, float]:
+        """Event time, beside the wall time of enqueueing and the final wait."""
+        with torch.cuda.device(self.index):
+            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            first.record()
+            for _ in range(steps):
+                step()
+            last.record()
+            torch.cuda.synchronize()
+            wall = time.perf_counter() - start
+            return first.elapsed_time(last) / 1000, wall
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _found() -> str:
+    count = torch.cuda.device_count()
+    if count == 0:
+        return "this machine has no CUDA GPU that torch can use"
+    return "there are " + ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count))
+
+
+def _one(word: str, devices: list[CudaDevice]) -> CudaDevice:
+    for device in devices:
+        uuid = device.id.removeprefix("cuda:")
+        if word == str(device.index) or word.removeprefix("GPU-") == uuid.removeprefix("GPU-"):
+            return device
+    raise UnavailableError(f"no GPU {word}: {_found()}; use --gpus none for the CPU")
+
+
+def find_devices(spec: str) -> list[Device]:
+    """The devices behind `--gpus`: `all` (the CPU where there is no GPU), `none` (the CPU), indices or UUIDs.
+
+    Raises `UnavailableError` for a GPU that was asked for by name and is not there.
+    """
+    if spec == "none":
+        return [CpuDevice()]
+    gpus = [CudaDevice(i) for i in range(torch.cuda.device_count())]
+    if spec == "all":
+        return list(gpus) if gpus else [CpuDevice()]
+    chosen = [_one(word.strip(), gpus) for word in spec.split(",")]
+    return list({device.id: device for device in chosen}.values())

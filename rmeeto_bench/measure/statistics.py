@@ -1,0 +1,145 @@
+"""The statistics of paired, interleaved measurements. numpy and scipy only: reports import this without torch.
+
+Why these: at 8 to 40 rounds the percentile bootstrap covers 0.89 to 0.93 of its nominal 0.95, the Wilcoxon interval
+around the Hodges-Lehmann estimate 0.95, and it shrugs off outliers; pairing inside rounds cancels drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from rmeeto_bench.records import Estimate
+
+EXACT_LIMIT = 60  # above this many rounds the normal approximation of the signed-rank distribution is as good
+
+
+def _walsh(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """All pairwise means (each value with itself too), sorted: n (n + 1) / 2 of them."""
+    i, j = np.triu_indices(len(x))
+    return np.sort((x[i] + x[j]) / 2)
+
+
+def hodges_lehmann(x: ArrayLike) -> float:
+    """The median of all pairwise means: as robust as the median, nearly as efficient as the mean."""
+    return float(np.median(_walsh(np.asarray(x, float))))
+
+
+@cache
+def _signed_rank_tail(n: int, level: float) -> int:
+    """Walsh averages to leave out at each end for a two-sided interval of at least `level`; 0 where n is too small."""
+    alpha = (1 - level) / 2
+    if n > EXACT_LIMIT:
+        mean, deviation = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+        return int(np.floor(mean + stats.norm.ppf(alpha) * deviation))
+    counts = np.array([1.0])
+    for rank in range(1, n + 1):  # distribution of the sum of a random subset of the ranks
+        counts = np.concatenate([counts, np.zeros(rank)]) + np.concatenate([np.zeros(rank), counts])
+    return int(np.searchsorted(np.cumsum(counts) / 2.0**n, alpha, side="right"))
+
+
+def t_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
+    """Mean and Student t interval; no interval for fewer than two values."""
+    values = np.asarray(x, float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Estimate(mean)
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def wilcoxon_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
+    """Hodges-Lehmann estimate with the interval that inverts Wilcoxon's signed-rank test.
+
+    Below six values that test cannot reach 95 %: then the interval is Student's, around the Hodges-Lehmann estimate's
+    data all the same.
+    """
+    values = np.asarray(x, float)
+    k = _signed_rank_tail(len(values), level)
+    if k < 1:
+        fallback = t_interval(values, level)
+        return Estimate(hodges_lehmann(values), fallback.low, fallback.high)
+    walsh = _walsh(values)
+    return Estimate(float(np.median(walsh)), float(walsh[k - 1]), float(walsh[-k]))
+
+
+def paired_speedup(baseline: ArrayLike, arm: ArrayLike, level: float = 0.95) -> Estimate:
+    """How many times faster the arm is, from seconds per image of both in the same rounds, in order."""
+    logs = np.log(np.asarray(baseline, float)) - np.log(np.asarray(arm, float))
+    inner = wilcoxon_interval(logs, level)
+    return _map(inner, np.exp)
+
+
+def rate(seconds_per_image: ArrayLike, level: float = 0.95) -> Estimate:
+    """Images per second from seconds per image by round; wider than a speed-up, as drift does not cancel."""
+    return _map(wilcoxon_interval(-np.log(np.asarray(seconds_per_image, float)), level), np.exp)
+
+
+def _map(estimate: Estimate, function: np.ufunc) -> Estimate:
+    low, high = estimate.low, estimate.high
+    return Estimate(
+        float(function(estimate.value)),
+        None if low is None else float(function(low)),
+        None if high is None else float(function(high)),
+    )
+
+
+def half_width(estimate: Estimate) -> float:
+    """Half of the interval relative to the value; infinite without an interval."""
+    if estimate.low is None or estimate.high is None:
+        return float("inf")
+    return (estimate.high - estimate.low) / 2 / abs(estimate.value)
+
+
+def wilson(correct: int, total: int, level: float = 0.95) -> Estimate:
+    """A proportion in percent with Wilson's score interval."""
+    interval = stats.binomtest(correct, total).proportion_ci(level, method="wilson")
+    return Estimate(100 * correct / total, 100 * float(interval.low), 100 * float(interval.high))
+
+
+def paired_delta(baseline: ArrayLike, arm: ArrayLike, level: float = 0.95) -> Estimate:
+    """Accuracy of the arm minus the baseline's in percentage points, from per-image correctness (bool [N]) of both.
+
+    The interval is Agresti and Min's (2005) for paired proportions: half a count added to each of the four cells, then
+    Wald. Images both get right or both get wrong carry no information, so it is far tighter than two separate ones.
+    """
+    first, second = np.asarray(baseline, bool), np.asarray(arm, bool)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    total = len(first) + 2.0
+    g, w = gained + 0.5, lost + 0.5
+    centre = (g - w) / total
+    error = np.sqrt((g + w) - (g - w) ** 2 / total) / total
+    half = float(stats.norm.ppf((1 + level) / 2) * error)
+    value = (gained - lost) / len(first)
+    return Estimate(100 * value, 100 * min(value, centre - half), 100 * max(value, centre + half))
+
+
+def mcnemar(baseline: ArrayLike, arm: ArrayLike) -> float:
+    """Two-sided mid-p value of McNemar's exact test that both are equally accurate."""
+    first, second = np.asarray(baseline, bool), np.asarray(arm, bool)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    discordant = gained + lost
+    if discordant == 0:
+        return 1.0
+    smaller = min(gained, lost)
+    tail = stats.binom.cdf(smaller, discordant, 0.5) - 0.5 * stats.binom.pmf(smaller, discordant, 0.5)
+    return float(min(1.0, 2 * tail))
+
+
+def break_even(ratios: Sequence[float], speedups: Sequence[float]) -> float | None:
+    """The reduction ratio from which on merging is faster than not merging, by linear interpolation between arms.
+
+    The last upward crossing of 1. 0 if every merging arm is faster; None if the largest ratio is not.
+    """
+    points = sorted(zip(ratios, speedups, strict=True))
+    if not points or points[-1][1] <= 1:
+        return None
+    crossing = 0.0
+    for (ratio, speedup), (next_ratio, next_speedup) in zip(points, points[1:]):
+        if speedup < 1 < next_speedup:
+            crossing = ratio + (1 - speedup) / (next_speedup - speedup) * (next_ratio - ratio)
+    return crossing

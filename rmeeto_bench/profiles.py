@@ -1,0 +1,87 @@
+"""What is known about each kind of GPU: names it goes by, rates, memory, and what software it needs.
+
+One TOML file per kind in `profiles/`; rates are the vendor's, `source` says from where.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rmeeto_bench.errors import DataError
+from rmeeto_bench.shipped import shipped
+
+
+@dataclass(frozen=True)
+class GpuProfile:
+    """One kind of device. Rates: `fp16_tflops` dense tensor with fp32 accumulation, `fp32_tflops`, `sfu_per_clock` special
+    functions per clock and multiprocessor, `bandwidth_gbs` GB/s; `memory_gib` range tells variants of one name apart.
+
+    `pattern` is a regular expression on the device name as the driver gives it. `paper_column`: the paper's name of this
+    GPU in its Table 12, empty for none. `ray`, `slurm`, `kubernetes`: what those schedulers call it.
+    """
+
+    name: str
+    display: str
+    pattern: str
+    memory_gib: tuple[float, float]
+    architecture: str
+    compute_capability: str
+    multiprocessors: int
+    boost_mhz: int
+    fp16_tflops: float
+    fp32_tflops: float
+    sfu_per_clock: int
+    bandwidth_gbs: float
+    l2_mib: float
+    power_w: int
+    source: str
+    paper_column: str = ""
+    software: str = ""
+    ray: str = ""
+    slurm: str = ""
+    kubernetes: str = ""
+
+    def matches(self, device_name: str, memory_gib: float | None) -> bool:
+        """Whether a device of this name (and memory, where known) is of this kind."""
+        low, high = self.memory_gib
+        fits = memory_gib is None or low <= memory_gib <= high
+        return fits and re.search(self.pattern, device_name, re.IGNORECASE) is not None
+
+
+def _read(path: Path) -> GpuProfile:
+    try:
+        value: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"profile {path} cannot be read: {error}") from error
+    known = {field.name: str(field.type) for field in fields(GpuProfile)}
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise DataError(f"profile {path}: unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
+    kinds = {"str": str, "int": int, "float": (int, float), "tuple[float, float]": list}
+    for key, given in value.items():
+        if not isinstance(given, kinds[known[key]]) or isinstance(given, bool):  # type: ignore[arg-type]
+            raise DataError(f"profile {path}: {key} must be a {known[key]}, not {given!r}")
+    try:
+        profile = GpuProfile(**{**value, "memory_gib": tuple(value.get("memory_gib", (0.0, 1e6)))})
+        re.compile(profile.pattern)
+    except (TypeError, re.error) as error:
+        raise DataError(f"profile {path}: {error}") from error
+    if len(profile.memory_gib) != 2 or profile.name != path.stem:
+        raise DataError(f"profile {path}: memory_gib is [from, to], and name must be {path.stem!r} like the file")
+    return profile
+
+
+@cache
+def load_profiles(folder: Path | None = None) -> tuple[GpuProfile, ...]:
+    """All profiles of a folder (default: those shipped), validated. Raises `DataError` naming file and key."""
+    return tuple(_read(path) for path in sorted((folder or shipped("profiles")).glob("*.toml")))
+
+
+def match_profile(device_name: str, memory_gib: float | None = None) -> GpuProfile | None:
+    """The profile of a device by the name its driver gives it, or None for a kind nobody described yet."""
+    return next((profile for profile in load_profiles() if profile.matches(device_name, memory_gib)), None)
