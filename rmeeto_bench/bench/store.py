@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -96,18 +96,14 @@ class Store:
         index = COLUMNS.index("telemetry")
         return [Block(*row[:index], json.loads(row[index])) for row in rows]
 
-    def rounds(self, device: str) -> dict[str, list[float]]:
-        """Seconds per image of every arm in every complete, unrejected round, paired by position in the lists."""
+    def rounds(self, device: str, arms: Sequence[str]) -> dict[str, list[float]]:
+        """Seconds per image of these arms in every round that has all of them and none rejected, paired by position."""
         by_round: dict[tuple[int, int], dict[str, float]] = {}
-        rejected = set()
         for block in self.blocks(device):
-            key = (block.session, block.round)
-            by_round.setdefault(key, {})[block.arm] = block.seconds / block.images
-            if block.rejected_reason:
-                rejected.add(key)
-        arms = {arm for values in by_round.values() for arm in values}
-        complete = [values for key, values in by_round.items() if key not in rejected and set(values) == arms]
-        return {arm: [values[arm] for values in complete] for arm in sorted(arms)}
+            if block.arm in arms and not block.rejected_reason:
+                by_round.setdefault((block.session, block.round), {})[block.arm] = block.seconds / block.images
+        complete = [values for values in by_round.values() if len(values) == len(arms)]
+        return {arm: [values[arm] for values in complete] for arm in arms}
 
     def add_predictions(self, device: str, arm: str, start: int, top5: NDArray[np.int16]) -> None:
         """Keep the five best classes (int16 [n, 5], best first, -1 for none) of images `start` to `start + n`."""

@@ -105,9 +105,7 @@ def _steady(durations: list[float]) -> bool:
     return bool(abs(slope) < 0.002 * last.mean())
 
 
-def warm_up(
-    device: Device, arms: list[TimedArm], protocol: Protocol, watch: Watch
-) -> tuple[dict[str, int], bool]:
+def warm_up(device: Device, arms: list[TimedArm], protocol: Protocol, watch: Watch) -> tuple[dict[str, int], bool]:
     """Run all arms in turn until warm and steady; returns steps per block for each arm, and whether steady was reached.
 
     Steady: at least `warmup_seconds`, and cycle times without slope; given up at `warmup_limit`.

@@ -1,0 +1,115 @@
+"""Building the arms of a comparison: models with their weights, precision and inputs on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from rmeeto_bench.bench.plan import BenchPlan, Cell
+from rmeeto_bench.bench.weights import Weights, choose
+from rmeeto_bench.checkpoints.reader import Provenance, load_checkpoint
+from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.measure.device import Device
+from rmeeto_bench.models.vim import Vim
+from rmeeto_bench.models.zoo import create_model
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+RESIDENT_BATCHES = 4  # inputs rotate, so that no cache serves one batch over and over
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms on a device share."""
+
+    device: Device
+    precision: str
+    batch_size: int
+    backend: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and inputs; the scan's recurrence is fp32 in any."""
+        return DTYPES[self.precision]
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device in the working precision."""
+        return tensor.to(self.device.torch_device, self.dtype)
+
+
+def setting_for(plan: BenchPlan, device: Device) -> Setting:
+    """The plan's settings, with those left open chosen for this device."""
+    gpu = device.kind == "cuda"
+    precision = ("fp16" if gpu else "fp32") if plan.precision == "auto" else plan.precision
+    return Setting(device, precision, plan.batch_size or (128 if gpu else 32), plan.backend)
+
+
+@dataclass(frozen=True)
+class BuiltArm:
+    """A model ready to run, and where its weights come from (None: random)."""
+
+    cell: Cell
+    model: Vim
+    weights: str
+    provenance: Provenance | None
+
+
+def build(cell: Cell, plan: BenchPlan, setting: Setting) -> BuiltArm:
+    """Build one arm on its device. Raises what `create_model` and `load_checkpoint` raise."""
+    torch.manual_seed(plan.seed)  # random weights are the same for every r
+    model = create_model(cell.model, reduction=cell.reduction, backend=setting.backend)
+    weights: Weights = choose(cell, plan.checkpoints)
+    provenance = None if weights.path is None else load_checkpoint(model, weights.path, ema=weights.ema)
+    trained_r = None if provenance is None else provenance.trained_r
+    model = model.to(setting.device.torch_device, setting.dtype).eval()
+    _ = model.kernels  # refuse a backend that cannot run before anything is measured
+    return BuiltArm(cell, model, weights.label(cell.r, trained_r), provenance)
+
+
+def resident_batches(model: Vim, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
+    """A few full batches on the device: real images where there is data, else standard normal noise.
+
+    Raises `UsageError` if the data set's images do not fit the model.
+    """
+    shape = (model.config.in_chans, model.config.img_size, model.config.img_size)
+    if data is None:
+        generator = torch.Generator().manual_seed(seed)
+        return [
+            setting.place(torch.randn(setting.batch_size, *shape, generator=generator)) for _ in range(RESIDENT_BATCHES)
+        ]
+    if data.shape != shape:
+        raise UsageError(
+            f"{data.name} has images of {data.shape}, the model takes {shape}; choose another --data or --model"
+        )
+    batches: list[Tensor] = []
+    for batch in _full_batches(data, setting.batch_size):
+        batches.append(setting.place(batch))
+        if len(batches) == RESIDENT_BATCHES:
+            break
+    return batches
+
+
+def _full_batches(data: ImageSet, size: int) -> Iterator[Tensor]:
+    """Batches of exactly `size` images; a set smaller than one batch is repeated to fill it."""
+    for batch in data.batches(size):
+        if len(batch.images) == size:
+            yield batch.images
+        elif batch.start == 0:
+            yield batch.images.repeat(-(-size // len(batch.images)), 1, 1, 1)[:size]
+
+
+class Step:
+    """One forward of the next resident batch, as the timing loop calls it."""
+
+    def __init__(self, model: Vim, batches: list[Tensor]) -> None:
+        self._model = model
+        self._batches = cycle(batches)
+
+    @torch.inference_mode()
+    def __call__(self) -> Tensor:
+        """Logits [B, classes], still on the device."""
+        return self._model(next(self._batches))

@@ -1,0 +1,71 @@
+"""Which checkpoint an arm gets, and what that makes it: re-trained, training-free, baseline or random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rmeeto_bench.bench.plan import Cell
+from rmeeto_bench.checkpoints.catalogue import find
+from rmeeto_bench.checkpoints.hub import resolve
+from rmeeto_bench.errors import CheckpointError
+from rmeeto_bench.models.zoo import bundled_checkpoint
+
+ENDINGS = (".safetensors", ".pth", ".pt")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The file for an arm (None: random weights), whether it is the baseline's, and whether to take its EMA."""
+
+    path: Path | None
+    is_baseline: bool = False
+    ema: bool = False
+
+    def label(self, r: int, trained_r: int | None) -> str:
+        """What the table says about an arm at r with weights that the file says were trained at `trained_r`."""
+        if self.path is None:
+            return "random"
+        trained = 0 if self.is_baseline else trained_r
+        if r == trained:
+            return "baseline" if r == 0 else "retrained"
+        if not trained:
+            return "baseline" if r == 0 else "training-free"
+        return f"trained at r={trained}"
+
+
+def _in_folder(folder: Path, model: str, r: int) -> Path | None:
+    for stem in (f"{model}_r{r}", f"r{r}"):
+        for ending in ENDINGS:
+            if (folder / (stem + ending)).is_file():
+                return folder / (stem + ending)
+    return None
+
+
+def choose(cell: Cell, checkpoints: str | None) -> Weights:
+    """The weights for a cell. In a folder: the file of its r, else the baseline's.
+
+    Raises `CheckpointError` if a folder has neither, or a name leads nowhere.
+    """
+    if checkpoints is None or checkpoints == "bundled":
+        own, baseline = bundled_checkpoint(cell.model, cell.r), bundled_checkpoint(cell.model, 0)
+        if checkpoints == "bundled" and baseline is None:
+            raise CheckpointError(
+                f"no weights for {cell.model} ship with rmeeto-bench; give --checkpoints a folder or a file"
+            )
+    elif checkpoints == "none":
+        return Weights(None)
+    elif Path(checkpoints).is_dir():
+        folder = Path(checkpoints)
+        own, baseline = _in_folder(folder, cell.model, cell.r), _in_folder(folder, cell.model, 0)
+        if own is None and baseline is None:
+            expected = f"{cell.model}_r{cell.r}.safetensors"
+            raise CheckpointError(
+                f"{folder} has no {expected} (or .pth), nor one for r0 to fall back on; name the files so"
+            )
+    else:
+        public = find(checkpoints)
+        return Weights(resolve(checkpoints), False, public is not None and public.ema)
+    if own is not None:
+        return Weights(own, cell.r == 0)
+    return Weights(baseline, baseline is not None)

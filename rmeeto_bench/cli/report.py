@@ -1,0 +1,35 @@
+"""`rmeeto-bench report`: everything that can be drawn from a stored run, without measuring and without torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--style", choices=("screen", "paper"), default="screen", help="size and font of the figure")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write here instead of into the run's folder")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write the files again and print the table."""
+    from rich.console import Console
+
+    from rmeeto_bench.records import load
+    from rmeeto_bench.report.files import write_all
+    from rmeeto_bench.report.summary import sentences
+    from rmeeto_bench.report.tables import rich_table
+
+    record = load(arguments.run)
+    folder = arguments.out or (arguments.run if arguments.run.is_dir() else arguments.run.parent)
+    write_all(record, folder, arguments.style)
+    console = Console(highlight=False)
+    for device in record.devices:
+        for table in rich_table(record, device.id, console.width):
+            console.print(table)
+    for sentence in sentences(record):
+        console.print(sentence)
+    console.print(f"files: {folder}", soft_wrap=True)
+    return 0

@@ -1,0 +1,98 @@
+"""FLOPs per image in the conventions that are in use; each number is worthless without the name of its convention.
+
+All of them count a multiply-add of a linear layer or convolution as one and the scan as 9 per (token, channel, state);
+norms, activations and sorting are not counted.
+
+- `hook`: what a forward hook sees: the tokens that are really there, but only one of the two scan directions (the
+  in- and out-projections once). The paper's baseline rows are this without the matching, its merged rows with it.
+- `analytic`: upstream's formula in the model: the same with one patch too many and r never clamped.
+- `bidirectional`: `hook` with both directions counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.models.vim import VimConfig
+from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.schedule import merging_blocks, token_counts
+
+CONVENTIONS = ("hook", "analytic", "bidirectional")
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """GFLOPs of one image by part; `total` is with the matching, `layers` without."""
+
+    embedding: float
+    mixers: float
+    head: float
+    matching: float
+
+    @property
+    def layers(self) -> float:
+        """Everything but the matching."""
+        return self.embedding + self.mixers + self.head
+
+    @property
+    def total(self) -> float:
+        """Everything."""
+        return self.layers + self.matching
+
+
+def mixer_flops(tokens: int, config: VimConfig, *, directions: int) -> float:
+    """One mixer on `tokens` tokens."""
+    C, N, K, R = config.embed_dim, config.d_state, config.d_conv, config.dt_rank
+    D = config.expand * C
+    projections = 3 * tokens * C * D  # in_proj to 2 D, out_proj from D
+    convolution = (tokens + K - 1) * D * K
+    step_projections = tokens * D * (R + 2 * N) + tokens * R * D
+    scan = 9 * tokens * D * N + 2 * tokens * D
+    return projections + directions * (convolution + step_projections + scan)
+
+
+def matching_flops(tokens: int, r: int, config: VimConfig, metric: str) -> float:
+    """One matching and merge at `tokens` tokens before it; r is the nominal one, as upstream counts."""
+    C = config.embed_dim
+    width = {"X": C, "B": config.d_state, "C": config.d_state, "delta": config.expand * C}[metric]
+    return 6 * tokens * width + 2 * width * (tokens / 2) ** 2 + r * C
+
+
+def _tokens(config: VimConfig, reduction: ReductionConfig, convention: str) -> tuple[list[int], Mapping[int, int]]:
+    """Tokens in each block's mixer, and before each merge."""
+    blocks = merging_blocks(config.depth, reduction.placement, reduction.interval)
+    if convention == "analytic":
+        before, counts, tokens = {}, [], config.num_tokens
+        for block in range(config.depth):
+            if block in blocks:
+                before[block] = tokens
+                tokens -= reduction.r
+            counts.append(tokens)
+        return counts, before
+    counts = list(token_counts(reduction, depth=config.depth, initial_tokens=config.num_tokens))
+    return counts, {block: counts[block - 1] for block in blocks}
+
+
+def count_flops(config: VimConfig, reduction: ReductionConfig, convention: str = "hook") -> FlopCount:
+    """Count one image. The matching is counted at r = 0 too, as upstream does: use `layers` for an unmerged model.
+
+    Raises `UsageError` for an unknown convention.
+    """
+    if convention not in CONVENTIONS:
+        raise UsageError(f"FLOP conventions are {', '.join(CONVENTIONS)}, not {convention!r}")
+    counts, before = _tokens(config, reduction, convention)
+    directions = 2 if convention == "bidirectional" else 1
+    patches = config.num_tokens if convention == "analytic" else config.num_patches
+    embedding = patches * config.embed_dim * config.in_chans * config.patch_size**2
+    mixers = sum(mixer_flops(tokens, config, directions=directions) for tokens in counts)
+    matching = sum(matching_flops(tokens, reduction.r, config, reduction.metric) for tokens in before.values())
+    head = config.embed_dim * config.num_classes
+    return FlopCount(embedding / 1e9, mixers / 1e9, head / 1e9, matching / 1e9)
+
+
+def published_gflops(config: VimConfig, reduction: ReductionConfig) -> float:
+    """The paper's own mixture: without the matching for the unmerged model, with it for a merged one."""
+    count = count_flops(config, reduction, "hook")
+    return count.layers if reduction.r == 0 else count.total

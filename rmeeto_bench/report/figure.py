@@ -1,0 +1,118 @@
+"""The speed-accuracy plot in the manner of the paper's Figure 4: images/s against top-1, one line per device and model."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rmeeto_bench.records import Arm, RunRecord
+from rmeeto_bench.report.summary import groups
+
+# Okabe and Ito's colours are told apart by every kind of colour vision; markers and line styles carry the rest in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":")
+METADATA: dict[str, dict[str, str | None]] = {
+    "pdf": {"CreationDate": None},
+    "svg": {"Date": None},
+    "png": {"Software": None},
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """Size in inches, font size in points, resolution of a PNG."""
+
+    width: float
+    height: float
+    font: float
+    dpi: int = 200
+
+
+STYLES = {"screen": Style(6.4, 4.2, 10), "paper": Style(3.35, 2.4, 8, 300)}
+
+
+def _settings(style: Style) -> dict[str, object]:
+    """Fonts embedded as outlines that camera-ready checks accept, and the same bytes every time."""
+    return {
+        "font.size": style.font,
+        "font.family": "DejaVu Sans",
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+        "svg.hashsalt": "rmeeto-bench",
+        "svg.fonttype": "path",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+
+
+def _errors(values: list[tuple[float, float | None, float | None]]) -> list[list[float]]:
+    below = [value - low if low is not None else 0.0 for value, low, _ in values]
+    above = [high - value if high is not None else 0.0 for value, _, high in values]
+    return [below, above]
+
+
+def _points(arms: list[Arm], *, accuracy: bool) -> tuple[list[Arm], list[tuple], list[tuple]]:
+    """(arms with both values, x, y), each value with its interval."""
+    shown = [arm for arm in arms if arm.images_per_second and (arm.top1 or not accuracy)]
+    speed = [
+        (a.images_per_second.value, a.images_per_second.low, a.images_per_second.high)
+        for a in shown
+        if a.images_per_second
+    ]
+    if not accuracy:
+        return shown, [(arm.reduction_ratio, None, None) for arm in shown], speed
+    return shown, speed, [(arm.top1.value, arm.top1.low, arm.top1.high) for arm in shown if arm.top1]
+
+
+def _draw(axes: Axes, index: int, name: str, arms: list[Arm], *, accuracy: bool) -> None:
+    shown, x, y = _points(arms, accuracy=accuracy)
+    if not shown:
+        return
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    xs, ys = [p[0] for p in x], [p[0] for p in y]
+    axes.errorbar(xs, ys, xerr=_errors(x), yerr=_errors(y), fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6)
+    axes.plot(xs, ys, LINES[index % len(LINES)], color=colour, linewidth=1.2, marker=marker, markersize=5, label=name)
+    hollow = [i for i, arm in enumerate(shown) if arm.weights == "training-free"]
+    axes.plot(
+        [xs[i] for i in hollow], [ys[i] for i in hollow], marker, color=colour, markerfacecolor="white", markersize=5
+    )
+    if accuracy:
+        for arm, left, bottom in zip(shown, xs, ys, strict=True):
+            axes.annotate(
+                f"{arm.ratio_requested:.2f}", (left, bottom), (4, 5), textcoords="offset points", fontsize="small"
+            )
+
+
+def speed_accuracy(record: RunRecord, style: str = "screen") -> Figure:
+    """Draw the run; without any accuracy, images/s against the reduction ratio instead."""
+    chosen = STYLES[style]
+    accuracy = any(arm.top1 for arm in record.arms)
+    with matplotlib.rc_context(_settings(chosen)):
+        figure = Figure(figsize=(chosen.width, chosen.height), layout="constrained")
+        axes = figure.subplots()
+        lines = list(groups(record))
+        for index, (device, model, arms) in enumerate(lines):
+            _draw(axes, index, f"{record.device(device).name}, {model}", arms, accuracy=accuracy)
+        axes.set_xlabel("images/s" if accuracy else "reduction ratio")
+        axes.set_ylabel("top-1 (%)" if accuracy else "images/s")
+        axes.grid(alpha=0.3, linewidth=0.5)
+        axes.margins(0.12)
+        if axes.lines:
+            hollow = any(arm.weights == "training-free" for arm in record.arms)
+            title = "labels: reduction ratio" + ("; hollow: training-free" if hollow else "") if accuracy else None
+            axes.legend(fontsize="small", frameon=False, title=title, title_fontsize="small")
+    return figure
+
+
+def render(figure: Figure, kind: str, style: str = "screen") -> bytes:
+    """The figure as `png`, `pdf` or `svg`, equal bytes for equal input."""
+    chosen = STYLES[style]
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_settings(chosen)):
+        figure.savefig(buffer, format=kind, dpi=chosen.dpi, metadata=METADATA[kind])
+    return buffer.getvalue()

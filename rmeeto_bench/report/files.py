@@ -1,0 +1,28 @@
+"""All files of a run's folder that people read, drawn from its record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rmeeto_bench.records import RunRecord, write_atomic
+from rmeeto_bench.report.figure import METADATA, render, speed_accuracy
+from rmeeto_bench.report.html import html
+from rmeeto_bench.report.tables import latex, markdown, to_frame
+
+
+def write_all(record: RunRecord, folder: Path, style: str = "screen") -> list[Path]:
+    """Write table.csv, .md, .tex, speed_accuracy.png, .pdf, .svg and report.html; returns their paths."""
+    texts = {
+        "table.csv": to_frame(record).to_csv(index=False),
+        "table.md": markdown(record),
+        "table.tex": latex(record),
+        "report.html": html(record),
+    }
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    paths = [folder / name for name in texts]
+    for kind in METADATA:
+        path = folder / f"speed_accuracy.{kind}"
+        path.write_bytes(render(speed_accuracy(record, style), kind, style))
+        paths.append(path)
+    return paths

@@ -1,0 +1,193 @@
+"""The table of a run: on a terminal, as a data frame, in Markdown and in LaTeX. Unknown values are a dash."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from rmeeto_bench.records import Arm, Estimate, RunRecord
+from rmeeto_bench.report.summary import groups
+
+DASH = "—"
+ESTIMATES = ("images_per_second", "speedup", "top1", "top5", "delta_top1")
+WIDE = 120  # columns of a terminal from which intervals stand beside their values
+VERDICT_SIGNS = {"VALID": "", "EXPLORATORY": ""}
+
+
+def to_frame(record: RunRecord) -> pd.DataFrame:
+    """One row per arm with every field; an estimate `x` becomes `x`, `x_low`, `x_high`."""
+    rows = []
+    for arm in record.arms:
+        row: dict[str, Any] = {"run": record.run_id, "device_name": record.device(arm.device).name, **asdict(arm)}
+        for name in ESTIMATES:
+            estimate = getattr(arm, name) or Estimate(float("nan"))
+            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        row |= {f"gflops_{name}": value for name, value in row.pop("gflops").items()}
+        row |= {f"paper_{name}": value for name, value in (row.pop("paper") or {}).items()}
+        row["token_counts"] = " ".join(map(str, arm.token_counts))
+        row["labels"] = " ".join(arm.labels)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def number(value: float | None, digits: int) -> str:
+    """Fixed digits, or a dash."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def interval(estimate: Estimate | None, digits: int, *, sign: str = "") -> str:
+    """`[low, high]`, or nothing where there is none."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"
+
+
+def rate_text(estimate: Estimate | None) -> str:
+    """Images per second with as many digits as make sense."""
+    if estimate is None:
+        return DASH
+    return f"{estimate.value:.0f}" if estimate.value >= 100 else f"{estimate.value:.2f}"
+
+
+def paper_text(arm: Arm) -> str:
+    """The paper's images/s for this GPU, and how far ours is from it."""
+    if not arm.paper:
+        return DASH
+    published = arm.paper["images_per_second"]
+    ours = arm.images_per_second
+    return f"{published:.0f}" if ours is None else f"{published:.0f} ({100 * (ours.value / published - 1):+.0f} %)"
+
+
+def _cells(arm: Arm, *, baseline: bool) -> dict[str, tuple[str, str]]:
+    """Column -> (value, interval) of one row."""
+    speed = arm.speedup
+    return {
+        "ratio": (f"{arm.ratio_requested:.2f}", ""),
+        "r": (str(arm.r), ""),
+        "realised": (f"{arm.reduction_ratio:.4f}", ""),
+        "tokens": (str(arm.final_tokens), ""),
+        "images/s": (rate_text(arm.images_per_second), ""),
+        "speed-up": (DASH if speed is None else f"{speed.value:.3f}x", "" if baseline else interval(speed, 3)),
+        "top-1 %": (number(arm.top1 and arm.top1.value, 2), ""),
+        "Δ points": (
+            DASH if arm.delta_top1 is None else f"{arm.delta_top1.value:+.2f}",
+            interval(arm.delta_top1, 2, sign="+"),
+        ),
+        "GFLOPs": (f"{arm.gflops['paper']:.3f}" if "paper" in arm.gflops else DASH, ""),
+        "paper images/s": (paper_text(arm), ""),
+        "weights": (arm.weights, ""),
+        "verdict": (VERDICT_SIGNS.get(arm.verdict, arm.verdict), ""),
+    }
+
+
+def _columns(arms: list[Arm]) -> list[str]:
+    """The columns that say something for these arms."""
+    rows = [_cells(arm, baseline=arm.r == 0) for arm in arms]
+    hidden = {name for name in ("paper images/s", "verdict") if all(row[name][0] in ("", DASH) for row in rows)}
+    return [name for name in rows[0] if name not in hidden]
+
+
+NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", "weights", "verdict")
+
+
+def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
+    """Device, model, precision, batch, kernels and data of a table."""
+    first = arms[0]
+    data = record.data.get(first.model, {})
+    images = f"{data['images']} images of {data['name']}" if data.get("images") else "no accuracy"
+    return (
+        f"{record.device(device).name} · {first.model} · {first.precision} · batch {first.batch_size} · "
+        f"{first.backend} kernels · {images}"
+    )
+
+
+def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
+    """One table per model of a device, fitted to a terminal of `width` columns: narrow ones put intervals below."""
+    tables = []
+    for _, _, arms in groups(record, device):
+        wide = width >= WIDE
+        columns = [name for name in _columns(arms) if wide or name in NARROW]
+        table = Table(
+            title=caption(record, device, arms),
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0) if wide else (0, 1, 0, 0),
+        )
+        for name in columns:
+            table.add_column(name, justify="left" if name in ("weights", "verdict") else "right", no_wrap=True)
+        for arm in arms:
+            cells = _cells(arm, baseline=arm.r == 0)
+            joint = " " if wide else "\n"
+            table.add_row(*(joint.join(part for part in cells[name] if part) for name in columns))
+        tables.append(table)
+    return tables
+
+
+def plain_rows(arms: list[Arm]) -> tuple[list[str], list[list[str]]]:
+    """Column names and the rows of text under them, intervals beside their values."""
+    columns = _columns(arms)
+    rows = []
+    for arm in arms:
+        cells = _cells(arm, baseline=arm.r == 0)
+        rows.append([" ".join(part for part in cells[name] if part) for name in columns])
+    return columns, rows
+
+
+def markdown(record: RunRecord) -> str:
+    """All tables as GitHub Markdown, each under its caption."""
+    blocks = []
+    for device, _, arms in groups(record):
+        columns, rows = plain_rows(arms)
+        lines = [f"**{caption(record, device, arms)}**".replace("|", "\\|"), "", "| " + " | ".join(columns) + " |"]
+        lines.append(
+            "|" + "|".join(" ---: " if name not in ("weights", "verdict") else " --- " for name in columns) + "|"
+        )
+        lines.extend("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "Δ": r"$\Delta$",
+    "—": "---",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+}
+
+
+def escape_tex(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(TEX.get(character, character) for character in text)
+
+
+def latex(record: RunRecord) -> str:
+    """All tables for `\\input`, in booktabs style; needs only `\\usepackage{booktabs}`."""
+    blocks = []
+    for device, _, arms in groups(record):
+        columns, rows = plain_rows(arms)
+        align = "".join("l" if name in ("weights", "verdict") else "r" for name in columns)
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_tex(caption(record, device, arms))}}}"]
+        lines += [
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            " & ".join(map(escape_tex, columns)) + r" \\",
+            r"\midrule",
+        ]
+        lines += [" & ".join(f"{{{escape_tex(cell)}}}" for cell in row) + r" \\" for row in rows]
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
