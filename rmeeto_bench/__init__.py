@@ -1,3 +1,55 @@
-"""Speed and accuracy of token-merged Vision Mamba."""
+"""Speed and accuracy of token-merged Vision Mamba.
+
+The public names below are loaded when they are first used, so that importing the package costs nothing. Once it is
+imported, `timm.create_model("vim_small_patch16_224.rmeeto_r11")` works too, whichever of the two came first.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rmeeto_bench import timm_hook as _timm_hook
+
+if TYPE_CHECKING:
+    from rmeeto_bench.api import load_run, run
+    from rmeeto_bench.bench.plan import BenchPlan
+    from rmeeto_bench.checkpoints.reader import load_checkpoint
+    from rmeeto_bench.models.zoo import create_model
+    from rmeeto_bench.reduction.config import ReductionConfig
+    from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
 
 __version__ = "0.1.0"
+__all__ = [
+    "BenchPlan",
+    "MergeResult",
+    "ReductionConfig",
+    "create_model",
+    "load_checkpoint",
+    "load_run",
+    "merge_tokens",
+    "run",
+]
+_HOME = {
+    "BenchPlan": "bench.plan",
+    "MergeResult": "reduction.merging",
+    "ReductionConfig": "reduction.config",
+    "create_model": "models.zoo",
+    "load_checkpoint": "checkpoints.reader",
+    "load_run": "api",
+    "merge_tokens": "reduction.merging",
+    "run": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'rmeeto_bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"rmeeto_bench.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+_timm_hook.install()

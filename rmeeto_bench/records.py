@@ -126,9 +126,7 @@ def _estimate(value: dict[str, float] | None) -> Estimate | None:
 
 
 def _arm(value: dict[str, Any]) -> Arm:
-    estimates = {
-        name: _estimate(value.get(name)) for name in ("images_per_second", "speedup", "top1", "top5", "delta_top1")
-    }
+    estimates = {name: _estimate(value.get(name)) for name in ("images_per_second", "speedup", "top1", "top5", "delta_top1")}
     tuples = {"token_counts": tuple(value["token_counts"]), "labels": tuple(value.get("labels", ()))}
     return Arm(**{**value, **estimates, **tuples})
 
@@ -138,9 +136,7 @@ def from_json(text: str) -> RunRecord:
     try:
         value = json.loads(text)
         if value["schema"] != SCHEMA:
-            raise DataError(
-                f"this run was written as {value['schema']!r}, this version reads {SCHEMA!r}; upgrade rmeeto-bench"
-            )
+            raise DataError(f"this run was written as {value['schema']!r}, this version reads {SCHEMA!r}; upgrade rmeeto-bench")
         return RunRecord(
             **{
                 **value,

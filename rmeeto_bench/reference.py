@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from rmeeto_bench.shipped import shipped
 
@@ -29,11 +30,15 @@ class PaperRow:
     note: str
 
 
+def _row(row: dict[str, Any]) -> PaperRow:
+    return PaperRow(**{**row, "value": float(row["value"])})
+
+
 @cache
 def rows() -> tuple[PaperRow, ...]:
     """All published numbers, in the order of the tables."""
     with (shipped("paper") / "all_tables.csv").open(encoding="utf-8", newline="") as file:
-        return tuple(PaperRow(**{**row, "value": float(row["value"])}) for row in csv.DictReader(file))
+        return tuple(_row(row) for row in csv.DictReader(file))
 
 
 def throughput(model: str, paper_column: str, r: int) -> dict[str, float] | None:

@@ -78,13 +78,9 @@ def resident_batches(model: Vim, data: ImageSet | None, setting: Setting, seed: 
     shape = (model.config.in_chans, model.config.img_size, model.config.img_size)
     if data is None:
         generator = torch.Generator().manual_seed(seed)
-        return [
-            setting.place(torch.randn(setting.batch_size, *shape, generator=generator)) for _ in range(RESIDENT_BATCHES)
-        ]
+        return [setting.place(torch.randn(setting.batch_size, *shape, generator=generator)) for _ in range(RESIDENT_BATCHES)]
     if data.shape != shape:
-        raise UsageError(
-            f"{data.name} has images of {data.shape}, the model takes {shape}; choose another --data or --model"
-        )
+        raise UsageError(f"{data.name} has images of {data.shape}, the model takes {shape}; choose another --data or --model")
     batches: list[Tensor] = []
     for batch in _full_batches(data, setting.batch_size):
         batches.append(setting.place(batch))

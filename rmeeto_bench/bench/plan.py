@@ -86,7 +86,8 @@ def cells(plan: BenchPlan, model: str) -> tuple[Cell, ...]:
     for r in plan.rs or ():
         requested[r] = reduction_ratio(token_counts(ReductionConfig(r=r), **sizes), sized.num_tokens)
     for ratio in plan.ratios if plan.rs is None else ():
-        requested.setdefault(r_for_ratio(ratio, **sizes)[0], ratio)
+        r, _ = r_for_ratio(ratio, depth=sized.depth, initial_tokens=sized.num_tokens)
+        requested.setdefault(r, ratio)
     requested.setdefault(0, 0.0)
     return tuple(
         Cell(

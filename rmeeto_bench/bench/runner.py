@@ -140,7 +140,7 @@ def _run_model(job: Job, device: Device, model: str) -> tuple[list[Arm], dict[st
             job.listener.note(f"{cell.name} does not fit into memory at batch {setting.batch_size}")
             torch.cuda.empty_cache()
     records = [failed_arm(cell, setting, "OOM") for cell in failed]
-    described: dict[str, Any] = {"name": None if data is None else data.name, "inputs": "noise" if data is None else "real images"}
+    described: dict[str, Any] = {"name": data.name if data else None, "inputs": "real images" if data else "noise"}
     if not built or built[0].cell.r != 0:
         return [*(failed_arm(arm.cell, setting, "NOT_MEASURED") for arm in built), *records], described
     measured = _measure(job, setting, built, batches, data)
@@ -151,9 +151,7 @@ def _run_model(job: Job, device: Device, model: str) -> tuple[list[Arm], dict[st
     return sorted(records, key=lambda arm: arm.r), described
 
 
-def _measure(
-    job: Job, setting: Setting, built: list[BuiltArm], batches: list[torch.Tensor], data: ImageSet | None
-) -> Measured:
+def _measure(job: Job, setting: Setting, built: list[BuiltArm], batches: list[torch.Tensor], data: ImageSet | None) -> Measured:
     device, model = setting.device, built[0].cell.model
     protocol = replace(job.plan.protocol, seed=job.plan.seed)
     timed = [TimedArm(arm.cell.name, Step(arm.model, batches), setting.batch_size) for arm in built]

@@ -94,7 +94,7 @@ class Store:
                 f"SELECT {','.join(COLUMNS)} FROM block WHERE device=? ORDER BY session, round, position", (device,)
             ).fetchall()
         index = COLUMNS.index("telemetry")
-        return [Block(*row[:index], json.loads(row[index])) for row in rows]
+        return [Block(**{**dict(zip(COLUMNS, row)), "telemetry": json.loads(row[index])}) for row in rows]
 
     def rounds(self, device: str, arms: Sequence[str]) -> dict[str, list[float]]:
         """Seconds per image of these arms in every round that has all of them and none rejected, paired by position."""
@@ -109,9 +109,7 @@ class Store:
         """Keep the five best classes (int16 [n, 5], best first, -1 for none) of images `start` to `start + n`."""
         data = np.ascontiguousarray(top5, dtype="<i2")
         with self._guard() as connection:
-            connection.execute(
-                "INSERT INTO prediction VALUES(?,?,?,?,?)", (device, arm, start, data.tobytes(), len(data))
-            )
+            connection.execute("INSERT INTO prediction VALUES(?,?,?,?,?)", (device, arm, start, data.tobytes(), len(data)))
 
     def predictions(self, device: str, arm: str) -> NDArray[np.int16]:
         """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none."""

@@ -50,9 +50,7 @@ def choose(cell: Cell, checkpoints: str | None) -> Weights:
     if checkpoints is None or checkpoints == "bundled":
         own, baseline = bundled_checkpoint(cell.model, cell.r), bundled_checkpoint(cell.model, 0)
         if checkpoints == "bundled" and baseline is None:
-            raise CheckpointError(
-                f"no weights for {cell.model} ship with rmeeto-bench; give --checkpoints a folder or a file"
-            )
+            raise CheckpointError(f"no weights for {cell.model} ship with rmeeto-bench; give --checkpoints a folder or a file")
     elif checkpoints == "none":
         return Weights(None)
     elif Path(checkpoints).is_dir():
@@ -60,9 +58,7 @@ def choose(cell: Cell, checkpoints: str | None) -> Weights:
         own, baseline = _in_folder(folder, cell.model, cell.r), _in_folder(folder, cell.model, 0)
         if own is None and baseline is None:
             expected = f"{cell.model}_r{cell.r}.safetensors"
-            raise CheckpointError(
-                f"{folder} has no {expected} (or .pth), nor one for r0 to fall back on; name the files so"
-            )
+            raise CheckpointError(f"{folder} has no {expected} (or .pth), nor one for r0 to fall back on; name the files so")
     else:
         public = find(checkpoints)
         return Weights(resolve(checkpoints), False, public is not None and public.ema)

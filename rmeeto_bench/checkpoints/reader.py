@@ -56,14 +56,8 @@ def sha256(path: Path) -> str:
 
 def _safe_globals() -> list[Any]:
     """What a training script's checkpoint may hold besides tensors: its arguments, and numpy scalars in its log."""
-    return [
-        argparse.Namespace,
-        np.dtype,
-        np.dtypes.Float64DType,
-        np.dtypes.Float32DType,
-        np.dtypes.Int64DType,
-        np._core.multiarray.scalar,
-    ]  # type: ignore[attr-defined]  # noqa: E501
+    numpy_types = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
+    return [argparse.Namespace, np.float64(0).__reduce__()[0], *numpy_types]
 
 
 def _hostile_globals(path: Path) -> str:
@@ -131,9 +125,7 @@ def _unwrap(value: Any, path: Path, *, ema: bool) -> tuple[dict[str, Any], tuple
         value = value[name]
         followed.append(name)
     if not isinstance(value, Mapping):
-        raise CheckpointError(
-            f"{path} holds a {type(value).__name__}, not a dictionary of tensors; it is no checkpoint"
-        )
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not a dictionary of tensors; it is no checkpoint")
     return dict(value), tuple(followed)
 
 
@@ -175,9 +167,7 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
         if ema:
             raise CheckpointError(f"{path} has no EMA weights; load it without asking for them")
         value, stored = _load_safetensors(path)
-        metadata = {
-            key.removeprefix(METADATA_PREFIX): text for key, text in stored.items() if key.startswith(METADATA_PREFIX)
-        }
+        metadata = {key.removeprefix(METADATA_PREFIX): text for key, text in stored.items() if key.startswith(METADATA_PREFIX)}
     else:
         value = _load_torch(path)
     state, wrapping = _unwrap(value, path, ema=ema)

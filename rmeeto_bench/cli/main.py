@@ -50,9 +50,7 @@ def _fail(message: str, code: int) -> int:
 
 def _explain(error: OSError) -> int:
     if error.errno == errno.ENOSPC:
-        return _fail(
-            f"no space left on the disk of {error.filename or 'the output folder'}; free some and start again", 6
-        )
+        return _fail(f"no space left on the disk of {error.filename or 'the output folder'}; free some and start again", 6)
     return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
 
 

@@ -17,9 +17,7 @@ def main(_: argparse.Namespace) -> int:
     from rmeeto_bench.checkpoints.catalogue import PUBLIC
     from rmeeto_bench.models.zoo import VIM, bundled_checkpoint
 
-    models = Table(
-        "model", "width", "depth", "input", "tokens", "weights", box=None, title="models", title_justify="left"
-    )
+    models = Table("model", "width", "depth", "input", "tokens", "weights", box=None, title="models", title_justify="left")
     for name, sized in VIM.items():
         weights = "bundled" if bundled_checkpoint(name, 0) else "--checkpoints"
         size = f"{sized.in_chans}x{sized.img_size}x{sized.img_size}"

@@ -26,9 +26,7 @@ class TerminalListener:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(
-            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
-        )
+        self._progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         self._task: TaskID | None = None
         self._name = ""
         self._printed = 0.0
@@ -37,9 +35,7 @@ class TerminalListener:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
 
     def note(self, text: str) -> None:

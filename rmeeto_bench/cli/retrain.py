@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--r", metavar="LIST", help="tokens removed per merge, as in 5,11 (default: 0, no merging)")
     amount.add_argument("--ratios", metavar="LIST", help="reduction ratios instead, as in 0.14,...,0.54")
-    parser.add_argument(
-        "--recipe", default="nano_retrain", metavar="NAME", help="nano_low, nano_full, nano_retrain (default)"
-    )
+    parser.add_argument("--recipe", default="nano_retrain", metavar="NAME", help="nano_low, nano_full, nano_retrain (default)")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="Fashion-MNIST folder (default: Debian's dataset-fashion-mnist)"
     )
@@ -54,8 +52,8 @@ def _rs(arguments: argparse.Namespace) -> tuple[int, ...]:
     if arguments.r is not None:
         return parse_rs(arguments.r)
     sized = config(arguments.model)
-    sizes = {"depth": sized.depth, "initial_tokens": sized.num_tokens}
-    return tuple(r_for_ratio(ratio, **sizes)[0] for ratio in parse_ratios(arguments.ratios or "0"))
+    ratios = parse_ratios(arguments.ratios or "0")
+    return tuple(r_for_ratio(ratio, depth=sized.depth, initial_tokens=sized.num_tokens)[0] for ratio in ratios)
 
 
 def _show(progress: Progress) -> None:

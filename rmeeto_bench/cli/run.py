@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     what = parser.add_argument_group("what to measure")
-    what.add_argument(
-        "--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1 or UUIDs"
-    )
+    what.add_argument("--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1 or UUIDs")
     what.add_argument(
         "--model", metavar="NAMES", help="with commas (default: vim_small on GPUs, the bundled vim_nano on a CPU)"
     )
@@ -33,26 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--data", type=Path, metavar="DIR", help="images by class, or Fashion-MNIST files (default: what is bundled)"
     )
-    what.add_argument(
-        "--images", type=int, metavar="N", help="evaluate on N images, in the class proportions of the whole"
-    )
+    what.add_argument("--images", type=int, metavar="N", help="evaluate on N images, in the class proportions of the whole")
     how = parser.add_argument_group("how")
     how.add_argument(
         "--batch-size", type=int, metavar="N", help="for speed and accuracy alike (default: 128 on a GPU, 32 on a CPU)"
     )
-    how.add_argument(
-        "--precision", default="auto", metavar="P", help="fp32, fp16, bf16; auto is fp16 on a GPU, fp32 on a CPU"
-    )
-    how.add_argument(
-        "--backend", default="auto", metavar="B", help="kernels: auto (default), native, chunked, reference"
-    )
+    how.add_argument("--precision", default="auto", metavar="P", help="fp32, fp16, bf16; auto is fp16 on a GPU, fp32 on a CPU")
+    how.add_argument("--backend", default="auto", metavar="B", help="kernels: auto (default), native, chunked, reference")
     preset = how.add_mutually_exclusive_group()
-    preset.add_argument(
-        "--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two"
-    )
-    preset.add_argument(
-        "--rigorous", dest="preset", action="store_const", const="rigorous", help="more rounds, for a paper"
-    )
+    preset.add_argument("--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two")
+    preset.add_argument("--rigorous", dest="preset", action="store_const", const="rigorous", help="more rounds, for a paper")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="order of rounds, noise inputs, random weights")
     out = parser.add_argument_group("output")
     out.add_argument(

@@ -58,9 +58,7 @@ def _find(folder: Path, stem: str) -> Path:
 
 def is_fashion_mnist(folder: Path) -> bool:
     """Whether the folder holds a split of Fashion-MNIST (or any MNIST-like IDX set)."""
-    return any(
-        (folder / f"{prefix}-labels-idx1-ubyte{end}").is_file() for prefix in PREFIX.values() for end in ("", ".gz")
-    )
+    return any((folder / f"{prefix}-labels-idx1-ubyte{end}").is_file() for prefix in PREFIX.values() for end in ("", ".gz"))
 
 
 def load(split: str, folder: Path | None = None) -> TensorSet:

@@ -9,9 +9,7 @@ from rmeeto_bench.data.image_set import ImageSet, TensorSet
 from rmeeto_bench.errors import DataError
 
 
-def find_data(
-    path: Path | None, *, shape: tuple[int, int, int], num_classes: int, images: int | None
-) -> ImageSet | None:
+def find_data(path: Path | None, *, shape: tuple[int, int, int], num_classes: int, images: int | None) -> ImageSet | None:
     """The evaluation set for a model of this input shape, or None if no path is given and the bundled set doesn't fit.
 
     `images` keeps that many, in the class proportions of the whole. Raises `DataError`.

@@ -47,9 +47,7 @@ class Operands:
     d_conv: int
 
 
-REFERENCE = Kernels(
-    "reference", scan_reference.selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm
-)
+REFERENCE = Kernels("reference", scan_reference.selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm)
 CHUNKED = Kernels("chunked", scan_chunked.selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm)
 NATIVE = Kernels("native", scan_native.selective_scan, conv_native.causal_conv1d, add_norm_native.add_norm)
 

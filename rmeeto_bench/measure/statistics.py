@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -139,7 +140,7 @@ def break_even(ratios: Sequence[float], speedups: Sequence[float]) -> float | No
     if not points or points[-1][1] <= 1:
         return None
     crossing = 0.0
-    for (ratio, speedup), (next_ratio, next_speedup) in zip(points, points[1:]):
+    for (ratio, speedup), (next_ratio, next_speedup) in pairwise(points):
         if speedup < 1 < next_speedup:
             crossing = ratio + (1 - speedup) / (next_speedup - speedup) * (next_ratio - ratio)
     return crossing

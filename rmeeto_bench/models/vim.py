@@ -158,9 +158,11 @@ class Vim(nn.Module):
         nn.init.zeros_(self.head.bias)
         fan_in = self.patch_embed.proj.weight[0].numel()
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
-        nn.init.zeros_(self.patch_embed.proj.bias)
-        for layer in self.layers:
-            layer.mixer.initialise(self.config.depth)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if isinstance(module, Mixer):
+                module.initialise(self.config.depth)
 
     @property
     def kernels(self) -> Kernels:

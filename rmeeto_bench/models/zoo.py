@@ -20,9 +20,7 @@ VIM: dict[str, VimConfig] = {
     "vim_small": VimConfig(embed_dim=384),
     "vim_base": VimConfig(embed_dim=768),
     # Bundled: 14 x 14 patches and depth 24 give the paper's 197 tokens and its table of r and ratio on 28 x 28 images.
-    "vim_nano": VimConfig(
-        img_size=28, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, d_state=8, drop_path_rate=0.0
-    ),
+    "vim_nano": VimConfig(img_size=28, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, d_state=8, drop_path_rate=0.0),
 }
 
 

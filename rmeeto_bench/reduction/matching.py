@@ -135,9 +135,10 @@ def _assemble(
         slot = slot + (slot >= (moved if isinstance(moved, int) else moved[:, None])).long()
     survivors = torch.empty(batch, length_out + 1, dtype=torch.long, device=keep.device)  # one more row for the removed
     survivors.scatter_(1, torch.where(keep.bool(), slot, length_out), rows)
-    if isinstance(moved, Tensor) and isinstance(cls_position, Tensor):
-        survivors.scatter_(1, moved[:, None], cls_position[:, None])
-    elif has_cls:
+    if isinstance(moved, Tensor) and cls_position is not None:
+        own = cls_position[:, None] if isinstance(cls_position, Tensor) else torch.full_like(moved[:, None], cls_position)
+        survivors.scatter_(1, moved[:, None], own)
+    elif cls_position is not None:
         survivors[:, moved] = cls_position
     offset = torch.arange(batch, device=keep.device)[:, None]
     return Matching(

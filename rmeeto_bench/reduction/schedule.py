@@ -97,9 +97,7 @@ def r_for_ratio(
     realised = [
         (
             r,
-            reduction_ratio(
-                token_counts(replace(base, r=r), depth=depth, initial_tokens=initial_tokens), initial_tokens
-            ),
+            reduction_ratio(token_counts(replace(base, r=r), depth=depth, initial_tokens=initial_tokens), initial_tokens),
         )
         for r in range(initial_tokens // 2 + 1)
     ]

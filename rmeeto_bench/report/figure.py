@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ class Style:
 STYLES = {"screen": Style(6.4, 4.2, 10), "paper": Style(3.35, 2.4, 8, 300)}
 
 
-def _settings(style: Style) -> dict[str, object]:
+def _settings(style: Style) -> dict[Any, Any]:
     """Fonts embedded as outlines that camera-ready checks accept, and the same bytes every time."""
     return {
         "font.size": style.font,
@@ -60,9 +61,7 @@ def _points(arms: list[Arm], *, accuracy: bool) -> tuple[list[Arm], list[tuple],
     """(arms with both values, x, y), each value with its interval."""
     shown = [arm for arm in arms if arm.images_per_second and (arm.top1 or not accuracy)]
     speed = [
-        (a.images_per_second.value, a.images_per_second.low, a.images_per_second.high)
-        for a in shown
-        if a.images_per_second
+        (a.images_per_second.value, a.images_per_second.low, a.images_per_second.high) for a in shown if a.images_per_second
     ]
     if not accuracy:
         return shown, [(arm.reduction_ratio, None, None) for arm in shown], speed
@@ -78,14 +77,10 @@ def _draw(axes: Axes, index: int, name: str, arms: list[Arm], *, accuracy: bool)
     axes.errorbar(xs, ys, xerr=_errors(x), yerr=_errors(y), fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6)
     axes.plot(xs, ys, LINES[index % len(LINES)], color=colour, linewidth=1.2, marker=marker, markersize=5, label=name)
     hollow = [i for i, arm in enumerate(shown) if arm.weights == "training-free"]
-    axes.plot(
-        [xs[i] for i in hollow], [ys[i] for i in hollow], marker, color=colour, markerfacecolor="white", markersize=5
-    )
+    axes.plot([xs[i] for i in hollow], [ys[i] for i in hollow], marker, color=colour, markerfacecolor="white", markersize=5)
     if accuracy:
         for arm, left, bottom in zip(shown, xs, ys, strict=True):
-            axes.annotate(
-                f"{arm.ratio_requested:.2f}", (left, bottom), (4, 5), textcoords="offset points", fontsize="small"
-            )
+            axes.annotate(f"{arm.ratio_requested:.2f}", (left, bottom), (4, 5), textcoords="offset points", fontsize="small")
 
 
 def speed_accuracy(record: RunRecord, style: str = "screen") -> Figure:

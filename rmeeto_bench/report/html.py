@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rmeeto_bench.records import RunRecord
 from rmeeto_bench.report.figure import render, speed_accuracy
 from rmeeto_bench.report.summary import groups, sentences
-from rmeeto_bench.report.tables import plain_rows, caption
+from rmeeto_bench.report.tables import caption, plain_rows
 
 
 @cache

@@ -33,11 +33,6 @@ def to_frame(record: RunRecord) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def number(value: float | None, digits: int) -> str:
-    """Fixed digits, or a dash."""
-    return DASH if value is None else f"{value:.{digits}f}"
-
-
 def interval(estimate: Estimate | None, digits: int, *, sign: str = "") -> str:
     """`[low, high]`, or nothing where there is none."""
     if estimate is None or estimate.low is None or estimate.high is None:
@@ -71,7 +66,7 @@ def _cells(arm: Arm, *, baseline: bool) -> dict[str, tuple[str, str]]:
         "tokens": (str(arm.final_tokens), ""),
         "images/s": (rate_text(arm.images_per_second), ""),
         "speed-up": (DASH if speed is None else f"{speed.value:.3f}x", "" if baseline else interval(speed, 3)),
-        "top-1 %": (number(arm.top1 and arm.top1.value, 2), ""),
+        "top-1 %": (DASH if arm.top1 is None else f"{arm.top1.value:.2f}", ""),
         "Δ points": (
             DASH if arm.delta_top1 is None else f"{arm.delta_top1.value:+.2f}",
             interval(arm.delta_top1, 2, sign="+"),
@@ -143,9 +138,7 @@ def markdown(record: RunRecord) -> str:
     for device, _, arms in groups(record):
         columns, rows = plain_rows(arms)
         lines = [f"**{caption(record, device, arms)}**".replace("|", "\\|"), "", "| " + " | ".join(columns) + " |"]
-        lines.append(
-            "|" + "|".join(" ---: " if name not in ("weights", "verdict") else " --- " for name in columns) + "|"
-        )
+        lines.append("|" + "|".join(" ---: " if name not in ("weights", "verdict") else " --- " for name in columns) + "|")
         lines.extend("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

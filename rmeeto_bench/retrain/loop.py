@@ -54,9 +54,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Optimizer groups with and without weight decay."""
     if not recipe.decay_matrices_only:
         return [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
-    matrices = [
-        p for name, p in model.named_parameters() if p.dim() >= 2 and not name.endswith(("_log", "_embed", "_token"))
-    ]
+    matrices = [p for name, p in model.named_parameters() if p.dim() >= 2 and not name.endswith(("_log", "_embed", "_token"))]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]

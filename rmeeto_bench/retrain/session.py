@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,7 +50,7 @@ class Trained:
 def _build(session: Session, r: int) -> Vim:
     """The model at this r with the weights to start from, position embeddings resized if the image size differs."""
     torch.manual_seed(session.recipe.seed)
-    sizes: dict[str, float] = {"drop_path_rate": session.recipe.drop_path_rate}
+    sizes: dict[str, Any] = {"drop_path_rate": session.recipe.drop_path_rate}
     if session.recipe.img_size is not None:
         sizes["img_size"] = session.recipe.img_size
     model = create_model(session.model, r=r, backend=session.backend, **sizes)
@@ -64,9 +65,7 @@ def _build(session: Session, r: int) -> Vim:
     return model
 
 
-def train_one(
-    session: Session, r: int, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
-) -> Trained:
+def train_one(session: Session, r: int, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Trained:
     """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `<out>/<model>_r<r>.jsonl`."""
     recipe = session.recipe
     training = fashion_mnist.load("train", session.data)

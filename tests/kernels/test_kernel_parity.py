@@ -20,9 +20,7 @@ from rmeeto_bench.kernels.selective_scan import chunked, native, reference
 FAST_SCANS = {"chunked": chunked.selective_scan, "native": native.selective_scan}
 
 
-def scan_operands(
-    batch: int, length: int, channels: int, states: int, seed: int = 0
-) -> tuple[list[Tensor], ScanArguments]:
+def scan_operands(batch: int, length: int, channels: int, states: int, seed: int = 0) -> tuple[list[Tensor], ScanArguments]:
     """Leaves that require gradients, and the arguments made of them: B, C and z are column ranges, as in the model."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -54,9 +52,7 @@ def assert_close(expected: list[Tensor], actual: list[Tensor], tolerance: float 
     ("batch", "length", "channels", "states"),
     [(1, 1, 16, 4), (2, 6, 20, 8), (1, 17, 33, 16), (3, 32, 16, 8), (1, 197, 24, 16)],
 )
-def test_scan_matches_reference_with_all_gradients(
-    backend: str, batch: int, length: int, channels: int, states: int
-) -> None:
+def test_scan_matches_reference_with_all_gradients(backend: str, batch: int, length: int, channels: int, states: int) -> None:
     leaves, arguments = scan_operands(batch, length, channels, states)
     expected = outputs_and_gradients(leaves, (reference.selective_scan(arguments),))
     assert_close(expected, outputs_and_gradients(leaves, (FAST_SCANS[backend](arguments),)))
@@ -64,9 +60,7 @@ def test_scan_matches_reference_with_all_gradients(
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 2), st.integers(1, 40), st.integers(1, 40), st.sampled_from([4, 8, 16]), st.integers(0, 1000))
-def test_native_scan_matches_chunked_for_any_shape(
-    batch: int, length: int, channels: int, states: int, seed: int
-) -> None:
+def test_native_scan_matches_chunked_for_any_shape(batch: int, length: int, channels: int, states: int, seed: int) -> None:
     _, arguments = scan_operands(batch, length, channels, states, seed)
     assert_close([chunked.selective_scan(arguments)], [native.selective_scan(arguments)])
 
@@ -101,13 +95,9 @@ def test_scan_is_finite_and_exact_where_softplus_changes_form(shift: float) -> N
 @pytest.mark.parametrize("backend", FAST_SCANS)
 def test_half_precision_scan_keeps_an_fp32_recurrence(backend: str, dtype: torch.dtype) -> None:
     _, arguments = scan_operands(2, 50, 16, 16)
-    halved = replace(
-        arguments, **{name: getattr(arguments, name).detach().to(dtype) for name in ("u", "dt", "B", "C", "z")}
-    )
+    halved = replace(arguments, **{name: getattr(arguments, name).detach().to(dtype) for name in ("u", "dt", "B", "C", "z")})
     out = FAST_SCANS[backend](halved)
-    exact = reference.selective_scan(
-        replace(halved, **{n: getattr(halved, n).double() for n in ("u", "dt", "B", "C", "z")})
-    )
+    exact = reference.selective_scan(replace(halved, **{n: getattr(halved, n).double() for n in ("u", "dt", "B", "C", "z")}))
     assert out.dtype == dtype
     assert float((out.double() - exact).norm() / exact.norm()) < 2 * torch.finfo(dtype).eps
 

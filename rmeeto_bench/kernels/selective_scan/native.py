@@ -15,7 +15,7 @@ STATES = (4, 8, 16)
 
 
 class _Shape(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("batch", ctypes.c_int),
         ("length", ctypes.c_int),
         ("channels", ctypes.c_int),
