@@ -1,0 +1,124 @@
+"""Statistics on data whose truth is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from rmeeto_bench.measure.statistics import (
+    break_even,
+    half_width,
+    hodges_lehmann,
+    mcnemar,
+    paired_delta,
+    paired_speedup,
+    rate,
+    t_interval,
+    wilcoxon_interval,
+    wilson,
+)
+
+SEEDS = 600
+
+
+def simulated_rounds(seed: int, rounds: int = 12, drift: float = 0.08, ratio: float = 1.07) -> tuple[np.ndarray, np.ndarray]:
+    """Baseline and arm seconds per image under a common drift, small independent noise and rare slow blocks."""
+    generator = np.random.default_rng(seed)
+    common = 1 + drift * np.linspace(0, 1, rounds)
+    noise = np.exp(generator.normal(0, 0.002, (2, rounds)))
+    slow = 1 + 0.05 * (generator.random((2, rounds)) < 0.02)
+    baseline, arm = common * noise * slow
+    return baseline, arm / ratio
+
+
+def test_paired_speedup_is_unbiased_and_covers_under_drift() -> None:
+    estimates = [paired_speedup(*simulated_rounds(seed)) for seed in range(SEEDS)]
+    assert abs(np.mean([e.value for e in estimates]) / 1.07 - 1) < 5e-4
+    covered = np.mean([e.low <= 1.07 <= e.high for e in estimates])
+    assert 0.93 <= covered <= 0.975
+
+
+def test_unpaired_analysis_of_the_same_rounds_would_be_far_wider() -> None:
+    """Guards the test above: without pairing the drift lands in the interval."""
+    baseline, arm = simulated_rounds(0)
+    unpaired = t_interval(np.log(baseline)).high - t_interval(np.log(baseline)).low
+    paired = paired_speedup(baseline, arm)
+    assert unpaired > 5 * np.log(paired.high / paired.low)
+
+
+@pytest.mark.parametrize("n", [6, 8, 12, 20, 40])
+def test_wilcoxon_interval_inverts_the_signed_rank_test(n: int) -> None:
+    """Just inside the interval the exact test does not reject at 5 %, just outside it does."""
+    x = np.random.default_rng(n).normal(0.3, 1, n)
+    interval = wilcoxon_interval(x)
+    width = interval.high - interval.low
+    for edge, outward in ((interval.low, -1), (interval.high, 1)):
+        outside, inside = edge + outward * 1e-6 * width, edge - outward * 1e-6 * width
+        assert stats.wilcoxon(x - outside, method="exact").pvalue <= 0.05 < stats.wilcoxon(x - inside, method="exact").pvalue
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=30))
+def test_hodges_lehmann_lies_within_the_data_and_moves_with_it(values: list[float]) -> None:
+    centre = hodges_lehmann(values)
+    assert min(values) <= centre <= max(values)
+    assert hodges_lehmann([v + 7 for v in values]) == pytest.approx(centre + 7, abs=1e-9)
+
+
+def test_few_rounds_fall_back_to_student_and_one_has_no_interval() -> None:
+    x = [1.0, 2.0, 3.0, 4.0]
+    assert wilcoxon_interval(x).low == t_interval(x).low
+    assert wilcoxon_interval([1.0]).low is None
+    assert half_width(wilcoxon_interval([1.0])) == float("inf")
+
+
+def test_rate_is_the_inverse_of_seconds_per_image() -> None:
+    estimate = rate([0.01] * 8)
+    assert estimate.value == pytest.approx(100)
+    assert estimate.low == pytest.approx(100)
+
+
+def test_wilson_matches_the_textbook() -> None:
+    estimate = wilson(81, 263)  # Wilson's interval for 81 of 263 (Newcombe 1998): 0.2553 to 0.3662
+    assert (estimate.low, estimate.high) == (pytest.approx(25.53, abs=0.01), pytest.approx(36.62, abs=0.01))
+
+
+def test_paired_delta_counts_only_discordant_images() -> None:
+    baseline = np.array([1] * 90 + [0] * 10, bool)
+    arm = baseline.copy()
+    arm[:4] = False  # loses four
+    arm[95] = True  # gains one
+    estimate = paired_delta(baseline, arm)
+    assert estimate.value == pytest.approx(-3.0)
+    assert estimate.low < -3 < estimate.high
+    assert mcnemar(baseline, arm) == pytest.approx(2 * (stats.binom.cdf(1, 5, 0.5) - 0.5 * stats.binom.pmf(1, 5, 0.5)))
+    assert mcnemar(baseline, baseline) == 1.0
+
+
+def test_paired_delta_covers() -> None:
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(500):
+        u = generator.random(2000)
+        baseline, arm = u < 0.80, (u < 0.77) | (u > 0.99)  # true difference: -3 + 1 points
+        estimate = paired_delta(baseline, arm)
+        covered.append(estimate.low <= -2.0 <= estimate.high)
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("ratios", "speedups", "expected"),
+    [
+        ([0, 0.14, 0.28], [1, 0.9, 1.1], 0.21),
+        ([0, 0.14, 0.28], [1, 1.1, 1.2], 0.0),
+        ([0, 0.14], [1, 0.9], None),
+        ([], [], None),
+    ],
+)
+def test_break_even(ratios: list[float], speedups: list[float], expected: float | None) -> None:
+    found = break_even(ratios, speedups)
+    assert found == (expected if not expected else pytest.approx(expected))
+
+
+def test_break_even_of_the_papers_rtx_3090() -> None:
+    assert break_even([0, 0.14, 0.28], [1, 706 / 739, 825 / 739]) == pytest.approx(0.18, abs=0.01)
