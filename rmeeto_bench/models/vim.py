@@ -131,7 +131,7 @@ class Vim(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, dim))
-        rates = [0.0, *torch.linspace(0, config.drop_path_rate, config.depth).tolist()]
+        rates = [0.0, *(config.drop_path_rate * i / max(1, config.depth - 1) for i in range(config.depth))]
         self.layers = nn.ModuleList(Block(config, rates[i]) for i in range(config.depth))
         self.norm_f = RMSNorm(dim, config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)

@@ -1,0 +1,222 @@
+"""Checkpoints of every wrapping load; damaged, foreign and hostile ones are refused in one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from rmeeto_bench.checkpoints.hub import resolve
+from rmeeto_bench.checkpoints.reader import load_checkpoint, read_checkpoint, sha256
+from rmeeto_bench.checkpoints.writer import save_checkpoint
+from rmeeto_bench.errors import CheckpointError, UnavailableError
+from rmeeto_bench.models.zoo import create_model
+
+SMALL = {"depth": 2, "embed_dim": 16}
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return create_model("vim_nano", **SMALL).state_dict()
+
+
+def write(path: Path, value: Any, **options: Any) -> Path:
+    torch.save(value, path, **options)
+    return path
+
+
+WRAPPINGS = {
+    "flat": lambda s: s,
+    "model": lambda s: {"model": s, "epoch": 3, "optimizer": {"lr": 1.0}},
+    "state_dict": lambda s: {"state_dict": s},
+    "module": lambda s: {"module": s},
+    "nested": lambda s: {"model": {"module": s}},
+    "data parallel": lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
+    "backbone": lambda s: {f"backbone.{k}": v for k, v in s.items()},
+    "distill head": lambda s: {"model": {**s, "distill_head.0.weight": torch.ones(3)}},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_wrapping_loads(tmp_path: Path, state: dict, wrapping: str, legacy: bool) -> None:
+    path = write(tmp_path / "c.pth", WRAPPINGS[wrapping](state), _use_new_zipfile_serialization=not legacy)
+    model = create_model("vim_nano", **SMALL)
+    provenance = load_checkpoint(model, path)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+    assert provenance.sha256 == sha256(path)
+    assert provenance.epoch == (3 if wrapping == "model" else None)
+
+
+def test_training_arguments_are_read_not_run(tmp_path: Path, state: dict) -> None:
+    args = argparse.Namespace(num_prune=11, merge_interval=2, if_order=True, lr=2e-5)
+    path = write(tmp_path / "c.pth", {"model": state, "args": args, "best": np.float64(76.1)})
+    provenance = read_checkpoint(path).provenance
+    assert provenance.trained_r == 11
+    assert provenance.args["merge_interval"] == 2
+
+
+def test_ema_weights_only_when_asked_for(tmp_path: Path, state: dict) -> None:
+    averaged = {key: value + 1 for key, value in state.items()}
+    path = write(tmp_path / "c.pth", {"model": state, "model_ema": averaged})
+    assert torch.equal(read_checkpoint(path).state_dict["cls_token"], state["cls_token"])
+    assert torch.equal(read_checkpoint(path, ema=True).state_dict["cls_token"], averaged["cls_token"])
+    with pytest.raises(CheckpointError, match="no EMA"):
+        read_checkpoint(write(tmp_path / "d.pth", {"model": state}), ema=True)
+
+
+class Hostile:
+    """Runs a command when unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_checkpoint_never_runs(tmp_path: Path, state: dict, legacy: bool) -> None:
+    marker = tmp_path / "ran"
+    path = tmp_path / "c.pth"
+    write(path, {"model": state, "extra": Hostile(marker)}, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match="safetensors" if not legacy else "c.pth"):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps(Hostile(marker)))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b"<!doctype html><html>Sign in</html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs"),
+        (b"PK\x03\x04 not really a zip", "damaged"),
+        (b"\x00" * 100, "damaged"),
+    ],
+)
+@pytest.mark.parametrize("name", ["c.pth", "c.safetensors"])
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: bytes, says: str, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=says):
+        read_checkpoint(path)
+
+
+def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not there"):
+        read_checkpoint(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="folder"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("value", [[1, 2], torch.ones(3), {"epoch": 3}, {"model": 5}])
+def test_what_holds_no_model_is_named(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        read_checkpoint(write(tmp_path / "c.pth", value))
+
+
+def test_a_huge_safetensors_header_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(path)
+
+
+def test_non_finite_weights_are_refused(tmp_path: Path, state: dict) -> None:
+    broken = {**state, "head.bias": torch.full_like(state["head.bias"], float("nan"))}
+    with pytest.raises(CheckpointError, match="head.bias holds NaN"):
+        read_checkpoint(write(tmp_path / "c.pth", broken))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(0, 1, exclude_max=True), st.sampled_from(["zip", "legacy", "safetensors"]))
+def test_a_truncated_file_is_always_a_checkpoint_error(tmp_path: Path, state: dict, share: float, kind: str) -> None:
+    path = tmp_path / ("whole.safetensors" if kind == "safetensors" else "whole.pth")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        write(path, {"model": state}, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    cut = tmp_path / f"cut{path.suffix}"
+    cut.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError):
+        read_checkpoint(cut)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"depth": 2, "embed_dim": 32}, "width 16, this one has 32"),
+        ({"depth": 2, "embed_dim": 16, "num_classes": 7}, "num_classes=10"),
+        ({"depth": 2, "embed_dim": 16, "img_size": 14}, "made for 197 tokens, the model has 50"),
+        ({"depth": 3, "embed_dim": 16}, "lacks layers.2"),
+        ({"depth": 1, "embed_dim": 16}, "also holds layers.1"),
+    ],
+)
+def test_a_checkpoint_of_another_model_says_which_mistake(tmp_path: Path, state: dict, sizes: dict, says: str) -> None:
+    path = write(tmp_path / "c.pth", state)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        load_checkpoint(create_model("vim_nano", **sizes), path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_written_reads_back_with_its_settings(tmp_path: Path, state: dict) -> None:
+    path = save_checkpoint(
+        state, tmp_path / "a" / "vim_nano_r5.safetensors", metadata={"r": "5", "model": "vim_nano"}, dtype=torch.float16
+    )
+    model = create_model("vim_nano", **SMALL)
+    provenance = load_checkpoint(model, path)
+    assert provenance.trained_r == 5
+    assert provenance.metadata["model"] == "vim_nano"
+    assert model.cls_token.dtype == torch.float32
+    assert torch.allclose(model.cls_token, state["cls_token"], atol=1e-3)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path, state: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rmeeto_bench.checkpoints.writer.save_file", full)
+    with pytest.raises(UnavailableError, match="disk space"):
+        save_checkpoint(state, tmp_path / "c.safetensors", metadata={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hub_names_without_a_network_say_which_file_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rmeeto_bench.checkpoints.hub.hf_hub_download", _offline)
+    with pytest.raises(CheckpointError, match="vim_s_midclstok_80p5acc.pth is neither.*hustvl/Vim-small-midclstok"):
+        resolve("vim_small")
+    with pytest.raises(CheckpointError, match=r"x.pth.*a/b"):
+        resolve("a/b:x.pth")
+    with pytest.raises(CheckpointError, match="is no file; give a path"):
+        resolve("nothing-like-it")
+
+
+def _offline(repo: str, filename: str, *, local_files_only: bool = False) -> str:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    raise LocalEntryNotFoundError("not cached" if local_files_only else "no network")
+
+
+def test_a_cached_hub_file_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cached(repo: str, filename: str, *, local_files_only: bool = False) -> str:
+        assert local_files_only
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("rmeeto_bench.checkpoints.hub.hf_hub_download", cached)
+    assert resolve("vim_tiny") == tmp_path / "vim_t_midclstok_76p1acc.pth"
