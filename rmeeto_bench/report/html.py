@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -23,9 +24,9 @@ def _template() -> Template:
 
 
 def _svg(record: RunRecord) -> Markup:
-    """The figure without its XML preamble; matplotlib escapes every text in it (as outlines)."""
+    """The figure without its XML preamble and comments: texts are outlines, but matplotlib repeats each in a comment."""
     text = render(speed_accuracy(record), "svg").decode("utf-8")
-    return Markup(text[text.index("<svg") :])
+    return Markup(re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL))
 
 
 def html(record: RunRecord) -> str:

@@ -88,6 +88,14 @@ def _columns(arms: list[Arm]) -> list[str]:
 NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", "weights", "verdict")
 
 
+def _shown(arms: list[Arm], *, wide: bool) -> list[str]:
+    """The columns of a terminal table; in a narrow one a verdict takes the place of the GFLOPs."""
+    columns = _columns(arms)
+    if wide:
+        return columns
+    return [name for name in columns if name in NARROW and not (name == "GFLOPs" and "verdict" in columns)]
+
+
 def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
     """Device, model, precision, batch, kernels and data of a table."""
     first = arms[0]
@@ -104,7 +112,7 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
     tables = []
     for _, _, arms in groups(record, device):
         wide = width >= WIDE
-        columns = [name for name in _columns(arms) if wide or name in NARROW]
+        columns = _shown(arms, wide=wide)
         table = Table(
             title=caption(record, device, arms),
             title_justify="left",

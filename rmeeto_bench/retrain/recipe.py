@@ -82,10 +82,10 @@ def nano_retrain() -> Recipe:
     """The paper's re-training scaled down to vim_nano: start from the baseline, merging on, cosine, no warm-up, AdamW."""
     return Recipe(
         name="nano_retrain",
-        epochs=1,
+        epochs=2,
         batch_size=64,
-        lr=3e-4,
-        min_lr=5e-6,
+        lr=1e-3,
+        min_lr=1e-5,
         label_smoothing=0.05,
         clip_norm=1.0,
     )

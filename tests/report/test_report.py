@@ -1,0 +1,161 @@
+"""Tables, sentences, figure and page of stored runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sample_runs import arms, cpu_run, record, two_gpus
+
+from rmeeto_bench.records import DeviceRecord, RunRecord
+from rmeeto_bench.report.figure import render, speed_accuracy
+from rmeeto_bench.report.files import write_all
+from rmeeto_bench.report.html import html
+from rmeeto_bench.report.summary import sentences
+from rmeeto_bench.report.tables import escape_tex, latex, markdown, rich_table, to_frame
+
+HOSTILE = '<script>alert("x")</script>_{}%&'
+
+
+def printed(run: RunRecord, width: int) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for device in run.devices:
+        for table in rich_table(run, device.id, width):
+            console.print(table)
+    return console.export_text()
+
+
+def without_accuracy() -> RunRecord:
+    known = arms("cpu", "vim_nano", {0: 100.0, 5: 90.0, 20: 150.0}, accuracy=False, weights="random")
+    return record((DeviceRecord("cpu", "Some CPU", "cpu"),), known)
+
+
+def unmeasured() -> RunRecord:
+    """Interrupted: the last arm has no values at all."""
+    run = cpu_run()
+    last = replace(
+        run.arms[-1], images_per_second=None, speedup=None, top1=None, delta_top1=None, verdict="OOM", verdict_detail="too big"
+    )
+    return replace(run, arms=(*run.arms[:-1], last), status="interrupted")
+
+
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("make", [cpu_run, two_gpus, without_accuracy, unmeasured])
+def test_the_table_fits_its_terminal_and_holds_every_number(make, width: int) -> None:
+    run = make()
+    text = printed(run, width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    for arm in run.arms:
+        if arm.speedup:
+            assert f"{arm.speedup.value:.3f}x" in text
+        if arm.top1:
+            assert f"{arm.top1.value:.2f}" in text
+
+
+def test_wide_tables_show_the_published_value_and_the_deviation() -> None:
+    assert "1470 (+1 %)" in printed(two_gpus(), 160)
+
+
+def test_what_is_unknown_is_a_dash_and_never_a_number() -> None:
+    assert "—" in markdown(without_accuracy())
+    frame = to_frame(without_accuracy())
+    assert frame["top1"].isna().all()
+    row = markdown(unmeasured()).splitlines()[-1]
+    assert row.count("—") >= 4
+    assert "OOM" in row
+
+
+def test_the_frame_has_one_row_per_arm_and_intervals_beside_values() -> None:
+    frame = to_frame(two_gpus())
+    assert len(frame) == 8
+    assert {"speedup", "speedup_low", "speedup_high", "gflops_paper", "paper_speedup"} <= set(frame.columns)
+    assert frame.loc[frame.r == 11, "speedup"].iloc[0] == pytest.approx(1690 / 1480)
+
+
+def test_the_sentence_names_the_fastest_good_arm_and_the_break_even() -> None:
+    (conclusion, *notes) = sentences(cpu_run())
+    assert "ratio 0.28 at 1.30x" in conclusion
+    assert "-1.10" not in conclusion
+    assert re.search(r"merging pays from ratio 0\.1[5-9]", conclusion)
+    assert any("slower than no merging: ratio 0.14" in note for note in notes)
+
+
+def test_the_sentence_invents_no_accuracy() -> None:
+    assert "accuracy unknown" in sentences(without_accuracy())[0]
+    run = cpu_run()
+    hopeless = replace(
+        run, arms=tuple(replace(a, delta_top1=a.delta_top1 and replace(a.delta_top1, value=-9.0)) for a in run.arms)
+    )
+    assert "no merging ratio is faster than the baseline within 1 point" in sentences(hopeless)[0]
+
+
+def test_verdicts_come_with_their_remedy() -> None:
+    assert "  OOM: too big" in sentences(unmeasured())
+
+
+def test_latex_is_balanced_and_escaped() -> None:
+    text = latex(replace(cpu_run(), devices=(DeviceRecord("cpu", HOSTILE, "cpu"),)))
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert r"\textless" not in text
+    assert r"\_\{\}\%\&" in text
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len({line.count(" & ") for line in body}) == 1
+    assert escape_tex("Δ 5 % — a_b") == r"$\Delta$ 5 \% --- a\_b"
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_is_given() -> None:
+    text = html(replace(cpu_run(), argv=(HOSTILE,), devices=(DeviceRecord("cpu", HOSTILE, "cpu"),)))
+    page = Page()
+    page.feed(text)
+    assert page.tags.count("script") == 1
+    assert "<script>alert" not in text
+    assert 'alert("' not in text
+    assert all(link.startswith("#") for link in page.links)
+    assert {"svg", "table", "details"} <= set(page.tags)
+    assert page.tags.count("tr") == 1 + len(cpu_run().arms)
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+@pytest.mark.parametrize("style", ["screen", "paper"])
+def test_figures_are_the_same_bytes_every_time(kind: str, style: str) -> None:
+    first, second = (render(speed_accuracy(two_gpus(), style), kind, style) for _ in range(2))
+    assert first == second
+    assert len(first) > 5000
+
+
+def test_the_figure_draws_what_is_known() -> None:
+    axes = speed_accuracy(two_gpus()).axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("images/s", "top-1 (%)")
+    assert {text.get_text() for text in axes.texts} == {"0.00", "0.14", "0.31", "0.54"}
+    speed_only = speed_accuracy(without_accuracy()).axes[0]
+    assert (speed_only.get_xlabel(), speed_only.get_ylabel()) == ("reduction ratio", "images/s")
+    nothing = replace(cpu_run(), arms=(replace(unmeasured().arms[-1]),))
+    assert speed_accuracy(nothing).axes[0].get_legend() is None
+
+
+def test_all_files_of_the_contract_are_written(tmp_path: Path) -> None:
+    names = {path.name for path in write_all(cpu_run(), tmp_path)}
+    assert names == {
+        "table.csv",
+        "table.md",
+        "table.tex",
+        "report.html",
+        *(f"speed_accuracy.{e}" for e in ("png", "pdf", "svg")),
+    }
+    assert names == {path.name for path in tmp_path.iterdir()}
