@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--teacher", choices=("none", "self"), help="self-distillation, instead of the recipe's choice")
     parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")
+    parser.add_argument("--prune", action="store_true", help="drop the tokens instead of merging them")
+    parser.add_argument("--unordered", action="store_true", help="merge without keeping the token order")
+    parser.add_argument("--half", action="store_true", help="write the weights in fp16, half the size")
     parser.add_argument("--backend", default="auto", help="kernels: auto, native, chunked, reference (default: auto)")
     parser.add_argument(
         "--out", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder for NAME_rR.safetensors and logs"
@@ -67,10 +70,20 @@ def _show(progress: Progress) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Train at every r asked for, one after the other; each writes its checkpoint and log when it is done."""
+    from rmeeto_bench.reduction.config import ReductionConfig
     from rmeeto_bench.retrain.session import Session, train_one
 
     chosen = _recipe(arguments)
-    session = Session(arguments.model, chosen, arguments.data, arguments.init, arguments.backend, arguments.out)
+    session = Session(
+        model=arguments.model,
+        recipe=chosen,
+        data=arguments.data,
+        init=arguments.init,
+        backend=arguments.backend,
+        out=arguments.out,
+        reduction=ReductionConfig(prune=arguments.prune, ordered=not arguments.unordered),
+        half=arguments.half,
+    )
     with graceful("finishing this step; what is trained so far is saved") as should_stop:
         for r in _rs(arguments):
             print(f"{arguments.model} r = {r}: {chosen}", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from rmeeto_bench.models.positions import resize_pos_embed
 from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.models.zoo import create_model
 from rmeeto_bench.records import write_atomic
+from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.retrain.loop import Progress, Watch, top1, train
 from rmeeto_bench.retrain.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Session:
-    """What all runs of one call share. `data` is a Fashion-MNIST folder or None for the installed one."""
+    """What all runs of one call share. `data` is a Fashion-MNIST folder or None for the installed one; `reduction` is how
+    tokens are reduced (its r is each run's own); `half` writes the weights in fp16."""
 
     model: str
     recipe: Recipe
@@ -34,6 +36,13 @@ class Session:
     init: str | None
     backend: str
     out: Path
+    reduction: ReductionConfig = ReductionConfig()
+    half: bool = False
+
+    def stem(self, r: int) -> Path:
+        """Path of the files of one run without their ending: the reduction is named where it is not plain merging."""
+        way = ("-prune" if self.reduction.prune else "") + ("" if self.reduction.ordered else "-unordered")
+        return self.out / f"{self.model}_r{r}{way}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,8 @@ def _build(session: Session, r: int) -> Vim:
     sizes: dict[str, Any] = {"drop_path_rate": session.recipe.drop_path_rate}
     if session.recipe.img_size is not None:
         sizes["img_size"] = session.recipe.img_size
-    model = create_model(session.model, r=r, backend=session.backend, **sizes)
+    reduction = replace(session.reduction, r=r)
+    model = create_model(session.model, reduction=reduction, backend=session.backend, **sizes)
     if session.init is not None:
         path = resolve(session.init)
         state = read_checkpoint(path).state_dict
@@ -66,7 +76,10 @@ def _build(session: Session, r: int) -> Vim:
 
 
 def train_one(session: Session, r: int, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Trained:
-    """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `<out>/<model>_r<r>.jsonl`."""
+    """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `.jsonl` (see `Session.stem`).
+
+    `top1` is that of the weights as trained, before any rounding to fp16.
+    """
     recipe = session.recipe
     training = fashion_mnist.load("train", session.data)
     test = fashion_mnist.load("test", session.data).resized(recipe.img_size)
@@ -74,7 +87,7 @@ def train_one(session: Session, r: int, on_progress: Callable[[Progress], None],
     teacher = _build(session, 0) if recipe.teacher == "self" else None
     outcome = train(model, training, recipe, Watch(on_progress, should_stop), teacher)
     accuracy = top1(model, test, 250)
-    stem = session.out / f"{session.model}_r{r}"
+    stem = session.stem(r)
     metadata = {
         "model": session.model,
         "r": str(r),
@@ -84,10 +97,11 @@ def train_one(session: Session, r: int, on_progress: Callable[[Progress], None],
         "top1": f"{accuracy:.2f}",
         "version": __version__,
     }
-    checkpoint = save_checkpoint(model.state_dict(), stem.with_suffix(".safetensors"), metadata=metadata)
+    dtype = torch.float16 if session.half else None
+    checkpoint = save_checkpoint(model.state_dict(), stem.with_suffix(".safetensors"), metadata=metadata, dtype=dtype)
     head = {
         "model": session.model,
-        "r": r,
+        "reduction": asdict(model.reduction),
         "init": session.init,
         "recipe": asdict(recipe),
         "torch": torch.__version__,
