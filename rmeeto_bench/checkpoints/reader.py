@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,7 +92,8 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
 
 def _load_torch(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_safe_globals()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_safe_globals()):
+            warnings.simplefilter("ignore", UserWarning)  # pickle protocols are no news to the person at the terminal
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except (OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Session:
     init: str | None
     backend: str
     out: Path
-    reduction: ReductionConfig = ReductionConfig()
+    reduction: ReductionConfig = field(default_factory=ReductionConfig)
     half: bool = False
 
     def stem(self, r: int) -> Path:

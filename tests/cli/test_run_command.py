@@ -1,0 +1,151 @@
+"""The main job from the command line to the files, on the CPU with the bundled model and data."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import rmeeto_bench as rb
+from rmeeto_bench.cli.main import main
+from rmeeto_bench.records import load
+
+CONTRACT = {
+    "run.sqlite",
+    "manifest.json",
+    *(f"table.{end}" for end in ("csv", "md", "tex")),
+    *(f"speed_accuracy.{end}" for end in ("png", "pdf", "svg")),
+    "report.html",
+}
+FAST = ["--gpus", "none", "--quick", "--images", "200", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "result"
+    assert main([*FAST, "--r", "0,20", "--out", str(out)]) == 0
+    return out
+
+
+def test_the_run_leaves_every_file_of_the_contract(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} >= CONTRACT
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_the_record_says_what_was_measured_with_what(folder: Path) -> None:
+    record = load(folder)
+    assert record.status == "complete"
+    assert [arm.r for arm in record.arms] == [0, 20]
+    assert [arm.weights for arm in record.arms] == ["baseline", "retrained"]
+    assert all(arm.checkpoint_sha256 and len(arm.checkpoint_sha256) == 64 for arm in record.arms)
+    merged = record.arms[1]
+    assert merged.token_counts[-1] == 1 + 196 - 11 * 10 - 10 or merged.final_tokens < 60
+    assert merged.reduction_ratio == pytest.approx(0.5397, abs=2e-3)
+    assert merged.n_images == 200
+    assert merged.rounds >= 6
+    assert merged.speedup is not None
+    assert merged.speedup.low is not None
+    assert record.environment["packages"]["torch"]
+    assert record.data["vim_nano"]["inputs"] == "real images"
+
+
+def test_every_block_and_prediction_is_in_the_database(folder: Path) -> None:
+    record = load(folder)
+    with sqlite3.connect(folder / "run.sqlite") as connection:
+        blocks = connection.execute("SELECT arm, count(*) FROM block GROUP BY arm").fetchall()
+        counts = connection.execute("SELECT arm, sum(count) FROM prediction GROUP BY arm").fetchall()
+    assert dict(blocks) == {arm.arm: arm.rounds for arm in record.arms}
+    assert dict(counts) == {arm.arm: 200 for arm in record.arms}
+
+
+def test_python_reads_the_same_run(folder: Path) -> None:
+    table = rb.load_run(folder).table()
+    assert list(table["r"]) == [0, 20]
+    assert table["top1"].between(70, 100).all()
+
+
+def test_report_draws_the_same_files_again_without_measuring(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["report", str(folder), "--out", str(tmp_path)]) == 0
+    for name in ("table.csv", "table.md", "table.tex", "report.html", "speed_accuracy.svg"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+    assert "speed-up" in capsys.readouterr().out
+
+
+def test_a_folder_with_a_run_is_not_overwritten(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    before = (folder / "manifest.json").read_bytes()
+    assert main([*FAST, "--out", str(folder)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_line_works_exactly_as_typed_and_json_goes_to_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    words = "--gpus all --ratios 0,0.14,...,0.54 --quick --images 100 --batch-size 4 --json -".split()
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    record = json.loads(captured.out)
+    assert [arm["r"] for arm in record["arms"]] == [0, 5, 10, 11, 15, 20]
+    assert [arm["ratio_requested"] for arm in record["arms"]] == [0, 0.14, 0.28, 0.31, 0.42, 0.54]
+    assert "measuring on the CPU" in captured.err
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "rmeeto_bench", "--gpus", "none", "--rigorous", "--r", "0,20", "--batch-size", "2"]
+    process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        database = out / "run.sqlite"
+        if database.is_file():
+            try:
+                with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+                    if connection.execute("SELECT count(*) FROM block").fetchone()[0] >= 2:
+                        break
+            except sqlite3.OperationalError:
+                pass  # the tables are being made
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "what is measured is kept" in errors
+    assert "Traceback" not in errors
+    assert load(out).status == "interrupted"
+    assert {path.name for path in out.iterdir()} >= CONTRACT
+    with sqlite3.connect(out / "run.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM block").fetchone()[0] >= 2
+
+
+def test_training_free_arms_say_so(tmp_path: Path) -> None:
+    source = rb.create_model("vim_nano", checkpoint="bundled")
+    from rmeeto_bench.checkpoints.writer import save_checkpoint
+
+    path = save_checkpoint(source.state_dict(), tmp_path / "vim_nano_r0.safetensors", metadata={"model": "vim_nano", "r": "0"})
+    out = tmp_path / "out"
+    assert main([*FAST, "--r", "0,20", "--checkpoints", str(path.parent), "--out", str(out)]) == 0
+    record = load(out)
+    assert [arm.weights for arm in record.arms] == ["baseline", "training-free"]
+    assert "training-free" in (out / "table.md").read_text(encoding="utf-8")
+
+
+def test_without_weights_accuracy_is_a_dash(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main([*FAST, "--r", "0", "--checkpoints", "none", "--out", str(out)]) == 0
+    (arm,) = load(out).arms
+    assert arm.weights == "random"
+    assert arm.top1 is None
+    assert arm.images_per_second is not None
+    assert "| — |" in (out / "table.md").read_text(encoding="utf-8")
