@@ -1,6 +1,9 @@
-"""Shared by all tests: the folder of this file on the path, so that `golden_data` is found from every sub-folder."""
+"""Shared by all tests: the folders of shared modules on the path, and Triton's interpreter."""
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "kernels"))
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported

@@ -7,34 +7,49 @@ Asking for a backend by name that cannot run is an error: a missing fast path ne
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from rmeeto_bench.errors import RmeetoError, UnavailableError, UsageError
+from rmeeto_bench.kernels import mamba_ssm
 from rmeeto_bench.kernels.add_norm import native as add_norm_native
 from rmeeto_bench.kernels.add_norm import reference as add_norm_reference
 from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.causal_conv1d import native as conv_native
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
+from rmeeto_bench.kernels.merge.plan import MergePlan
 from rmeeto_bench.kernels.native.build import library
 from rmeeto_bench.kernels.selective_scan import chunked as scan_chunked
 from rmeeto_bench.kernels.selective_scan import native as scan_native
 from rmeeto_bench.kernels.selective_scan import reference as scan_reference
 
 TOLERANCE = 1e-3
+TRITON_SINCE = (8, 0)  # the oldest compute capability Triton is built and tested for
+
+
+@dataclass(frozen=True)
+class MergeKernels:
+    """The paper's merge in two kernels (see `merge.reference`), for up to `most_sources` sources an image."""
+
+    match: Callable[[Tensor, int, int, int], MergePlan]
+    merge_add_norm: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    most_sources: int
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """One backend's three operations, and for each faster backend of `auto` the reason it was refused."""
+    """One backend's three operations, its merge (None: merging runs in torch), and for each faster backend of `auto` the
+    reason it was refused."""
 
     name: str
     selective_scan: Callable[[ScanArguments], Tensor]
     causal_conv1d: Callable[[Tensor, Tensor, Tensor], Tensor]
     add_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
+    merge: MergeKernels | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -47,32 +62,70 @@ class Operands:
     d_conv: int
 
 
-REFERENCE = Kernels("reference", scan_reference.selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm)
-CHUNKED = Kernels("chunked", scan_chunked.selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm)
-NATIVE = Kernels("native", scan_native.selective_scan, conv_native.causal_conv1d, add_norm_native.add_norm)
-
-
-def _native_ready(operands: Operands) -> None:
-    if operands.device != "cpu":
-        raise UnavailableError(f"the native kernels are for the CPU, this model is on {operands.device}")
-    if operands.d_state not in scan_native.STATES or operands.d_conv != conv_native.WIDTH:
+def _sizes(operands: Operands, name: str, states: tuple[int, ...], width: int) -> None:
+    if operands.d_state not in states or operands.d_conv != width:
         raise UnavailableError(
-            f"the native kernels serve d_state {scan_native.STATES} and d_conv {conv_native.WIDTH}, "
+            f"the {name} kernels serve d_state {states} and d_conv {width}, "
             f"this model has {operands.d_state} and {operands.d_conv}"
         )
+
+
+def _native(operands: Operands) -> Kernels:
+    if operands.device != "cpu":
+        raise UnavailableError(f"the native kernels are for the CPU, this model is on {operands.device}")
+    _sizes(operands, "native", scan_native.STATES, conv_native.WIDTH)
     library()
+    return Kernels("native", scan_native.selective_scan, conv_native.causal_conv1d, add_norm_native.add_norm)
 
 
-def _always_ready(_: Operands) -> None:
-    return None
+def interpreting() -> bool:
+    """Whether Triton's interpreter was asked for: then its kernels run on the CPU, slowly, to be tested."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-READY: dict[str, tuple[Kernels, Callable[[Operands], None]]] = {
-    "native": (NATIVE, _native_ready),
-    "chunked": (CHUNKED, _always_ready),
-    "reference": (REFERENCE, _always_ready),
+def _triton(operands: Operands) -> Kernels:
+    if operands.device == "cuda":
+        capability = torch.cuda.get_device_capability()
+        if capability < TRITON_SINCE:
+            raise UnavailableError(f"Triton needs compute capability 8.0, this GPU has {capability[0]}.{capability[1]}")
+    elif not (operands.device == "cpu" and interpreting()):
+        raise UnavailableError(f"the triton kernels are for CUDA GPUs, this model is on {operands.device}")
+    try:
+        from rmeeto_bench.kernels.add_norm import triton as add_norm
+        from rmeeto_bench.kernels.causal_conv1d import triton as conv
+        from rmeeto_bench.kernels.merge import triton as merge
+        from rmeeto_bench.kernels.selective_scan import triton as scan
+    except ImportError as error:
+        raise UnavailableError(f"triton does not import ({error}); install the CUDA build of torch, which brings it") from error
+    _sizes(operands, "triton", scan.STATES, conv.WIDTH)
+    merging = MergeKernels(merge.match, merge.merge_add_norm, merge.MOST)
+    return Kernels("triton", scan.selective_scan, conv.causal_conv1d, add_norm.add_norm, merging)
+
+
+def _mamba_ssm(operands: Operands) -> Kernels:
+    if operands.device != "cuda":
+        raise UnavailableError(f"mamba-ssm's kernels are for CUDA GPUs, this model is on {operands.device}")
+    mamba_ssm.require()
+    return Kernels("mamba_ssm", mamba_ssm.selective_scan, mamba_ssm.causal_conv1d, add_norm_reference.add_norm)
+
+
+def _chunked(_: Operands) -> Kernels:
+    return Kernels("chunked", scan_chunked.selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm)
+
+
+def _reference(_: Operands) -> Kernels:
+    return Kernels("reference", scan_reference.selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm)
+
+
+# Each builds the backend's kernels for these operands, or raises `UnavailableError` with the reason.
+BACKENDS: dict[str, Callable[[Operands], Kernels]] = {
+    "triton": _triton,
+    "mamba_ssm": _mamba_ssm,
+    "native": _native,
+    "chunked": _chunked,
+    "reference": _reference,
 }
-PREFERENCE = {"cpu": ("native", "chunked"), "cuda": ("chunked",)}
+PREFERENCE = {"cpu": ("native", "chunked"), "cuda": ("triton", "mamba_ssm", "chunked")}
 
 
 def sample_arguments(device: str, d_state: int, length: int = 7) -> ScanArguments:
@@ -97,12 +150,35 @@ def sample_arguments(device: str, d_state: int, length: int = 7) -> ScanArgument
 
 
 def self_test(kernels: Kernels, operands: Operands) -> None:
-    """Compare the backend's scan with the reference on small operands. Raises `UnavailableError` beyond 1e-3 relative."""
+    """Compare all three operations with the reference on small fp32 operands. Raises `UnavailableError` beyond 1e-3."""
     arguments = sample_arguments(operands.device, operands.d_state)
-    expected = scan_reference.selective_scan(arguments)
-    error = float((kernels.selective_scan(arguments) - expected).norm() / expected.norm())
-    if not error < TOLERANCE:
-        raise UnavailableError(f"the {kernels.name} scan is off by {error:.1e} on this device; please report it")
+    generator = torch.Generator().manual_seed(1)
+    taps = torch.randn(2, arguments.z.shape[2], operands.d_conv, generator=generator).to(operands.device)
+    x, channels = arguments.z, arguments.D
+    with torch.no_grad():
+        pairs = {
+            "scan": (kernels.selective_scan(arguments), scan_reference.selective_scan(arguments)),
+            "convolution": (kernels.causal_conv1d(x, taps, channels), conv_reference.causal_conv1d(x, taps, channels)),
+            "norm": (
+                kernels.add_norm(x, x.flip(1), channels[0], 1e-5)[0],
+                add_norm_reference.add_norm(x, x.flip(1), channels[0], 1e-5)[0],
+            ),
+        }
+    for name, (found, expected) in pairs.items():
+        error = float((found - expected).norm() / expected.norm())
+        if not error < TOLERANCE:
+            raise UnavailableError(f"the {kernels.name} {name} is off by {error:.1e} on this device; please report it")
+
+
+def _build(name: str, operands: Operands) -> Kernels:
+    try:
+        kernels = BACKENDS[name](operands)
+        self_test(kernels, operands)
+    except RmeetoError:
+        raise
+    except Exception as error:  # compilers and drivers fail in many types; each means this backend cannot serve
+        raise UnavailableError(f"the {name} kernels fail on this device ({type(error).__name__}: {error})") from error
+    return kernels
 
 
 @functools.cache
@@ -112,20 +188,13 @@ def select(backend: str, operands: Operands) -> Kernels:
     Raises `UsageError` for an unknown name and `UnavailableError` for a named backend that cannot run here.
     """
     if backend != "auto":
-        if backend not in READY:
-            raise UsageError(f"unknown backend {backend!r}; choose auto, {', '.join(READY)}")
-        kernels, ready = READY[backend]
-        ready(operands)
-        self_test(kernels, operands)
-        return kernels
+        if backend not in BACKENDS:
+            raise UsageError(f"unknown backend {backend!r}; choose auto, {', '.join(BACKENDS)}")
+        return _build(backend, operands)
     refused: dict[str, str] = {}
     for name in PREFERENCE.get(operands.device, ("chunked",)):
-        kernels, ready = READY[name]
         try:
-            ready(operands)
-            self_test(kernels, operands)
-        except RmeetoError as error:
-            refused[name] = str(error)
-            continue
-        return Kernels(kernels.name, kernels.selective_scan, kernels.causal_conv1d, kernels.add_norm, dict(refused))
+            return replace(_build(name, operands), refused=refused)
+        except UnavailableError as error:
+            refused[name] = " ".join(str(error).split())
     raise UnavailableError(f"no backend works on {operands.device}: {'; '.join(refused.values())}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,19 @@ class SsmFeatures(NamedTuple):
     B: Tensor
     C: Tensor
     delta: Tensor
+
+
+class Stacked(NamedTuple):
+    """Parameters of both directions as the kernels take them: taps [2, D, K], conv_bias [2, D], x_proj [2, D, R + 2N],
+    dt_proj [2, R, D], and in fp32 A [2, D, N], D and dt_bias [2, D]."""
+
+    taps: Tensor
+    conv_bias: Tensor
+    x_proj: Tensor
+    dt_proj: Tensor
+    A: Tensor
+    D: Tensor
+    dt_bias: Tensor
 
 
 class Mixer(nn.Module):
@@ -43,34 +56,45 @@ class Mixer(nn.Module):
         states = torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(inner, 1)  # [D, N]
         self.A_log, self.A_b_log = nn.Parameter(states), nn.Parameter(states.clone())
         self.D, self.D_b = nn.Parameter(torch.ones(inner)), nn.Parameter(torch.ones(inner))
+        self._kept: tuple[tuple[Any, ...], Stacked] | None = None
 
-    def _both(self, module: str, parameter: str) -> Tensor:
-        """A parameter of both directions, stacked: [2, ...]."""
-        return torch.stack([getattr(getattr(self, module + suffix), parameter) for suffix in ("", "_b")])
+    def _stack(self, dtype: torch.dtype) -> Stacked:
+        def both(module: str, parameter: str) -> Tensor:
+            return torch.stack([getattr(getattr(self, module + suffix), parameter) for suffix in ("", "_b")])
+
+        return Stacked(
+            taps=both("conv1d", "weight").squeeze(2),
+            conv_bias=both("conv1d", "bias"),
+            x_proj=both("x_proj", "weight").transpose(1, 2).to(dtype),
+            dt_proj=both("dt_proj", "weight").transpose(1, 2).to(dtype),
+            A=-torch.exp(torch.stack([self.A_log, self.A_b_log]).float()),
+            D=torch.stack([self.D, self.D_b]).float(),
+            dt_bias=both("dt_proj", "bias").float(),
+        )
+
+    def _stacked(self, dtype: torch.dtype) -> Stacked:
+        """The parameters of both directions together: built once for inference, anew wherever gradients flow.
+
+        A parameter that was changed in place or moved since makes them anew, too.
+        """
+        if torch.is_grad_enabled():
+            return self._stack(dtype)
+        key = (dtype, *((p.data_ptr(), p._version) for p in self.parameters() if not p.is_inference()))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, self._stack(dtype))
+        return self._kept[1]
 
     def forward(self, x: Tensor, kernels: Kernels) -> tuple[Tensor, SsmFeatures]:
         """x [B, L, C] -> (mixed [B, L, C], the SSM quantities of this block)."""
         batch, length, _ = x.shape
         u0, z = self.in_proj(x).chunk(2, dim=-1)  # [B, L, D] each, views
-        u = kernels.causal_conv1d(u0, self._both("conv1d", "weight").squeeze(2), self._both("conv1d", "bias"))
+        stacked = self._stacked(u0.dtype)
+        u = kernels.causal_conv1d(u0, stacked.taps, stacked.conv_bias)
         rows = u.flatten(1, 2)  # [2, B L, D]
-        x_dbl = torch.bmm(rows, self._both("x_proj", "weight").transpose(1, 2).to(rows.dtype))  # [2, B L, R + 2N]
-        dt_weight = self._both("dt_proj", "weight").transpose(1, 2).to(rows.dtype)
-        dt = torch.bmm(x_dbl[..., : self.dt_rank], dt_weight).view(u.shape)
+        x_dbl = torch.bmm(rows, stacked.x_proj)  # [2, B L, R + 2N]
+        dt = torch.bmm(x_dbl[..., : self.dt_rank], stacked.dt_proj).view(u.shape)
         B, C = x_dbl[..., self.dt_rank :].view(2, batch, length, -1).chunk(2, dim=-1)
-        y = kernels.selective_scan(
-            ScanArguments(
-                u=u,
-                dt=dt,
-                A=-torch.exp(torch.stack([self.A_log, self.A_b_log]).float()),
-                B=B,
-                C=C,
-                D=torch.stack([self.D, self.D_b]).float(),
-                z=z,
-                dt_bias=self._both("dt_proj", "bias").float(),
-                scale=self.scale,
-            )
-        )
+        y = kernels.selective_scan(ScanArguments(u, dt, stacked.A, B, C, stacked.D, z, stacked.dt_bias, scale=self.scale))
         return self.out_proj(y), SsmFeatures(B, C, dt)
 
     @torch.no_grad()

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.kernels.registry import Kernels, Operands, select
+from rmeeto_bench.kernels.registry import Kernels, MergeKernels, Operands, select
 from rmeeto_bench.models.mixer import Mixer, RMSNorm, SsmFeatures, direction_mean, drop_path
 from rmeeto_bench.reduction import schedule
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
+
+FUSIBLE = ReductionConfig()  # the merge kernels do the paper's method; a merge that differs in one of these runs in torch
+FUSED = ("metric", "distance", "choose_k", "mode", "ordered", "prune", "cls_position", "score_dtype", "first_token_as_cls")
 
 
 @dataclass(frozen=True)
@@ -106,13 +110,11 @@ class Block(nn.Module):
         scale = 0.5 if config.divide_out else 1.0
         self.mixer = Mixer(config.embed_dim, config.d_state, config.d_conv, config.expand, scale)
 
-    def forward(self, hidden: Tensor, residual: Tensor | None, kernels: Kernels) -> tuple[Tensor, Tensor, SsmFeatures]:
-        """(hidden, residual) [B, L, C] of the previous block -> this block's, and its SSM quantities."""
+    def add_norm(self, hidden: Tensor, residual: Tensor | None, kernels: Kernels) -> tuple[Tensor, Tensor]:
+        """(hidden, residual) [B, L, C] of the previous block -> (the mixer's input, this block's residual)."""
         if residual is not None:
             hidden = drop_path(hidden, self.drop_path_rate, training=self.training)
-        normed, residual = self.norm(hidden, residual, kernels)
-        mixed, features = self.mixer(normed, kernels)
-        return mixed, residual, features
+        return self.norm(hidden, residual, kernels)
 
 
 class Vim(nn.Module):
@@ -204,15 +206,52 @@ class Vim(nn.Module):
         start = 0 if self.reduction.first_token_as_cls else self.config.cls_position
         tokens = Tokens(hidden, None, None, start, source, [], [])
         features: SsmFeatures | None = None
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(cast(list[Block], self.layers)):
             merge = self._merges.get(index)
-            if merge is not None:
-                tokens = self._merge(tokens, merge, features)
-            tokens.hidden, tokens.residual, features = layer(tokens.hidden, tokens.residual, kernels)
+            if merge is not None and kernels.merge is not None and self._fusible(tokens, kernels.merge):
+                normed = self._merge_add_norm(tokens, merge.r, layer.norm, kernels.merge)
+            else:
+                if merge is not None:
+                    tokens = self._merge(tokens, merge, features)
+                normed, tokens.residual = layer.add_norm(tokens.hidden, tokens.residual, kernels)
+            tokens.hidden, features = layer.mixer(normed, kernels)
             tokens.counts.append(tokens.hidden.shape[1])
             tokens.positions.append(tokens.cls_position)
         self._last_counts = tuple(tokens.counts)
         return tokens
+
+    @property
+    def merge_path(self) -> str:
+        """`none`, `fused` (matching and merging in two kernels at inference), or `torch: ` and why."""
+        if not self._merges:
+            return "none"
+        if self.kernels.merge is None:
+            return f"torch: the {self.kernels.name} backend has no merge kernels"
+        other = [name for name in FUSED if getattr(self.reduction, name) != getattr(FUSIBLE, name)]
+        if other:
+            return f"torch: the merge kernels do not serve {', '.join(f'{n}={getattr(self.reduction, n)}' for n in other)}"
+        if self.config.num_tokens > 2 * self.kernels.merge.most_sources:
+            return f"torch: the merge kernels serve up to {2 * self.kernels.merge.most_sources} tokens"
+        return "fused"
+
+    def _fusible(self, tokens: Tokens, merge: MergeKernels) -> bool:
+        """Whether this merge may run in the kernels: the paper's method, at inference, nothing else to fold along."""
+        plain = all(getattr(self.reduction, name) == getattr(FUSIBLE, name) for name in FUSED)
+        small = tokens.hidden.shape[1] <= 2 * merge.most_sources
+        return plain and small and tokens.residual is not None and tokens.source is None and not torch.is_grad_enabled()
+
+    def _merge_add_norm(self, tokens: Tokens, r: int, norm: RMSNorm, merge: MergeKernels) -> Tensor:
+        """Merge both streams, add and normalise them; the state is brought up to date, the mixer's input returned."""
+        assert tokens.residual is not None
+        assert isinstance(tokens.cls_position, int)
+        length = tokens.hidden.shape[1]
+        r = schedule.effective_r(length, r)
+        moved = schedule.moved_cls_position(tokens.cls_position, length, r, ordered=True)
+        plan = merge.match(tokens.hidden, tokens.cls_position, moved, r)
+        streams = (tokens.hidden, tokens.residual)
+        normed, tokens.residual, tokens.size = merge.merge_add_norm(streams, tokens.size, plan, norm.weight, norm.eps)
+        tokens.cls_position = moved
+        return normed
 
     def _merge(self, tokens: Tokens, config: ReductionConfig, features: SsmFeatures | None) -> Tokens:
         merged: MergeResult = merge_tokens(

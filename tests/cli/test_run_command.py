@@ -93,7 +93,7 @@ def test_the_line_works_exactly_as_typed_and_json_goes_to_standard_output(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     summary = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    words = "--gpus all --ratios 0,0.14,...,0.54 --quick --images 100 --batch-size 4 --json -".split()
+    words = ["--gpus", "all", "--ratios", "0,0.14,...,0.54", "--quick", "--images", "100", "--batch-size", "4", "--json", "-"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     record = json.loads(captured.out)

@@ -43,7 +43,7 @@ def outputs_and_gradients(leaves: list[Tensor], outputs: tuple[Tensor, ...]) -> 
 
 def assert_close(expected: list[Tensor], actual: list[Tensor], tolerance: float = 2e-5) -> None:
     for i, (a, b) in enumerate(zip(expected, actual, strict=True)):
-        error = float((a - b).norm() / a.norm().clamp(min=1e-12))
+        error = float(((a - b).norm() / a.norm().clamp(min=1e-12)).detach())
         assert error < tolerance, f"tensor {i} is off by {error:.1e}"
 
 

@@ -1,0 +1,180 @@
+"""Triton kernels without a GPU: their results under the interpreter, their registers and spills from a real compile.
+
+The interpreter has to be chosen before the kernels are imported, so conftest.py sets TRITON_INTERPRET for the whole
+suite; what a GPU makes of them is the business of benchmarks/gpu_check.py. The compile runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_kernel_parity import assert_close, outputs_and_gradients, scan_operands
+
+import rmeeto_bench as rb
+from rmeeto_bench.errors import UnavailableError
+from rmeeto_bench.kernels.add_norm import reference as add_norm_reference
+from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
+from rmeeto_bench.kernels.merge import reference as merge_reference
+from rmeeto_bench.kernels.registry import Operands, select
+from rmeeto_bench.kernels.selective_scan import reference
+from rmeeto_bench.reduction.merging import merge_tokens
+
+pytest.importorskip("triton", reason="this torch came without triton")
+from rmeeto_bench.kernels.add_norm import triton as add_norm_triton
+from rmeeto_bench.kernels.causal_conv1d import triton as conv_triton
+from rmeeto_bench.kernels.merge import triton as merge_triton
+from rmeeto_bench.kernels.selective_scan import triton as scan_triton
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "states"),
+    [(1, 1, 16, 4), (1, 2, 70, 16), (2, 3, 20, 8), (1, 4, 65, 16), (1, 5, 64, 8), (3, 6, 33, 16), (1, 197, 8, 16)],
+)
+def test_scan_matches_reference_with_all_gradients(batch: int, length: int, channels: int, states: int) -> None:
+    leaves, arguments = scan_operands(batch, length, channels, states)
+    expected = outputs_and_gradients(leaves, (reference.selective_scan(arguments),))
+    assert_close(expected, outputs_and_gradients(leaves, (scan_triton.selective_scan(arguments),)))
+
+
+@pytest.mark.parametrize("shift", [-30.0, -5.0, 0.0, 19.0, 60.0])
+def test_scan_keeps_its_digits_where_softplus_changes_form(shift: float) -> None:
+    _, arguments = scan_operands(1, 5, 16, 8)
+    arguments = replace(arguments, dt=arguments.dt.detach() + shift)
+    with torch.no_grad():
+        assert_close([reference.selective_scan(arguments)], [scan_triton.selective_scan(arguments)])
+
+
+def test_scan_in_half_precision_keeps_an_fp32_recurrence() -> None:
+    _, arguments = scan_operands(1, 30, 16, 16)
+    half = replace(arguments, **{n: getattr(arguments, n).detach().half() for n in ("u", "dt", "B", "C", "z")})
+    exact = reference.selective_scan(replace(half, **{n: getattr(half, n).double() for n in ("u", "dt", "B", "C", "z")}))
+    out = scan_triton.selective_scan(half)
+    assert out.dtype == torch.float16
+    assert float((out.double() - exact).norm() / exact.norm()) < 2 * torch.finfo(torch.float16).eps
+
+
+@pytest.mark.parametrize(("batch", "length", "channels"), [(1, 1, 16), (2, 3, 20), (1, 8, 130), (2, 19, 40)])
+def test_conv_matches_reference_with_all_gradients(batch: int, length: int, channels: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((batch, length, 2 * channels), (2, channels, 4), (2, channels))
+    leaves = [torch.randn(*shape, generator=generator).requires_grad_() for shape in shapes]
+    x, weight, bias = leaves[0][..., :channels], leaves[1], leaves[2]
+    expected = outputs_and_gradients(leaves, (conv_reference.causal_conv1d(x, weight, bias),))
+    assert_close(expected, outputs_and_gradients(leaves, (conv_triton.causal_conv1d(x, weight, bias),)))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_add_norm_matches_reference_with_all_gradients(first: bool) -> None:
+    generator = torch.Generator().manual_seed(2)
+    hidden, residual = (torch.randn(2, 5, 40, generator=generator).requires_grad_() for _ in range(2))
+    weight = torch.randn(40, generator=generator).requires_grad_()
+    leaves = [hidden, weight] if first else [hidden, residual, weight]
+    operands = (hidden, None if first else residual, weight, 1e-5)
+    expected = outputs_and_gradients(leaves, add_norm_reference.add_norm(*operands))
+    assert_close(expected, outputs_and_gradients(leaves, add_norm_triton.add_norm(*operands)))
+
+
+MERGES = [(1, 3, 8, 1, 0), (2, 4, 8, 1, 2), (2, 6, 5, 3, 5), (1, 20, 40, 9, 10), (3, 35, 33, 17, 17), (1, 197, 48, 20, 98)]
+
+
+@pytest.mark.parametrize(("batch", "length", "channels", "r", "cls"), MERGES)
+@pytest.mark.parametrize("sized", [True, False])
+def test_merge_kernels_match_the_reference_and_the_method(
+    batch: int, length: int, channels: int, r: int, cls: int, sized: bool
+) -> None:
+    generator = torch.Generator().manual_seed(length)
+    hidden, residual = (torch.randn(batch, length, channels, generator=generator) for _ in range(2))
+    weight = torch.randn(channels, generator=generator)
+    size = torch.randint(1, 4, (batch, length, 1), generator=generator).float() if sized else None
+    method = merge_tokens(hidden, residual, size, cls, rb.ReductionConfig(r=r))
+    assert isinstance(method.cls_position, int)
+    removed = length - method.hidden.shape[1]
+    expected = merge_reference.match(hidden, cls, method.cls_position, removed)
+    plan = merge_triton.match(hidden, cls, method.cls_position, removed)
+    for name in ("survivors", "merged", "slots"):
+        assert torch.equal(getattr(plan, name), getattr(expected, name)), name
+    wanted = merge_reference.merge_add_norm((hidden, residual), size, expected, weight, 1e-5)
+    found = merge_triton.merge_add_norm((hidden, residual), size, plan, weight, 1e-5)
+    assert_close(list(wanted), list(found))
+    assert method.residual is not None
+    assert method.size is not None
+    assert_close([method.hidden + method.residual, method.size], list(found[1:]))
+
+
+def test_ties_and_nan_never_choose_more_than_r() -> None:
+    same = torch.ones(2, 20, 8)
+    expected = merge_reference.match(same, 9, 7, 4)
+    plan = merge_triton.match(same, 9, 7, 4)
+    assert torch.equal(plan.merged, expected.merged)
+    broken = torch.randn(1, 20, 8)
+    broken[0, 3] = torch.nan
+    plan = merge_triton.match(broken, 9, 7, 4)
+    assert sorted([*plan.survivors[0].tolist(), *plan.merged[0].tolist()]) == list(range(20))
+
+
+def test_the_backend_serves_a_whole_model_with_fused_merging() -> None:
+    torch.manual_seed(0)
+    sizes = {"depth": 5, "embed_dim": 16, "img_size": 28, "patch_size": 4, "in_chans": 1, "num_classes": 10, "d_state": 8}
+    model = rb.create_model("vim_nano", r=6, backend="triton", **sizes)
+    plain = rb.create_model("vim_nano", r=6, backend="reference", **sizes)
+    plain.load_state_dict(model.state_dict())
+    images = torch.randn(2, 1, 28, 28)
+    with torch.inference_mode():
+        assert torch.allclose(model(images), plain(images), atol=1e-5)
+    assert model.merge_path == "fused"
+    assert model.token_counts() == plain.token_counts() == model.planned_token_counts()
+    model.set_reduction(rb.ReductionConfig(r=6, distance="l2"))
+    assert "distance=l2" in model.merge_path
+    assert "no merge kernels" in plain.merge_path
+
+
+def test_training_runs_through_the_backend() -> None:
+    sizes = {"depth": 3, "embed_dim": 16, "img_size": 14, "d_state": 8}
+    models = [rb.create_model("vim_nano", r=4, backend=backend, **sizes) for backend in ("triton", "reference")]
+    models[1].load_state_dict(models[0].state_dict())
+    images = torch.randn(2, 1, 14, 14)
+    for model in models:
+        model(images).square().sum().backward()
+    gradients = [[p.grad for p in model.parameters() if p.grad is not None] for model in models]
+    assert_close(gradients[1], gradients[0], tolerance=1e-4)
+
+
+def test_without_a_gpu_or_the_interpreter_the_backend_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(UnavailableError, match="CUDA"):
+        select.__wrapped__("triton", Operands("cpu", 16, 4))
+
+
+def test_operations_are_visible_to_export() -> None:
+    names = [name for name in dir(torch.ops.rmeeto_bench) if not name.startswith("_")]
+    assert {"selective_scan", "causal_conv1d", "add_norm", "match", "merge_add_norm"} <= set(names)
+    with torch._subclasses.FakeTensorMode():
+        fake = torch.empty(2, 3, 5, 16)
+        rates, bias = torch.empty(2, 16, 8), torch.empty(2, 16)
+        out = torch.ops.rmeeto_bench.selective_scan(
+            fake, fake, rates, torch.empty(2, 3, 5, 16), bias, torch.empty(3, 5, 16), bias, 0.5
+        )
+    assert out.shape == (3, 5, 16)
+
+
+BUDGET = {"scan N=16": 128, "scan N=8": 128, "conv": 128, "add_norm": 64, "merge_add_norm": 64, "match": 255}
+
+
+def test_kernels_compile_for_real_gpus_within_their_budget() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("compile_kernels.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    assert len(report) == 4 * len(BUDGET)
+    for name, used in report.items():
+        kernel = name.rsplit(" ", 1)[0]
+        assert used["registers"] <= BUDGET[kernel], name
+        assert used["spilled"] == 0, name
