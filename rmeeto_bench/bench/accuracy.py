@@ -24,7 +24,9 @@ def evaluate(
     on_progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> NDArray[np.int64]:
-    """Run every image through every arm in the timed precision and batch size; predictions go to the store as they come.
+    """Run every image through every arm in the timed precision and batch size (the last, shorter batch eagerly).
+
+    Predictions go to the store as they come.
 
     Returns the labels of the images done, in order (all of them unless stopped).
     """
@@ -33,7 +35,7 @@ def evaluate(
     for batch in data.batches(setting.batch_size):
         images = setting.place(batch.images)
         for arm in arms:
-            logits = arm.model(images).float()
+            logits = (arm.forward if len(images) == setting.batch_size else arm.model)(images).float()
             best = logits.topk(min(BEST, logits.shape[1])).indices.cpu().numpy()
             top5 = np.full((len(best), BEST), -1, np.int16)
             top5[:, : best.shape[1]] = best

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -15,6 +15,7 @@ from rmeeto_bench.checkpoints.reader import Provenance, load_checkpoint
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.device import Device
+from rmeeto_bench.models.graphs import GraphedForward
 from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.models.zoo import create_model
 
@@ -30,6 +31,7 @@ class Setting:
     precision: str
     batch_size: int
     backend: str
+    graphs: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -45,7 +47,7 @@ def setting_for(plan: BenchPlan, device: Device) -> Setting:
     """The plan's settings, with those left open chosen for this device."""
     gpu = device.kind == "cuda"
     precision = ("fp16" if gpu else "fp32") if plan.precision == "auto" else plan.precision
-    return Setting(device, precision, plan.batch_size or (128 if gpu else 32), plan.backend)
+    return Setting(device, precision, plan.batch_size or (128 if gpu else 32), plan.backend, gpu and plan.graphs)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,18 @@ class BuiltArm:
     model: Vim
     weights: str
     provenance: Provenance | None
+    forward: Callable[[Tensor], Tensor]
+
+    def labels(self) -> tuple[str, ...]:
+        """How the forward ran where that is not a matter of course: graph or eager on a GPU, merging outside the kernels."""
+        found = []
+        if isinstance(self.forward, GraphedForward):
+            found.append("cuda-graph" if self.forward.refused is None else f"eager: {self.forward.refused}")
+        elif self.model.cls_token.is_cuda:
+            found.append("eager")
+        if self.model.cls_token.is_cuda and self.model.merge_path.startswith("torch"):
+            found.append(f"merging in {self.model.merge_path}")
+        return tuple(found)
 
 
 def build(cell: Cell, plan: BenchPlan, setting: Setting) -> BuiltArm:
@@ -67,7 +81,8 @@ def build(cell: Cell, plan: BenchPlan, setting: Setting) -> BuiltArm:
     trained_r = None if provenance is None else provenance.trained_r
     model = model.to(setting.device.torch_device, setting.dtype).eval()
     _ = model.kernels  # refuse a backend that cannot run before anything is measured
-    return BuiltArm(cell, model, weights.label(cell.r, trained_r), provenance)
+    forward = GraphedForward(model) if setting.graphs else model
+    return BuiltArm(cell, model, weights.label(cell.r, trained_r), provenance, forward)
 
 
 def resident_batches(model: Vim, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
@@ -101,11 +116,11 @@ def _full_batches(data: ImageSet, size: int) -> Iterator[Tensor]:
 class Step:
     """One forward of the next resident batch, as the timing loop calls it."""
 
-    def __init__(self, model: Vim, batches: list[Tensor]) -> None:
-        self._model = model
+    def __init__(self, forward: Callable[[Tensor], Tensor], batches: list[Tensor]) -> None:
+        self._forward = forward
         self._batches = cycle(batches)
 
     @torch.inference_mode()
     def __call__(self) -> Tensor:
         """Logits [B, classes], still on the device."""
-        return self._model(next(self._batches))
+        return self._forward(next(self._batches))

@@ -21,7 +21,8 @@ class BenchPlan:
     """One run. `gpus`: all, none, indices or UUIDs · `rs` instead of `ratios` if given · `checkpoints`: a folder (a file
     per r), a file or public name for all, `bundled`, `none`, or None for what ships with the model · `data`: a folder,
     or None for the bundled set where it fits · `batch_size` None: 128 on a GPU, 32 on a CPU · `precision` auto: fp16 on
-    a GPU, fp32 on a CPU · `images`: evaluate on this many (None: all, or 2,000 when quick)."""
+    a GPU, fp32 on a CPU · `graphs`: replay CUDA graphs on a GPU ·
+    `images`: evaluate on this many (None: all, or 2,000 when quick)."""
 
     models: tuple[str, ...] = ("vim_nano",)
     ratios: tuple[float, ...] = TABLE_12_RATIOS
@@ -32,6 +33,7 @@ class BenchPlan:
     batch_size: int | None = None
     precision: str = "auto"
     backend: str = "auto"
+    graphs: bool = True
     preset: str = "default"
     images: int | None = None
     seed: int = 0

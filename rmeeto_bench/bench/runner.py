@@ -133,7 +133,7 @@ def _run_model(job: Job, device: Device, model: str) -> tuple[list[Arm], dict[st
         try:
             arm = build(cell, plan, setting)
             batches = batches or resident_batches(arm.model, data, setting, plan.seed)
-            Step(arm.model, batches)()
+            Step(arm.forward, batches)()
             built.append(arm)
         except torch.OutOfMemoryError:
             failed.append(cell)
@@ -154,7 +154,7 @@ def _run_model(job: Job, device: Device, model: str) -> tuple[list[Arm], dict[st
 def _measure(job: Job, setting: Setting, built: list[BuiltArm], batches: list[torch.Tensor], data: ImageSet | None) -> Measured:
     device, model = setting.device, built[0].cell.model
     protocol = replace(job.plan.protocol, seed=job.plan.seed)
-    timed = [TimedArm(arm.cell.name, Step(arm.model, batches), setting.batch_size) for arm in built]
+    timed = [TimedArm(arm.cell.name, Step(arm.forward, batches), setting.batch_size) for arm in built]
     watch = Watch(job.store.add_block, job.listener.timing, job.should_stop)
     job.listener.stage(device.name, model, "timing")
     result = measure(device, timed, built[0].cell.name, protocol, watch)

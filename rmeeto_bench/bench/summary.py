@@ -118,6 +118,7 @@ def arm_record(arm: BuiltArm, setting: Setting, measured: Measured) -> Arm:
     return replace(
         _base(arm.cell, setting),
         backend=arm.model.kernels.name,
+        labels=arm.labels(),
         token_counts=arm.model.token_counts(),
         final_tokens=arm.model.token_counts()[-1],
         weights=arm.weights,

@@ -9,7 +9,7 @@ from rmeeto_bench.bench.plan import Cell
 from rmeeto_bench.checkpoints.catalogue import find
 from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.errors import CheckpointError
-from rmeeto_bench.models.zoo import bundled_checkpoint
+from rmeeto_bench.models.zoo import BUNDLED, bundled_checkpoint
 
 ENDINGS = (".safetensors", ".pth", ".pt")
 
@@ -32,6 +32,16 @@ class Weights:
         if not trained:
             return "baseline" if r == 0 else "training-free"
         return f"trained at r={trained}"
+
+
+def bundled_models() -> list[str]:
+    """`name r=...` of everything that ships."""
+    files = sorted(BUNDLED.glob("*_r*.safetensors"), key=lambda path: (path.stem.rsplit("_r", 1)[0], len(path.stem), path.stem))
+    names: dict[str, list[str]] = {}
+    for path in files:
+        name, r = path.stem.rsplit("_r", 1)
+        names.setdefault(name, []).append(r)
+    return [f"{name} at r = {', '.join(rs)}" for name, rs in names.items()]
 
 
 def _in_folder(folder: Path, model: str, r: int) -> Path | None:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prune", action="store_true", help="drop the tokens instead of merging them")
     parser.add_argument("--unordered", action="store_true", help="merge without keeping the token order")
     parser.add_argument("--half", action="store_true", help="write the weights in fp16, half the size")
-    parser.add_argument("--backend", default="auto", help="kernels: auto, native, chunked, reference (default: auto)")
+    parser.add_argument("--backend", default="auto", metavar="B", help="kernels: auto (default), triton, native, ...")
     parser.add_argument(
         "--out", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder for NAME_rR.safetensors and logs"
     )

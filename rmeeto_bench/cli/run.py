@@ -37,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, metavar="N", help="for speed and accuracy alike (default: 128 on a GPU, 32 on a CPU)"
     )
     how.add_argument("--precision", default="auto", metavar="P", help="fp32, fp16, bf16; auto is fp16 on a GPU, fp32 on a CPU")
-    how.add_argument("--backend", default="auto", metavar="B", help="kernels: auto (default), native, chunked, reference")
+    how.add_argument(
+        "--backend", default="auto", metavar="B", help="kernels: auto (default), triton, mamba_ssm, native, chunked, reference"
+    )
+    how.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself instead of replaying CUDA graphs")
     preset = how.add_mutually_exclusive_group()
     preset.add_argument("--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two")
     preset.add_argument("--rigorous", dest="preset", action="store_const", const="rigorous", help="more rounds, for a paper")
@@ -70,6 +73,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
         batch_size=arguments.batch_size,
         precision=arguments.precision,
         backend=arguments.backend,
+        graphs=not arguments.no_graphs,
         preset=arguments.preset,
         images=arguments.images,
         seed=arguments.seed,

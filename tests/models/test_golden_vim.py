@@ -44,6 +44,21 @@ def reduction_of(args: dict[str, Any]) -> ReductionConfig:
     )
 
 
+INTERPRETED = [parameters for parameters in cases() if parameters.id in ("vim_d32-r20", "vim_d32-r11")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name", "case"), INTERPRETED)
+@torch.inference_mode()
+def test_the_triton_backend_matches_upstream_under_the_interpreter(kind: str, name: str, case: dict[str, Any]) -> None:
+    model = Vim(VimConfig(embed_dim=32, num_classes=10), reduction_of(case["args"]), backend="triton").eval()
+    model.load_state_dict(golden_data.tensors(f"{kind}_weights", kind))
+    logits = model(golden_data.tensors("images", kind)[case["input_set"]][:1])
+    assert model.merge_path == "fused"
+    assert list(model.token_counts()) == case["token_counts"]
+    assert float((logits - golden_data.tensors(f"{kind}_outputs", kind)[f"{name}/logits"][:1]).abs().max()) < 1e-4
+
+
 @pytest.mark.parametrize(("kind", "name", "case"), cases())
 @torch.inference_mode()
 def test_model_matches_upstream(kind: str, name: str, case: dict[str, Any]) -> None:

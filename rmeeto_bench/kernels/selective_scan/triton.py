@@ -18,8 +18,9 @@ from rmeeto_bench.kernels.selective_scan import chunked
 
 STATES = (4, 8, 16)
 LOG2_E = tl.constexpr(1.4426950408889634)
-BLOCK = 64  # channels of a program: two per thread of its one warp
+BLOCK = 64  # channels of a program: two per thread of its one warp share the reading of B and C
 WARPS = 1
+FEW_WARPS = 8  # below this many warps per multiprocessor one channel per thread fills the GPU better
 
 
 @triton.jit
@@ -110,15 +111,23 @@ def scan_kernel(
     )  # fmt: skip
 
 
+def _block(batch: int, inner: int, device: torch.device) -> int:
+    """Channels of a program: half of BLOCK where the work is too small to fill the GPU otherwise."""
+    if device.type != "cuda":
+        return BLOCK
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return BLOCK if batch * triton.cdiv(inner, BLOCK) >= FEW_WARPS * processors else BLOCK // 2
+
+
 @torch.library.custom_op("rmeeto_bench::selective_scan", mutates_args=())
 def _scan(u: Tensor, dt: Tensor, A: Tensor, BC: Tensor, D: Tensor, z: Tensor, dt_bias: Tensor, scale: float) -> Tensor:
     _, batch, length, inner = u.shape
     out = torch.empty_like(u[0])
     rates = (A * LOG2_E.value).transpose(1, 2).contiguous()  # [2, N, D]
-    grid = (batch, triton.cdiv(inner, BLOCK))
-    scan_kernel[grid](
+    block = _block(batch, inner, u.device)
+    scan_kernel[batch, triton.cdiv(inner, block)](
         u, dt, rates, BC, D, dt_bias, z, out, z.stride(0), z.stride(1), scale, batch, length, inner,
-        N=A.shape[2], BLOCK=BLOCK, num_warps=WARPS,
+        N=A.shape[2], BLOCK=block, num_warps=WARPS,
     )  # fmt: skip
     return out
 

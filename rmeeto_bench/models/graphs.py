@@ -1,0 +1,87 @@
+"""CUDA graphs of whole forwards: hundreds of small launches become one, per (model settings, batch shape, dtype)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmeeto_bench.models.vim import Vim
+
+MOST = 8  # graphs kept; the one used least recently makes room
+WARMUP = 3
+
+
+@dataclass(frozen=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    images: Tensor
+    logits: Tensor
+
+
+class GraphedForward:
+    """`model(images)` replayed from a CUDA graph; anything that cannot be captured runs eagerly.
+
+    On a CPU, in training mode or where gradients are wanted, the model itself is called. Changed weights, a moved model
+    or another reduction make a new graph. The logits are a copy, so that the next call does not overwrite them. All
+    graphs of one object share a memory pool.
+    """
+
+    def __init__(self, model: Vim, most: int = MOST) -> None:
+        self.model = model
+        self.most = most
+        self.refused: str | None = None
+        self._graphs: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
+        self._pool: Any = None
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    def eligible(self, images: Tensor) -> bool:
+        """Whether these images can go through a graph."""
+        return images.is_cuda and not self.model.training and not torch.is_grad_enabled() and self.refused is None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [B, in_chans, H, W] -> logits [B, num_classes]."""
+        if not self.eligible(images):
+            return self.model(images)
+        weight = self.model.head.weight
+        version = sum(parameter._version for parameter in self.model.parameters())  # prepared constants are in the graph
+        key = (tuple(images.shape), images.dtype, self.model.reduction, weight.data_ptr(), weight.dtype, version)
+        captured = self._graphs.get(key)
+        if captured is None:
+            captured = self._capture(images)
+            if captured is None:
+                return self.model(images)
+            self._graphs[key] = captured
+            while len(self._graphs) > self.most:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
+        captured.images.copy_(images)
+        captured.graph.replay()
+        return captured.logits.clone()
+
+    def _capture(self, images: Tensor) -> _Captured | None:
+        """Warm up on a side stream, so that nothing is compiled or allocated for the first time in the capture."""
+        static = images.clone()
+        try:
+            stream = torch.cuda.Stream(images.device)
+            stream.wait_stream(torch.cuda.current_stream(images.device))
+            with torch.cuda.stream(stream):
+                for _ in range(WARMUP):
+                    self.model(static)
+            torch.cuda.current_stream(images.device).wait_stream(stream)
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                logits = self.model(static)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # an operation that synchronises, or a driver without graphs
+            self.refused = str(error).splitlines()[0]
+            torch.cuda.synchronize(images.device)
+            return None
+        return _Captured(graph, static, logits)

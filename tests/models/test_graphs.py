@@ -1,0 +1,38 @@
+"""What of CUDA graphs can be seen without a GPU: everything that cannot be captured runs eagerly."""
+
+from __future__ import annotations
+
+import torch
+
+import rmeeto_bench as rb
+from rmeeto_bench.models.graphs import GraphedForward
+
+
+def test_on_a_cpu_the_model_itself_is_called() -> None:
+    model = rb.create_model("vim_nano", r=5, depth=3)
+    graphed = GraphedForward(model)
+    images = torch.randn(2, 1, 28, 28)
+    with torch.inference_mode():
+        assert not graphed.eligible(images)
+        assert torch.equal(graphed(images), model(images))
+    assert len(graphed) == 0
+
+
+def test_prepared_constants_follow_their_parameters() -> None:
+    model = rb.create_model("vim_nano", depth=2)
+    images = torch.randn(1, 1, 28, 28)
+    with torch.inference_mode():
+        before = model(images)
+        assert torch.equal(model(images), before)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("dt_proj_b.bias", "A_log", "conv1d.weight")):
+                parameter.add_(0.5)
+    other = rb.create_model("vim_nano", depth=2)
+    other.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        after = model(images)
+        assert not torch.allclose(after, before)
+        assert torch.equal(after, other(images))
+    with torch.inference_mode():
+        assert model.double()(images.double()).dtype == torch.float64
