@@ -23,7 +23,7 @@ from rmeeto_bench.data.find import find_data
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.measure.device import Device, find_devices
 from rmeeto_bench.measure.nvml import snapshot
-from rmeeto_bench.measure.rounds import RoundsProgress, TimedArm, Watch, measure
+from rmeeto_bench.measure.rounds import CPU_TARGET, RoundsProgress, TimedArm, Watch, measure
 from rmeeto_bench.measure.verdict import judge
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.profiles import match_profile
@@ -154,6 +154,8 @@ def _run_model(job: Job, device: Device, model: str) -> tuple[list[Arm], dict[st
 def _measure(job: Job, setting: Setting, built: list[BuiltArm], batches: list[torch.Tensor], data: ImageSet | None) -> Measured:
     device, model = setting.device, built[0].cell.model
     protocol = replace(job.plan.protocol, seed=job.plan.seed)
+    if device.kind == "cpu":
+        protocol = replace(protocol, target=max(protocol.target, CPU_TARGET))
     timed = [TimedArm(arm.cell.name, Step(arm.forward, batches), setting.batch_size) for arm in built]
     watch = Watch(job.store.add_block, job.listener.timing, job.should_stop)
     job.listener.stage(device.name, model, "timing")

@@ -89,11 +89,12 @@ NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLO
 
 
 def _shown(arms: list[Arm], *, wide: bool) -> list[str]:
-    """The columns of a terminal table; in a narrow one a verdict takes the place of the GFLOPs."""
+    """The columns of a terminal table; in a narrow one a verdict takes the place of others."""
     columns = _columns(arms)
     if wide:
         return columns
-    return [name for name in columns if name in NARROW and not (name == "GFLOPs" and "verdict" in columns)]
+    less = ("GFLOPs", "realised") if "verdict" in columns else ()
+    return [name for name in columns if name in NARROW and name not in less]
 
 
 def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
@@ -125,6 +126,8 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
         for arm in arms:
             cells = _cells(arm, baseline=arm.r == 0)
             joint = " " if wide else "\n"
+            if not wide:
+                cells["verdict"] = (cells["verdict"][0].replace("_", "\n"), "")
             table.add_row(*(joint.join(part for part in cells[name] if part) for name in columns))
         tables.append(table)
     return tables

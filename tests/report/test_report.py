@@ -40,6 +40,8 @@ def unmeasured() -> RunRecord:
     last = replace(
         run.arms[-1], images_per_second=None, speedup=None, top1=None, delta_top1=None, verdict="OOM", verdict_detail="too big"
     )
+    noisy = replace(run.arms[-2], weights="training-free", verdict="PRECISION_NOT_REACHED", verdict_detail="noise")
+    run = replace(run, arms=(*run.arms[:-2], noisy, run.arms[-1]))
     return replace(run, arms=(*run.arms[:-1], last), status="interrupted")
 
 
