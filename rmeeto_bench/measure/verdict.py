@@ -27,4 +27,4 @@ def judge(result: RoundsResult, protocol: Protocol) -> str:
         return "EXPLORATORY"
     if not result.steady:
         return "NOT_STEADY"
-    return "VALID" if result.ended == "precise" else "PRECISION_NOT_REACHED"
+    return "VALID" if result.half_width <= protocol.target else "PRECISION_NOT_REACHED"  # two checks in a row only end it early
