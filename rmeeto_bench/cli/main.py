@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",
     "retrain": "train a model with merging switched on",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
+    "calibrate": "measure a model against itself: how small a difference this device can show",
     "doctor": "say which kernels run here, why, and what would make it faster",
     "models": "list the models and the public checkpoints",
     "profiles": "list the known GPUs",
