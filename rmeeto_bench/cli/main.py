@@ -24,6 +24,7 @@ COMMANDS = {
     "ls": "list the runs in a folder",
     "show": "show a stored run, down to its rounds",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
+    "calibrate": "measure a model against itself: how small a difference this device can show",
     "doctor": "say which kernels run here, why, and what would make it faster",
     "models": "list the models and the public checkpoints",
     "profiles": "list the known GPUs",
