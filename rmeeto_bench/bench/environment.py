@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -39,6 +40,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _commit() -> str | None:
     """The commit of the checkout this runs from, `+` if it was changed since; None for an installed package."""
     root = Path(__file__).parents[2]

@@ -190,13 +190,10 @@ def _extras(arm: Arm, here: Place) -> Arm:
     known = [seconds for seconds in latencies if seconds is not None]
     paper: dict[str, float] | None = None
     for session in here.store.sessions(here.device.id, here.model, "paper"):
-        seconds = session.result.get("seconds", {})
-        if session.status == "done" and arm.arm in seconds:
-            first = next(iter(seconds.values()))
-            paper = {
-                "images_per_second": session.result["images"] / seconds[arm.arm],
-                "speedup": first / seconds[arm.arm],
-            }
+        rates = session.result.get("images_per_second", {})
+        if session.status == "done" and arm.arm in rates:
+            first = next(iter(rates.values()))  # the baseline
+            paper = {"images_per_second": rates[arm.arm], "speedup": rates[arm.arm] / first}
     return replace(arm, latency_ms=percentiles(np.concatenate(known)) if known else None, paper_mode=paper)
 
 
