@@ -67,10 +67,9 @@ def outline(plan: BenchPlan, devices: Sequence[Device]) -> list[str]:
     lines, total = [], [0.0, 0.0]
     for device in devices:
         protocol = protocol_for(plan, device.kind)
-        lines.append(
-            f"{device.name} ({device.id}): {protocol.sessions} sessions of "
-            f"{protocol.min_rounds} to {protocol.max_rounds} rounds, {precision_for(plan, device.kind)}, batch {batch_size_for(plan, device.kind)}, {plan.backend} kernels"
-        )
+        rounds = f"{protocol.sessions} sessions of {protocol.min_rounds} to {protocol.max_rounds} rounds"
+        precision, batch = precision_for(plan, device.kind), batch_size_for(plan, device.kind)
+        lines.append(f"{device.name} ({device.id}): {rounds}, {precision}, batch {batch}, {plan.backend} kernels")
         for model in plan.models:
             found = cells(plan, model)
             spans = (timing_seconds(plan, device.kind, len(found)), _extras(plan, device.kind, len(found)))

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,10 +84,8 @@ def killed_run(folder: Path, acknowledged: Path, victim: str, delay: float) -> N
     pid = fork_and(lambda: run(PLAN, folder, controls(note_pid)))
     time.sleep(delay)
     if victim in ("worker", "both") and workers.exists():
-        try:
+        with suppress(ProcessLookupError):  # between two workers
             os.kill(int(workers.read_text().split()[-1]), signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # between two workers
     if victim in ("parent", "both"):
         os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
