@@ -59,6 +59,13 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def package_path() -> dict[str, str]:
+    """This process's variables, with this package findable for a Python that is started with them."""
+    values = dict(os.environ)
+    values["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [values.get("PYTHONPATH")])])
+    return values
+
+
 def environment(gpu: str | None = None) -> dict[str, Any]:
     """Versions, system, threads, load and the variables that matter, as plain JSON values; with the UUID of a GPU also what
     its driver says."""

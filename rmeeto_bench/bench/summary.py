@@ -208,7 +208,7 @@ def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None) -> Arm:
         environment_changed=len({_fingerprint(session) for session in here.timing}) > 1,
         synthetic_input=any(session.result.get("noise", False) for session in here.timing),
         host_bound=facts.host_bound,
-        mig=bool(here.device.details.get("mig")),
+        mig=bool(here.device.details.get("mig") or here.device.details.get("nvml", {}).get("mig")),
     )
     protocol = protocol_for(here.plan, here.device.kind)
     results = _results(here) or [RoundsResult(0, False, "interrupted", float("inf"))]
