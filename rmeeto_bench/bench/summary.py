@@ -206,7 +206,7 @@ def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None) -> Arm:
         identity_failed=different is not None,
         slow_path=facts.failure == "SLOW_PATH",
         environment_changed=len({_fingerprint(session) for session in here.timing}) > 1,
-        synthetic_input=any(session.result.get("noise", False) for session in here.timing),
+        synthetic_input=here.device.kind != "sim" and any(session.result.get("noise", False) for session in here.timing),
         host_bound=facts.host_bound,
         mig=bool(here.device.details.get("mig") or here.device.details.get("nvml", {}).get("mig")),
     )

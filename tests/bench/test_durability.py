@@ -184,7 +184,7 @@ def test_being_asked_to_stop_finishes_the_block_and_can_be_continued(tmp_path: P
     with Store.open(folder) as store:
         assert [session.status for session in store.sessions("sim:rtx4090")] == ["stopped"]
     assert structure(resume(folder, controls()))[1:] == [
-        ("sim:rtx4090", f"vim_tiny/r{r}", "SIMULATED", 3, ("SYNTHETIC_INPUT",), 3 * ROUNDS) for r in (0, 20)
+        ("sim:rtx4090", f"vim_tiny/r{r}", "SIMULATED", 3, (), 3 * ROUNDS) for r in (0, 20)
     ]
 
 
