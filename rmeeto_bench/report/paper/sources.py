@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from rmeeto_bench.profiles import GpuProfile, load_profiles
 from rmeeto_bench.records import Arm, DeviceRecord, RunRecord
-from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.reduction.schedule import token_counts
+from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
 
 IMAGE_MODELS = {
     **{f"Vim-{short}": f"vim_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
@@ -94,7 +93,7 @@ def gather(records: Sequence[RunRecord], gflops: Gflops = no_gflops) -> Sources:
                 refused.setdefault((record.run_id, reason), []).append(arm.arm)
                 continue
             known = record.data.get(arm.model, {})
-            data = f"{known['name']}, {arm.n_images} images" if known.get("name") and arm.n_images else "no data"
+            data = f"{known.get('name') or 'unnamed data'}, {arm.n_images} images" if arm.n_images else "no data"
             arms.append(StoredArm(arm, device, data, record.run_id, record.created_utc, placement))
     lines = [f"left out of run {run}: {', '.join(names)} ({reason})" for (run, reason), names in refused.items()]
     return Sources(tuple(arms), tuple(lines), gflops)
