@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from rmeeto_bench.profiles import GpuProfile, load_profiles
 from rmeeto_bench.records import Arm, DeviceRecord, RunRecord
 from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
+from rmeeto_bench.reference import PAPER_NAMES
 
+SIZES = (("Ti", "tiny"), ("S", "small"), ("B", "base"))
 IMAGE_MODELS = {
-    **{f"Vim-{short}": f"vim_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
-    **{f"VideoM-{short}": f"videomamba_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
-    **{f"DeiT-{short}": f"deit_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
+    **{printed: ours for ours, printed in PAPER_NAMES.items()},
+    **{f"VideoM-{short}": f"videomamba_{long}" for short, long in SIZES},
+    **{f"DeiT-{short}": f"deit_{long}" for short, long in SIZES},
 }
 VIDEO_MODELS = {
     f"VideoM-{short}": f"videomamba_{long}_k400_f8" for short, long in (("Ti", "tiny"), ("S", "small"), ("M", "middle"))
