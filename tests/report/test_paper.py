@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from pylatexenc.latexwalker import LatexWalker, LatexWalkerParseError
@@ -98,7 +101,7 @@ def check_latex(text: str, columns: int) -> None:
     assert specification is not None
     assert len(specification.group(1)) + 1 == columns
     body = text.split(r"\begin{longtable}")[1].split(r"\end{longtable}")[0]
-    rows = [row for row in body.splitlines() if row.endswith(r"\\") and not row.startswith(r"\caption")]
+    rows = [row for row in body.splitlines() if row.endswith(r"\\") and not row.startswith(r"\caption*")]
     assert len(rows) > 2
     for row in rows:
         assert len(re.findall(r"(?<!\\)&", row)) == columns - 1
@@ -112,6 +115,17 @@ def check_latex(text: str, columns: int) -> None:
 def test_latex_is_sound_whatever_the_names(name: str) -> None:
     filled = table(name, hostile_run())
     check_latex(latex(filled), len(filled.columns) + len(VALUES))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_all_tables_compile(tmp_path: Path) -> None:
+    tables = "\\clearpage\n".join(latex(table(name, hostile_run(), cpu_run())) for name in NAMES)
+    preamble = r"\documentclass{article}\usepackage[landscape]{geometry}\usepackage{booktabs,longtable}\begin{document}"
+    (tmp_path / "all.tex").write_text(f"{preamble}\n{tables}\n\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "all.pdf").stat().st_size > 50_000
 
 
 def test_the_latex_check_can_fail() -> None:

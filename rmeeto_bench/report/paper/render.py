@@ -89,7 +89,7 @@ def latex(table: PaperTable) -> str:
     lines = [
         r"\begingroup\footnotesize",
         rf"\begin{{longtable}}{{{align}}}",
-        rf"\caption{{{escape_tex(table.caption)}}} \\",
+        rf"\caption*{{{escape_tex(table.caption)}}} \\",
         r"\toprule",
         head,
         r"\midrule",
