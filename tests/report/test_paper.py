@@ -303,9 +303,13 @@ def test_figure_4_needs_published_numbers_only_and_takes_ours_over_them() -> Non
     assert list(labelled["H100"].get_xdata()) == [1954, 1757, 2020, 2158, 2254, 2446]
     assert list(labelled["H100"].get_ydata()) == [80.5, 79.9, 79.4, 79.3, 78.3, 76.5]
     sources = gather([two_gpus()])
-    assert ours("fig4", sources) == 4
-    (mine,) = DRAW["fig4"](sources, "screen").axes[0].containers
+    assert ours("fig4", sources) == 8
+    mine, foreign = DRAW["fig4"](sources, "screen").axes[0].containers
     assert list(mine.lines[0].get_xdata()) == [1480, 1372, 1690, 2200]
+    slow = replace(two_gpus(), arms=tuple(replace(arm, precision="fp32") for arm in two_gpus().arms))
+    assert ours("fig4", gather([slow])) == 0
+    assert foreign.get_label() == "ours, NVIDIA H200"
+    assert list(foreign.lines[0].get_xdata()) == [5000, 5600, 6900, 9800]
 
 
 def test_figure_1b_draws_three_methods_and_ours() -> None:

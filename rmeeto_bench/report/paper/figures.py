@@ -13,11 +13,12 @@ from rmeeto_bench import reference
 from rmeeto_bench.records import Arm, Estimate
 from rmeeto_bench.report.figure import COLOURS, LINES, MARKERS, STYLES, settings
 from rmeeto_bench.report.paper.sources import Sources
-from rmeeto_bench.report.paper.throughput import on_gpu
+from rmeeto_bench.report.paper.throughput import PAPER_PRECISION, on_gpu
 
 MODEL = "vim_small"
 GPUS = ("H100", "RTX 4090", "A100", "V100", "RTX 3090", "A4000")
 RS = (0, 5, 10, 11, 15, 20)
+OTHERS = COLOURS[-1]  # black: GPUs that the paper does not have
 # Lines of Figure 1b: method and regime as published, table, name, and the weights of ours ("" where there can be none).
 SERIES = (
     ("pruning", "training-free", "1a", "pruning", ""),
@@ -36,12 +37,30 @@ def _canvas(style: str, draw: Callable[[Axes], None]) -> Figure:
     return figure
 
 
+def _has_place(arm: Arm) -> bool:
+    """Figure 4 is about speed and accuracy in the paper's precision."""
+    return arm.precision == PAPER_PRECISION and arm.images_per_second is not None and arm.top1 is not None
+
+
 def speed_arms(sources: Sources, gpu: str) -> list[Arm]:
     """Our arms that belong on Figure 4 for a kind of GPU: the latest at each r with both speed and accuracy."""
     found = []
     for r in RS:
-        both = (stored.arm for stored in on_gpu(sources, MODEL, r, gpu) if stored.arm.images_per_second and stored.arm.top1)
+        both = (stored.arm for stored in on_gpu(sources, MODEL, r, gpu) if _has_place(stored.arm))
         found += [arm for arm in (next(both, None),) if arm is not None]
+    return found
+
+
+def other_gpus(sources: Sources) -> dict[str, list[Arm]]:
+    """Our arms on GPUs that the paper does not have, by the name of the GPU: for each the latest at every r."""
+    found: dict[str, list[Arm]] = {}
+    for r in RS:
+        for stored in sources.find(MODEL, r):
+            arm, profile = stored.arm, stored.profile
+            foreign = stored.device.kind == "cuda" and (profile is None or profile.paper_column not in GPUS)
+            arms = found.setdefault(stored.device.name, []) if foreign and _has_place(arm) else None
+            if arms is not None and all(known.r != r for known in arms):
+                arms.append(arm)
     return found
 
 
@@ -57,8 +76,13 @@ def accuracy_arms(sources: Sources, weights: str) -> list[Arm]:
 def ours(name: str, sources: Sources) -> int:
     """How many of our points a figure shows."""
     if name == "fig4":
-        return sum(len(speed_arms(sources, gpu)) for gpu in GPUS)
+        known = sum(len(speed_arms(sources, gpu)) for gpu in GPUS)
+        return known + sum(map(len, other_gpus(sources).values()))
     return sum(len(accuracy_arms(sources, weights)) for *_, weights in SERIES if weights)
+
+
+def _speed_points(arms: list[Arm]) -> list[tuple[float, Estimate]]:
+    return [(arm.images_per_second.value, arm.top1) for arm in arms if arm.images_per_second and arm.top1]
 
 
 def _stars(axes: Axes, points: list[tuple[float, Estimate]], colour: str, label: str) -> None:
@@ -84,7 +108,7 @@ def _legend(axes: Axes, *, above: bool) -> None:
 
 
 def fig4(sources: Sources, style: str = "screen") -> Figure:
-    """Images/s against top-1 of Vim-S at r = 0 ... 20 on six GPUs; stars are ours."""
+    """Images/s against top-1 of Vim-S at r = 0 ... 20 on six GPUs; stars are ours, on these and on others."""
 
     def draw(axes: Axes) -> None:
         for index, gpu in enumerate(GPUS):
@@ -95,10 +119,14 @@ def fig4(sources: Sources, style: str = "screen") -> Figure:
             axes.plot(
                 xs, ys, line, color=colour, marker=marker, markerfacecolor="white", markersize=5, linewidth=1.2, label=gpu
             )
-            found = [(arm.images_per_second.value, arm.top1) for arm in speed_arms(sources, gpu) if arm.images_per_second]
-            _stars(axes, [(x, y) for x, y in found if y], colour, "ours")
+            _stars(axes, _speed_points(speed_arms(sources, gpu)), colour, "ours")
+        for index, (name, arms) in enumerate(other_gpus(sources).items()):
+            measured = _speed_points(arms)
+            line = LINES[index % len(LINES)]
+            axes.plot([x for x, _ in measured], [y.value for _, y in measured], line, color=OTHERS, linewidth=1.2)
+            _stars(axes, measured, OTHERS, f"ours, {name}")
         axes.set_xscale("log")
-        axes.set_xticks([400, 700, 1000, 1500, 2500])
+        axes.set_xticks([tick for tick in (400, 700, 1000, 1500, 2500, 5000, 10_000, 20_000) if tick <= axes.get_xlim()[1]])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("images/s (fp16, log scale)")
