@@ -131,6 +131,7 @@ def test_sessions_are_read_apart_and_incomplete_rounds_left_out() -> None:
         ([2.0, 1.0, 1.0, 1.0, 1.0, 1.0], [{}] * 6, True),
         ([1.0, 1.003, 1.006, 1.009, 1.012], [{}] * 5, False),
         ([1.0] * 5, [{"sm_mhz_mean": 2000}] * 4 + [{"sm_mhz_mean": 1970}], False),
+        ([1.0] * 5, [{"sm_mhz_mean": mhz} for mhz in (2000, 1970, 2000, 1970, 2000)], True),
         ([1.0] * 5, [{"temperature_c": t} for t in (60, 60, 61, 61, 62)], False),
         ([1.0] * 5, [{"temperature_c": t, "sm_mhz_mean": 1999 + t % 2} for t in (60, 60, 61, 61, 61)], True),
     ],
