@@ -18,6 +18,7 @@ from typing import IO, Any
 
 INTERVAL = 0.2  # seconds between two samples
 PATIENCE = 20.0  # seconds to wait for an answer, the first being delayed by imports, before giving the process up
+FAREWELL = 5.0  # seconds for it to end by itself
 Sample = dict[str, Any]
 
 
@@ -118,7 +119,7 @@ class Poller:
             if pipe is not None:
                 pipe.close()
         try:
-            process.wait(PATIENCE)
+            process.wait(FAREWELL)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
