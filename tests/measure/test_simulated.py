@@ -1,4 +1,4 @@
-"""The simulated device: its truth, its noise, its virtual clock."""
+"""The simulated device: its truth, its noise, its virtual clock, and the paper's protocol replayed on it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
 from rmeeto_bench.measure.protocol import TimedArm
 from rmeeto_bench.measure.rounds import QUICK, Watch, measure
 from rmeeto_bench.measure.simulated import Scenario, SimDevice
@@ -117,3 +118,23 @@ def test_what_does_not_fit_raises_torchs_error() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="a does not fit"):
         sim.step("a", 1.0)()
     sim.step("b", 1.0)()
+
+
+def arms(sim: SimDevice) -> list[TimedArm]:
+    return [TimedArm("merged", sim.step("merged", 0.08), 128), TimedArm("whole", sim.step("whole", 0.1), 128)]
+
+
+def test_the_papers_protocol_is_right_on_a_quiet_device_and_measures_the_baseline_first() -> None:
+    sim, heard = device(), []
+    rates = replay_paper_protocol(sim, arms(sim), "whole", on_arm=heard.append)
+    assert heard == ["whole", "merged"]
+    assert rates == {"whole": pytest.approx(1280), "merged": pytest.approx(1600)}
+    assert sim.clock() == pytest.approx(130 * 0.18)
+
+
+def test_the_papers_protocol_differs_by_the_drift_between_its_arms_and_nothing_else() -> None:
+    sim = device(replace(SILENT, drift=0.08, drift_seconds=130 * 0.18))
+    rates = replay_paper_protocol(sim, arms(sim), "whole")
+    at = [100 * 0.1 / 23.4, (130 * 0.1 + 100 * 0.08) / 23.4]  # share of the drift when each timed block begins
+    assert rates["merged"] / rates["whole"] / 1.25 == pytest.approx((1 + 0.08 * at[0]) / (1 + 0.08 * at[1]), abs=5e-3)
+    assert rates["merged"] / rates["whole"] < 1.25 * 0.97
