@@ -14,7 +14,7 @@ from rmeeto_bench.measure.simulated import Scenario, SimDevice
 
 
 def test_it_keeps_a_profile_per_simulated_device_and_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["calibrate", "--device", "sim:rtx4090,v100", "--out", str(tmp_path)]) == 0
+    assert main(["calibrate", "--device", "sim", "--gpus", "rtx4090,v100", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "RTX 4090 (simulated): 5 processes, 60 rounds" in said
     assert "smallest change a gate of 5 processes a side finds" in said
@@ -53,7 +53,20 @@ def test_telemetry_that_slows_the_device_down_is_flagged(
 
 
 def test_flags_reach_the_measurement(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ["calibrate", "--device", "sim:v100", "--out", str(tmp_path), "--json", "--processes", "3", "--rounds", "7"]
+    words = [
+        "calibrate",
+        "--device",
+        "sim",
+        "--gpus",
+        "v100",
+        "--out",
+        str(tmp_path),
+        "--json",
+        "--processes",
+        "3",
+        "--rounds",
+        "7",
+    ]
     assert main([*words, "--seed", "1"]) == 0
     (first,) = json.loads(capsys.readouterr().out)
     assert (first["noise"]["sessions"], first["noise"]["rounds"]) == (3, 21)
@@ -65,8 +78,7 @@ def test_flags_reach_the_measurement(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--device", "cuda"], "--device takes sim or sim:NAME, not 'cuda'"),
-        (["--device", "sim:nothing"], "no profile 'nothing' to simulate"),
+        (["--device", "sim", "--gpus", "nothing"], "no profile 'nothing' to simulate"),
         (["--device", "sim", "--processes", "1"], "--processes must be at least 2, not 1"),
         (["--device", "sim", "--rounds", "5"], "--rounds must be at least 6, not 5"),
         (["--gpus", "none", "--batch-size", "0"], "--batch-size must be at least 1, not 0"),
