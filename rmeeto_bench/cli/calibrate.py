@@ -35,9 +35,13 @@ class Job:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1 or UUIDs")
-    where.add_argument("--device", metavar="SIM", help="sim, or sim:rtx4090,v100: simulated devices instead")
+    parser.add_argument("--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1 or UUIDs")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "sim"),
+        default="auto",
+        help="sim: simulated GPUs, the paper's or --gpus rtx4090,v100",
+    )
     parser.add_argument("--model", default="vim_nano", metavar="NAME", help="the model that is timed (default: vim_nano)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: 128 on a GPU, 32 on a CPU)")
     parser.add_argument("--processes", type=int, default=5, metavar="N", help="fresh processes per device (default: 5)")
@@ -176,10 +180,9 @@ def main(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if not 0.01 <= arguments.block_seconds <= 600:
         raise UsageError(f"--block-seconds lies between 0.01 and 600, not {arguments.block_seconds:g}")
-    if arguments.device is not None and arguments.device.partition(":")[0] != "sim":
-        raise UsageError(f"--device takes sim or sim:NAME, not {arguments.device!r}; --gpus chooses real devices")
     profiles = []
-    for device in find_devices(arguments.device or arguments.gpus):
+    simulated = "sim" if arguments.gpus == "all" else f"sim:{arguments.gpus}"
+    for device in find_devices(simulated if arguments.device == "sim" else arguments.gpus):
         profile = calibrate(device, arguments)
         path = save_noise_profile(profile, arguments.out)
         profiles.append(asdict(profile))
