@@ -7,7 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from rmeeto_bench.records import ESTIMATES, Arm, Estimate, RunRecord
 from rmeeto_bench.report.summary import groups
@@ -184,7 +186,7 @@ def overview_table(record: RunRecord) -> list[Table]:
     return tables
 
 
-def sweep_table(record: RunRecord, device: str) -> list[Table]:
+def sweep_table(record: RunRecord, device: str) -> list[Group]:
     """Images/s over the batch size, a column per arm; `*` marks the knee. No table for a run without a sweep."""
     tables = []
     rows = [row for row in record.sweep if row.device == device]
@@ -192,7 +194,7 @@ def sweep_table(record: RunRecord, device: str) -> list[Table]:
         mine = [row for row in rows if row.model == model]
         arms = list(dict.fromkeys(row.arm for row in mine))
         title = f"{record.device(device).name} · {model} · images/s by batch size, * the smallest with 98 % of the best"
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for name in ("batch", *(f"r={arm.rsplit('/r', 1)[1]}" for arm in arms)):
             table.add_column(name, justify="right", no_wrap=True)
         for size in dict.fromkeys(row.batch_size for row in mine):
@@ -202,7 +204,7 @@ def sweep_table(record: RunRecord, device: str) -> list[Table]:
                 for row in (found[arm] for arm in arms)
             ]
             table.add_row(str(size), *cells)
-        tables.append(table)
+        tables.append(Group(Text(title, "italic"), table))  # a title of the table's own is cut to its width
     return tables
 
 
