@@ -116,8 +116,9 @@ def _columns(arms: list[Arm]) -> list[str]:
     return [name for name in rows[0] if name not in hidden]
 
 
-OPTIONAL = ("paper images/s", "paper's protocol", "p50/p90/p99 ms", "noise", "verdict")
-NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", *OPTIONAL[1:4], "weights", "verdict")
+BESIDE = ("paper's protocol", "p50/p90/p99 ms", "noise")  # measured beside; a narrow terminal has them in a table below
+OPTIONAL = ("paper images/s", *BESIDE, "verdict")
+NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", "weights", "verdict")
 
 
 def _shown(arms: list[Arm], *, wide: bool) -> list[str]:
@@ -162,7 +163,23 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
                 cells["verdict"] = (cells["verdict"][0].replace("_", "\n").replace(" [", "\n["), "")
             table.add_row(*(joint.join(part for part in cells[name] if part) for name in columns))
         tables.append(table)
+        if not wide:
+            tables += _beside(arms)
     return tables
+
+
+def _beside(arms: list[Arm]) -> list[Table]:
+    """What was measured beside the main table, as a small one; none if there is nothing."""
+    columns = [name for name in _columns(arms) if name in BESIDE]
+    if not columns:
+        return []
+    table = Table(box=None, pad_edge=False)
+    for name in ("r", *columns):
+        table.add_column(name, justify="right", no_wrap=True)
+    for arm in arms:
+        cells = _cells(arm)
+        table.add_row(*(cells[name][0] for name in ("r", *columns)))
+    return [table]
 
 
 def overview_table(record: RunRecord) -> list[Table]:

@@ -215,3 +215,12 @@ def test_a_refused_plan_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         run(plan, tmp_path / "run", controls())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_driver_that_changed_between_sessions_is_found(tmp_path: Path) -> None:
+    def update(job: Job) -> None:
+        from rmeeto_bench.bench import jobs
+
+        jobs.environment = lambda _: {"driver": "2" if job.session == 1 else "1"}  # type: ignore[assignment]
+
+    assert {arm.verdict for arm in run(PLAN, tmp_path / "run", controls(update)).arms} == {"ENV_CHANGED"}
