@@ -24,12 +24,12 @@ from rmeeto_bench.records import MANIFEST, RunRecord, load
 
 PLAN = sim_plan()
 POINTS = 50
-ROUNDS = 7
+ROUNDS = 5
 
 
 @pytest.fixture(autouse=True, scope="module")
 def short_sessions() -> Iterator[None]:
-    """Three sessions of seven rounds: what is tested is how they end."""
+    """Three sessions of five rounds: what is tested is how they end."""
     with pytest.MonkeyPatch.context() as patch:
         short = replace(DEFAULT, min_rounds=ROUNDS, max_rounds=ROUNDS, target=0.1)
         patch.setitem(PRESETS, DEFAULT.name, short)
