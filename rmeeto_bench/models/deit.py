@@ -6,9 +6,9 @@ are; only the way of the tokens through a block is written here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -17,78 +17,16 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.models.base import ReducedModel
+from rmeeto_bench.models.sizes import DeitConfig
 from rmeeto_bench.reduction import schedule
 from rmeeto_bench.reduction.config import SSM_METRICS, Ablation, ReductionConfig
-from rmeeto_bench.reduction.vit import merge_vit, vit_schedule
+from rmeeto_bench.reduction.vit import merge_vit
 
 METRIC_OF = {"Q": 0, "K": 1, "V": 2}
 DEFAULTS = ReductionConfig()
 # What a ViT has no use for: it merges in every block, and its class token stays in the sequence.
 UNUSED = ("placement", "interval", "final_tokens", "cls_position", "first_token_as_cls", "metric_flip")
-
-
-@dataclass(frozen=True)
-class DeitConfig:
-    """Sizes of a DeiT. Defaults are DeiT-Ti. (R-MeeTo's copy has norm_eps 1e-5.)"""
-
-    img_size: int = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
-    embed_dim: int = 192
-    depth: int = 12
-    num_heads: int = 3
-    mlp_ratio: float = 4.0
-    drop_path_rate: float = 0.1
-    norm_eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for whole, part in (("img_size", "patch_size"), ("embed_dim", "num_heads")):
-            if getattr(self, whole) % getattr(self, part):
-                raise UsageError(f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}")
-
-    @property
-    def num_patches(self) -> int:
-        """Patch tokens of one image."""
-        return (self.img_size // self.patch_size) ** 2
-
-    @property
-    def num_tokens(self) -> int:
-        """Patch tokens and the class token."""
-        return self.num_patches + 1
-
-    @property
-    def cls_position(self) -> int:
-        """The class token comes first."""
-        return 0
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """One input: (in_chans, H, W)."""
-        return (self.in_chans, self.img_size, self.img_size)
-
-    def token_counts(self, reduction: ReductionConfig) -> tuple[int, ...]:
-        """Tokens entering each block by the schedule."""
-        return vit_schedule(reduction, depth=self.depth, initial_tokens=self.num_tokens)[:-1]
-
-
-DEIT: dict[str, DeitConfig] = {
-    "deit_tiny": DeitConfig(),
-    "deit_small": DeitConfig(embed_dim=384, num_heads=6),
-    "deit_base": DeitConfig(embed_dim=768, num_heads=12),
-}
-
-
-@dataclass(frozen=True)
-class TorchKernels:
-    """A ViT runs on torch's own attention; the name is what a report says."""
-
-    name: str = "torch"
-    refused: Mapping[str, str] = field(default_factory=dict)
-    merge: None = None
 
 
 @dataclass
@@ -103,14 +41,14 @@ class VitTokens:
     sources: list[Tensor] = field(default_factory=list)
 
 
-class Deit(nn.Module):
+class Deit(ReducedModel):
     """DeiT. `reduction.r = 0` is the plain model. `backend` is accepted for one interface: attention has no other kernels."""
 
     def __init__(self, config: DeitConfig, reduction: ReductionConfig | None = None, backend: str = "auto") -> None:
         super().__init__()
         if backend not in ("auto", "reference"):
             raise UsageError(f"a DeiT runs on torch's attention; the backend is auto, not {backend!r}")
-        self.config = config
+        self.config: DeitConfig = config
         vit = VisionTransformer(
             img_size=config.img_size,
             patch_size=config.patch_size,
@@ -124,9 +62,10 @@ class Deit(nn.Module):
             norm_layer=partial(nn.LayerNorm, eps=config.norm_eps),
         )
         self.cls_token, self.pos_embed = cast(nn.Parameter, vit.cls_token), cast(nn.Parameter, vit.pos_embed)
-        self.patch_embed, self.blocks, self.norm = vit.patch_embed, vit.blocks, vit.norm
+        self.patch_embed = cast(nn.Module, vit.patch_embed)
+        self.blocks = cast(nn.Module, vit.blocks)
+        self.norm = cast(nn.Module, vit.norm)
         self.head = cast(nn.Linear, vit.head)
-        self._last_counts: tuple[int, ...] | None = None
         self.set_reduction(reduction or ReductionConfig())
 
     def set_reduction(self, reduction: ReductionConfig) -> None:
@@ -135,34 +74,22 @@ class Deit(nn.Module):
             raise UsageError(f"metric {reduction.metric} is a scan's; a ViT has X, Q, K and V")
         other = [name for name in UNUSED if getattr(reduction, name) != getattr(DEFAULTS, name)]
         if other or replace(reduction.ablation, seed=0) != Ablation():
-            raise UsageError(f"a ViT merges in every block and has no {', '.join(other) or 'ablation of the matching'}; leave it out")
+            unused = ", ".join(other) or "ablation of the matching"
+            raise UsageError(f"a ViT merges in every block and has no {unused}; leave it out")
         self.reduction = reduction
         self._last_counts = None
-        counts = vit_schedule(reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens)
-        self._removed = [before - after for before, after in zip(counts, counts[1:], strict=False)]
+        counts = schedule.vit_schedule(reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens)
+        self._removed = [before - after for before, after in pairwise(counts)]
 
     @property
-    def kernels(self) -> TorchKernels:
-        """What this model runs on."""
-        return TorchKernels()
+    def kernels_name(self) -> str:
+        """A ViT runs on torch's own attention."""
+        return "torch"
 
     @property
     def merge_path(self) -> str:
         """`none`, or `torch: ` and why."""
         return "torch: a ViT has no merge kernels" if any(self._removed) else "none"
-
-    def token_counts(self) -> tuple[int, ...]:
-        """Tokens entering each block: realised in the last forward, or by the schedule before the first."""
-        return self._last_counts or self.planned_token_counts()
-
-    def planned_token_counts(self) -> tuple[int, ...]:
-        """Tokens entering each block by the schedule."""
-        return self.config.token_counts(self.reduction)
-
-    @property
-    def reduction_ratio(self) -> float:
-        """1 - mean tokens per block / initial tokens."""
-        return schedule.reduction_ratio(self.token_counts(), self.config.num_tokens)
 
     def embed(self, images: Tensor) -> Tensor:
         """Images [B, in_chans, H, W] -> tokens [B, L_0, C], the class token first, positions added."""
@@ -200,10 +127,6 @@ class Deit(nn.Module):
         """The normalised class token [B, C], input of the head."""
         return self.norm(self.forward_tokens(images).hidden[:, 0])
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, in_chans, H, W] -> logits [B, num_classes], in training and evaluation alike."""
-        return self.head(self.forward_features(images))
-
 
 def attend(block: Block, x: Tensor, size: Tensor | None, metric: str) -> tuple[Tensor, Tensor | None]:
     """timm's attention of normalised x [B, L, C] with log(size) on the logits of every key, and Q, K or V [B, L, C / heads]
@@ -215,3 +138,6 @@ def attend(block: Block, x: Tensor, size: Tensor | None, metric: str) -> tuple[T
     y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=weight)
     mixed = attention.proj_drop(attention.proj(y.transpose(1, 2).reshape(batch, length, -1)))
     return mixed, None if metric == "X" else qkv[METRIC_OF[metric]].mean(1)
+
+
+__all__ = ["Deit", "DeitConfig", "VitTokens", "attend"]

@@ -1,4 +1,4 @@
-"""The sizes of the Mamba families: Vim and VideoMamba differ in these numbers and in nothing else."""
+"""The sizes of the families. Vim and VideoMamba differ in these numbers and in nothing else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.reduction import schedule
 from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.schedule import vit_schedule
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,59 @@ class VimConfig:
     def token_counts(self, reduction: ReductionConfig) -> tuple[int, ...]:
         """Tokens entering each block's mixer by the schedule (paper Table 10)."""
         return schedule.token_counts(reduction, depth=self.depth, initial_tokens=self.num_tokens)
+
+    def r_for_ratio(self, ratio: float) -> tuple[int, float]:
+        """The r whose realised ratio is nearest, and that ratio. Raises `UsageError` outside [0, 1)."""
+        return schedule.nearest_r(ratio, self.token_counts, self.num_tokens)
+
+
+@dataclass(frozen=True)
+class DeitConfig:
+    """Sizes of a DeiT. Defaults are DeiT-Ti. (R-MeeTo's copy has norm_eps 1e-5.)"""
+
+    img_size: int = 224
+    patch_size: int = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 192
+    depth: int = 12
+    num_heads: int = 3
+    mlp_ratio: float = 4.0
+    drop_path_rate: float = 0.1
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for whole, part in (("img_size", "patch_size"), ("embed_dim", "num_heads")):
+            if getattr(self, whole) % getattr(self, part):
+                raise UsageError(f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}")
+
+    @property
+    def num_patches(self) -> int:
+        """Patch tokens of one image."""
+        return (self.img_size // self.patch_size) ** 2
+
+    @property
+    def num_tokens(self) -> int:
+        """Patch tokens and the class token."""
+        return self.num_patches + 1
+
+    @property
+    def cls_position(self) -> int:
+        """The class token comes first."""
+        return 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One input: (in_chans, H, W)."""
+        return (self.in_chans, self.img_size, self.img_size)
+
+    def token_counts(self, reduction: ReductionConfig) -> tuple[int, ...]:
+        """Tokens entering each block by the schedule."""
+        return vit_schedule(reduction, depth=self.depth, initial_tokens=self.num_tokens)[:-1]
+
+    def r_for_ratio(self, ratio: float) -> tuple[int, float]:
+        """The r whose realised ratio is nearest, and that ratio. Raises `UsageError` outside [0, 1)."""
+        return schedule.nearest_r(ratio, self.token_counts, self.num_tokens)

@@ -8,7 +8,7 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
 
 from rmeeto_bench.data.image_set import IMAGENET
-from rmeeto_bench.models.vim import Vim
+from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.zoo import VIM, create_model
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS
 
@@ -30,7 +30,7 @@ def _settings(name: str) -> Any:
 
 
 def _entry(name: str, timm_name: str) -> Any:
-    def build(pretrained: bool = False, pretrained_cfg: Any = None, r: int | None = None, **kwargs: Any) -> Vim:  # noqa: FBT001, FBT002
+    def build(pretrained: bool = False, pretrained_cfg: Any = None, r: int | None = None, **kwargs: Any) -> ReducedModel:  # noqa: FBT001, FBT002
         settings = resolve_pretrained_cfg(timm_name, pretrained_cfg=pretrained_cfg)
         tag = settings.tag or ""
         if r is None:

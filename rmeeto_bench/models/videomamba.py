@@ -23,9 +23,7 @@ IMAGE: dict[str, VimConfig] = {
     "videomamba_base": replace(_TINY, embed_dim=768),
 }
 VIDEO: dict[str, VimConfig] = {
-    f"{name}_k400_f8": replace(sizes, frames=8, num_classes=400)
-    for name, sizes in IMAGE.items()
-    if name != "videomamba_base"
+    f"{name}_k400_f8": replace(sizes, frames=8, num_classes=400) for name, sizes in IMAGE.items() if name != "videomamba_base"
 }
 SPREADS = ("center", "repeat")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.kernels.registry import Kernels, MergeKernels, Operands, select
+from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.mixer import Mixer, RMSNorm, SsmFeatures, direction_mean, drop_path
 from rmeeto_bench.models.sizes import VimConfig
 from rmeeto_bench.reduction import schedule
@@ -23,7 +24,18 @@ from rmeeto_bench.reduction.grouping import shuffle_patches
 from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
 
 FUSIBLE = ReductionConfig()  # the merge kernels do the paper's method; a merge that differs in one of these runs in torch
-FUSED = ("metric", "distance", "choose_k", "mode", "ordered", "prune", "cls_position", "score_dtype", "first_token_as_cls", "ablation")
+FUSED = (
+    "metric",
+    "distance",
+    "choose_k",
+    "mode",
+    "ordered",
+    "prune",
+    "cls_position",
+    "score_dtype",
+    "first_token_as_cls",
+    "ablation",
+)
 BLOCK_STRIDE = 1_000_003  # between the seeds of two merging blocks
 
 
@@ -47,7 +59,7 @@ class Tokens:
 
 
 class PatchEmbed(nn.Module):
-    """Images [B, in_chans, H, W] -> patch tokens [B, 1, P, C] in raster order; clips [B, in_chans, T, H, W] -> [B, T', P, C]."""
+    """Images [B, in_chans, H, W] -> patches [B, 1, P, C] in raster order; clips [B, in_chans, T, H, W] -> [B, T', P, C]."""
 
     def __init__(self, config: VimConfig) -> None:
         super().__init__()
@@ -83,7 +95,7 @@ class Block(nn.Module):
         return self.norm(hidden, residual, kernels)
 
 
-class Vim(nn.Module):
+class Vim(ReducedModel):
     """Vim, or VideoMamba by its config. `reduction.r = 0` is the plain model; any other r merges (or prunes) by the schedule.
 
     `backend` names the kernels (`auto`, `native`, `chunked`, `reference`, ...); the choice is made once per kind of
@@ -92,7 +104,7 @@ class Vim(nn.Module):
 
     def __init__(self, config: VimConfig, reduction: ReductionConfig | None = None, backend: str = "auto") -> None:
         super().__init__()
-        self.config = config
+        self.config: VimConfig = config
         self.backend = backend
         self.reduction = reduction or ReductionConfig()
         dim = config.embed_dim
@@ -107,7 +119,6 @@ class Vim(nn.Module):
         self.head = nn.Linear(dim, config.num_classes)
         self._initialise()
         self._kernels: dict[str, Kernels] = {}
-        self._last_counts: tuple[int, ...] | None = None
         self._set_merges()
 
     def _set_merges(self) -> None:
@@ -151,18 +162,10 @@ class Vim(nn.Module):
             self._kernels[place] = select(self.backend, Operands(kind, self.config.d_state, self.config.d_conv, float64))
         return self._kernels[place]
 
-    def token_counts(self) -> tuple[int, ...]:
-        """Tokens entering each block's mixer: realised in the last forward, or by the schedule before the first."""
-        return self._last_counts or self.planned_token_counts()
-
-    def planned_token_counts(self) -> tuple[int, ...]:
-        """Tokens entering each block's mixer by the schedule (paper Table 10)."""
-        return self.config.token_counts(self.reduction)
-
     @property
-    def reduction_ratio(self) -> float:
-        """1 - mean tokens per block / initial tokens (paper Table 10)."""
-        return schedule.reduction_ratio(self.token_counts(), self.config.num_tokens)
+    def kernels_name(self) -> str:
+        """Name of `kernels`."""
+        return self.kernels.name
 
     def embed(self, images: Tensor) -> Tensor:
         """Images [B, in_chans, H, W] (or clips) -> tokens [B, L_0, C], class token in its place, positions added.
@@ -303,10 +306,6 @@ class Vim(nn.Module):
         hidden = drop_path(tokens.hidden, self.config.drop_path_rate, training=self.training)
         normed, _ = self.norm_f(*_class_rows(hidden, tokens), self.kernels)
         return normed[:, 0]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, in_chans, H, W] -> logits [B, num_classes], in training and evaluation alike."""
-        return self.head(self.forward_features(images))
 
 
 def _class_rows(hidden: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor | None]:

@@ -65,8 +65,8 @@ class Ablation:
 @dataclass(frozen=True)
 class VitOptions:
     """What only a ViT has. proportional_attention: add log(size) to the attention logits (ToMe) · protect_class: the class
-    token never merges · inflection: ToMe's linear schedule of r over the blocks, 0 for a constant r, 1 for 0 to 2 r · per_block:
-    r of each block instead, the rest 0."""
+    token never merges · inflection: ToMe's linear schedule of r over the blocks, 0 for a constant r, 1 for 0 to 2 r ·
+    per_block: r of each block instead, the rest 0."""
 
     proportional_attention: bool = True
     protect_class: bool = True
@@ -84,16 +84,16 @@ class VitOptions:
 class ReductionConfig:
     """Token merging (or pruning) as in the paper, section 3; the defaults are the paper's.
 
-    r: nominal tokens removed per merge, clamped to half of the patches · placement: merge in `even` blocks 2, 4, ...
-    or `odd` ones 1, 3, ... · interval: distance between merging blocks · metric: what similarity is computed on, X (the
-    previous mixer's output), or that block's B, C or delta; in a ViT X (after attention), Q, K or V · metric_flip: how B, C and delta of both directions are
-    paired, by `tokens`, or as upstream does by `features` · distance: on unit-length rows · choose_k: take the k-th
-    closest destination (clamped to the destinations there are) · mode: how a group is folded; `sum` is the
-    size-weighted mean · ordered: keep the original order, else kept sources first, by `unordered_sources` · prune: drop
-    the chosen tokens instead of merging them · cls_position: where the class token goes, `proportional` as upstream or
-    at its `exact_rank` among the survivors · final_tokens: make the last merge aim at this many tokens (upstream's
-    `compare` rule), None for off · score_dtype: similarities in fp32, or in the `input`'s dtype as upstream under
-    autocast · first_token_as_cls: upstream's visualisation path as it is, where token 0 is protected, the real class
+    r: nominal tokens removed per merge, clamped to half of the patches · placement: merge in `even` blocks 2, 4, ... or
+    `odd` ones 1, 3, ... · interval: distance between merging blocks · metric: what similarity is computed on, X (the
+    previous mixer's output), or that block's B, C or delta; in a ViT X (after attention), Q, K or V · metric_flip: how B, C
+    and delta of both directions are paired, by `tokens`, or as upstream does by `features` · distance: on unit-length rows
+    · choose_k: take the k-th closest destination (clamped to the destinations there are) · mode: how a group is folded;
+    `sum` is the size-weighted mean · ordered: keep the original order, else kept sources first, by `unordered_sources` ·
+    prune: drop the chosen tokens instead of merging them · cls_position: where the class token goes, `proportional` as
+    upstream or at its `exact_rank` among the survivors · final_tokens: make the last merge aim at this many tokens
+    (upstream's `compare` rule), None for off · score_dtype: similarities in fp32, or in the `input`'s dtype as upstream
+    under autocast · first_token_as_cls: upstream's visualisation path as it is, where token 0 is protected, the real class
     token merges like a patch and the logits are read from row 0; for parity only · ablation: decisions replaced by chance
     or another rule · vit: what only a ViT has.
     """

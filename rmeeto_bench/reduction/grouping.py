@@ -26,9 +26,7 @@ class Groups:
         return tuple(patches.gather(1, index[..., None].expand(wide)) for index in (self.sources, self.destinations))  # type: ignore[return-value]
 
 
-def group(
-    batch: int, patches: int, ablation: Ablation, generator: torch.Generator | None, device: torch.device
-) -> Groups:
+def group(batch: int, patches: int, ablation: Ablation, generator: torch.Generator | None, device: torch.device) -> Groups:
     """Halve `patches` tokens; the sources have one more where the number is odd. `random` draws for each image."""
     if ablation.grouping == "random":
         order = torch.rand(batch, patches, generator=generator).argsort(1).to(device)

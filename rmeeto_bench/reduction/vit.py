@@ -34,21 +34,3 @@ def merge_vit(
     (merged,), new_size = merge_matched((x,), size, matching, config.mode)
     assert merged is not None
     return merged, new_size, None if source is None else fold(source, matching, "amax")
-
-
-def r_per_block(config: ReductionConfig, depth: int) -> tuple[int, ...]:
-    """Nominal r of every block: constant, ToMe's linear schedule around the same mean, or as listed."""
-    vit = config.vit
-    if vit.per_block:
-        return (*vit.per_block[:depth], *(0,) * (depth - len(vit.per_block)))
-    first = int(config.r * (1 - vit.inflection))
-    step = (2 * config.r - 2 * first) / max(1, depth - 1)
-    return tuple(int(first + step * block) for block in range(depth))
-
-
-def vit_schedule(config: ReductionConfig, *, depth: int, initial_tokens: int) -> tuple[int, ...]:
-    """Tokens entering every block, and those that leave the last: depth + 1 numbers."""
-    counts = [initial_tokens]
-    for r in r_per_block(config, depth):
-        counts.append(counts[-1] - effective_r(counts[-1], r, protected=1 if config.vit.protect_class else 0))
-    return tuple(counts)
