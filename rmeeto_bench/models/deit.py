@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +131,7 @@ class Deit(ReducedModel):
 def attend(block: Block, x: Tensor, size: Tensor | None, metric: str) -> tuple[Tensor, Tensor | None]:
     """timm's attention of normalised x [B, L, C] with log(size) on the logits of every key, and Q, K or V [B, L, C / heads]
     as the mean over heads (None for X)."""
-    attention = block.attn
+    attention: Any = block.attn
     batch, length, _ = x.shape
     qkv = attention.qkv(x).view(batch, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)  # [3, B, H, L, C / H]
     weight = None if size is None else size.log().view(batch, 1, 1, length).to(x.dtype)

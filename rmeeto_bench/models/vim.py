@@ -225,8 +225,7 @@ class Vim(ReducedModel):
         """The shuffle ablation: before the metric is taken (but B, C and delta keep their order, as upstream's do)."""
         if draws is None:
             return
-        if not isinstance(tokens.cls_position, int):
-            raise UsageError("shuffling needs one class position for all images; use cls_position proportional")
+        assert isinstance(tokens.cls_position, int)
         streams = (tokens.hidden, tokens.residual, tokens.size, tokens.source)
         hidden, tokens.residual, tokens.size, tokens.source = shuffle_patches(
             streams, tokens.cls_position, self.reduction.ablation.shuffle, draws

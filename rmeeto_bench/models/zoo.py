@@ -6,8 +6,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rmeeto_bench.checkpoints.hub import resolve
-from rmeeto_bench.checkpoints.reader import load_checkpoint
+from rmeeto_bench.checkpoints.reader import check_state, load_checkpoint, read_checkpoint
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
@@ -99,5 +101,18 @@ def create_model(
             raise UsageError(f"no bundled checkpoint for {name} at r = {chosen.r}; only vim_nano ships with weights")
         load_checkpoint(model, path)
     elif checkpoint is not None:
-        load_checkpoint(model, resolve(checkpoint))
+        _load(model, resolve(checkpoint))
     return model.eval()
+
+
+def _load(model: ReducedModel, path: Path) -> None:
+    """Load a file; an image model's weights are inflated for a model of clips."""
+    sized = model.config
+    if isinstance(sized, VimConfig) and sized.frames:
+        state = read_checkpoint(path).state_dict
+        if state.get("patch_embed.proj.weight", torch.empty(0)).dim() == 4:
+            state = videomamba.inflate(state, sized)
+            check_state(state, model, path)
+            model.load_state_dict(state)
+            return
+    load_checkpoint(model, path)

@@ -125,6 +125,8 @@ class ReductionConfig:
             raise UsageError(f"final_tokens must leave a patch and the class token, not {self.final_tokens}")
         if self.cls_position == "exact_rank" and not self.ordered:
             raise UsageError("cls_position exact_rank needs ordered merging: without order there is no rank")
+        if self.cls_position == "exact_rank" and self.ablation.shuffle:
+            raise UsageError("shuffling needs one class position for all images; use cls_position proportional")
 
 
 def paper(r: int, **changes: Any) -> ReductionConfig:

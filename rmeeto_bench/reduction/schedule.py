@@ -10,6 +10,7 @@ from rmeeto_bench.reduction.config import ReductionConfig
 
 # Paper Table 10: nominal ratio -> r, for 197 tokens and 24 blocks merging in the even ones.
 PAPER_RATIOS: dict[float, int] = {0.0: 0, 0.14: 5, 0.28: 10, 0.31: 11, 0.36: 13, 0.42: 15, 0.54: 20}
+VIDEO_RS = tuple(range(0, 89, 8))  # paper Table 14: 8 frames, 1,569 tokens; 88 is the video models' default
 
 
 def effective_r(tokens: int, r: int, *, protected: int = 1) -> int:

@@ -68,7 +68,9 @@ def _build(session: Session, r: int) -> ReducedModel:
         path = resolve(session.init)
         state = read_checkpoint(path).state_dict
         if state["pos_embed"].shape != model.pos_embed.shape:
-            state = {**state, "pos_embed": resize_pos_embed(state["pos_embed"].float(), model.config.num_patches)}
+            first = model.config.cls_position == 0
+            resized = resize_pos_embed(state["pos_embed"].float(), model.config.num_patches, cls_first=first)
+            state = {**state, "pos_embed": resized}
             model.load_state_dict(state)
         else:
             load_checkpoint(model, path)
