@@ -36,7 +36,7 @@ def model_of(args: dict[str, Any]) -> Deit:
 def test_model_matches_upstream(name: str, case: dict[str, Any]) -> None:
     outputs = golden_data.tensors(f"{KIND}_outputs", KIND)
     model = model_of(case["args"])
-    model.load_state_dict(golden_data.tensors(f"{KIND}_weights", KIND))
+    model.load_state_dict(golden_data.weights(KIND))
     images = golden_data.tensors("images", KIND)[case["input_set"]]
     assert float((model(images) - outputs[f"{name}/logits"]).abs().max()) < 1e-4
     tokens = model.forward_tokens(images, track_source=not case["args"].get("if_prune"))

@@ -13,7 +13,7 @@ from rmeeto_bench.models.sizes import DeitConfig, VimConfig
 from rmeeto_bench.models.zoo import DEIT
 from rmeeto_bench.reduction.config import ReductionConfig
 
-RECORDED = golden_data.text("flops")
+RECORDED = golden_data.text("flops_families")
 FAMILIES = ("vim", "videomamba_image", "video", "deit")
 
 

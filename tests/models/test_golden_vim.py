@@ -72,7 +72,7 @@ INTERPRETED = [parameters for parameters in cases() if parameters.id in ("vim_d3
 @torch.inference_mode()
 def test_the_triton_backend_matches_upstream_under_the_interpreter(kind: str, name: str, case: dict[str, Any]) -> None:
     model = Vim(sizes_of(kind, case["args"]), reduction_of(case["args"]), backend="triton").eval()
-    model.load_state_dict(golden_data.tensors(f"{kind}_weights", kind))
+    model.load_state_dict(golden_data.weights(kind))
     logits = model(inputs_of(kind)[case["input_set"]][:1])
     assert model.merge_path == "fused"
     assert list(model.token_counts()) == case["token_counts"]
@@ -85,7 +85,7 @@ def test_model_matches_upstream(kind: str, name: str, case: dict[str, Any]) -> N
     outputs = golden_data.tensors(f"{kind}_outputs", kind)
     args = case["args"]
     model = Vim(sizes_of(kind, args), reduction_of(args)).eval()
-    model.load_state_dict(golden_data.tensors(f"{kind}_weights", kind))
+    model.load_state_dict(golden_data.weights(kind))
     images = inputs_of(kind)[case["input_set"]]
     logits = model(images)
     assert float((logits - outputs[f"{name}/logits"]).abs().max()) < 1e-4
