@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmeeto_bench.kernels.arguments import ScanArguments
-from rmeeto_bench.kernels.selective_scan.aligned import scan_directions
+from rmeeto_bench.kernels.selective_scan.aligned import scan_directions, scan_through
 from rmeeto_bench.models.sizes import VimConfig
 from rmeeto_bench.models.vim import Block, Tokens, Vim
 from rmeeto_bench.reduction.pruning import (
@@ -75,6 +75,8 @@ class PrunedVim(Vim):
             gaps = gaps_between(index, cast(int, tokens.cls_position))
         if gaps is None and not scored:
             return self.kernels.selective_scan(operands), None
+        if gaps is not None and not scored:
+            return scan_through(self.kernels.selective_scan, operands, gaps, pruning.alignment), None
         directions = scan_directions(operands, gaps, "zero_input" if self._masked else pruning.alignment)
         return operands.scale * directions.sum(0), directions
 

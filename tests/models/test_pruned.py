@@ -11,8 +11,8 @@ from torch import Tensor
 
 import rmeeto_bench as rb
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.kernels.registry import sample_arguments
-from rmeeto_bench.kernels.selective_scan.aligned import scan_directions
+from rmeeto_bench.kernels.registry import Operands, sample_arguments, select
+from rmeeto_bench.kernels.selective_scan.aligned import scan_directions, scan_through
 from rmeeto_bench.models.flops import count_flops
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.reduction.pruning import (
@@ -118,6 +118,16 @@ def test_the_scan_evolves_through_the_gaps_as_a_float64_loop_does(kept: list[int
     gaps = gaps_between(index, 7)[..., :7]  # a class token behind all patches, cut off
     found = scan_directions(arguments, gaps, pause)
     assert torch.allclose(found, loop(arguments, index[0], 40, pause), atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("pause", ["zero_input", "self"])
+def test_a_plain_scan_can_be_made_to_evolve_through_gaps(backend: str, pause: str) -> None:
+    kernels = select(backend, Operands("cpu", 8, 4))
+    arguments = sample_arguments("cpu", 8, length=19)
+    gaps = gaps_between(torch.arange(19).cumsum(0).expand(2, -1), 9)[..., :19]
+    expected = 0.5 * scan_directions(arguments, gaps, pause).sum(0)
+    assert torch.allclose(scan_through(kernels.selective_scan, arguments, gaps, pause), expected, atol=1e-4)
 
 
 def test_without_gaps_the_directions_add_up_to_the_scan() -> None:
