@@ -79,6 +79,7 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.bench.ablations import Settings, run_studies
     from rmeeto_bench.bench.studies import choose_studies
     from rmeeto_bench.errors import UsageError
+    from rmeeto_bench.records import write_atomic
     from rmeeto_bench.report import ablation
 
     if not arguments.name and not arguments.all:
@@ -108,11 +109,10 @@ def main(arguments: argparse.Namespace) -> int:
     text = ablation.markdown(rows, heading)
     print(text)
     if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
         record = {"model": arguments.model, "r": arguments.r, "weights": weights.name, "data": data.name, "images": images}
         record |= {"seeds": arguments.seeds, "batch_size": arguments.batch_size}
         stem = arguments.out / arguments.model
-        stem.with_suffix(".md").write_text(text, encoding="utf-8")
-        stem.with_suffix(".csv").write_text(ablation.comma_separated(rows), encoding="utf-8")
-        stem.with_suffix(".json").write_text(ablation.to_json(rows, record), encoding="utf-8")
+        write_atomic(stem.with_suffix(".md"), text)
+        write_atomic(stem.with_suffix(".csv"), ablation.comma_separated(rows))
+        write_atomic(stem.with_suffix(".json"), ablation.to_json(rows, record))
     return 130 if stopped else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from rmeeto_bench.models.sizes import DeitConfig, VimConfig
@@ -44,6 +46,10 @@ class ReducedModel(nn.Module):
     def reduction_ratio(self) -> float:
         """1 - mean tokens per block / initial tokens (paper Table 10)."""
         return reduction_ratio(self.token_counts(), self.config.num_tokens)
+
+    def forward_tokens(self, images: Tensor, *, track_source: bool = False) -> Any:
+        """Run all blocks: the tokens of the last one, before the final norm; `sources` of every block where tracked."""
+        raise NotImplementedError
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The normalised class token [B, C], input of the head."""
