@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "image", nargs="+", metavar="IMAGE", help="image files, animated images, folders of frames, or skimage:astronaut"
     )
-    parser.add_argument(
-        "--model", default="vim_nano", metavar="NAME", help="default: the bundled vim_nano, on gray 28 px copies"
-    )
+    parser.add_argument("--model", default="vim_nano", metavar="NAME", help="default: the bundled vim_nano, on gray copies")
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--r", type=int, metavar="N", help="tokens removed per merge (default: 11, or 88 for a model of clips)")
     amount.add_argument("--ratio", type=float, metavar="X", help="reduction ratio instead")
@@ -80,9 +78,8 @@ def _panels(name: str, frames: list[Image.Image], model: ReducedModel, *, stages
         groups = group_map(stage.source, sized.cls_position, getattr(sized, "steps", 1))
         drawn.append((f"block {stage.block}: {stage.tokens} tokens", merged_pictures(originals, groups)))
     if clip:
-        return [
-            [Panel(picture, caption if i == 0 else f"frame {i}") for i, picture in enumerate(row)] for caption, row in drawn
-        ]
+        captions = [[caption, *(f"frame {i}" for i in range(1, len(row)))] for caption, row in drawn]
+        return [[Panel(*pair) for pair in zip(row, own, strict=True)] for own, (_, row) in zip(captions, drawn, strict=True)]
     return [[Panel(row[0], caption) for caption, row in drawn]]
 
 

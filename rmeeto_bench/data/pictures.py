@@ -47,6 +47,4 @@ def _sample(name: str) -> Image.Image:
     try:
         return Image.fromarray(np.asarray(getattr(skimage.data, name)())).convert("RGB")
     except (OSError, ModuleNotFoundError) as error:
-        raise UnavailableError(
-            f"scikit-image would have to download {name} ({type(error).__name__}); choose another"
-        ) from error
+        raise UnavailableError(f"this scikit-image brings no {name} ({type(error).__name__}); choose another") from error

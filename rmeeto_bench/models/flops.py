@@ -64,7 +64,10 @@ def mixer_flops(tokens: int, config: VimConfig, *, directions: int) -> float:
 def matching_flops(tokens: int, r: int, config: VimConfig, metric: str) -> float:
     """One matching and merge at `tokens` tokens before it; r is the nominal one, as upstream counts."""
     C = config.embed_dim
-    width = {"X": C, "B": config.d_state, "C": config.d_state, "delta": config.expand * C}[metric]
+    widths = {"X": C, "B": config.d_state, "C": config.d_state, "delta": config.expand * C}
+    if metric not in widths:
+        raise UsageError(f"metric {metric} is an attention's; a Mamba model has {', '.join(widths)}")
+    width = widths[metric]
     return _matching(tokens, r, width, C)
 
 

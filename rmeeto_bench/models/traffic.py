@@ -36,8 +36,8 @@ def model_operations(config: VimConfig, reduction: ReductionConfig, batch_size: 
     """All kernels of one forward of `batch_size` images. Raises `UsageError` for an unknown cut or a model that is no Vim."""
     if cut not in CUTS:
         raise UsageError(f"kernels are cut as {' or '.join(CUTS)}, not {cut!r}")
-    if not isinstance(config, VimConfig):
-        raise UsageError("the traffic of this model is not described; the roofline knows the Vim models")
+    if not isinstance(config, VimConfig) or config.frames:
+        raise UsageError("the traffic of this model is not described; the roofline knows Vim and VideoMamba on images")
     sizes = {"depth": config.depth, "initial_tokens": config.num_tokens}
     removed = merges(reduction, **sizes)
     found = [_patch_embedding(config, batch_size), _head(config, batch_size)]
