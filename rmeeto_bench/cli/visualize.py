@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="FILE", help="a file or public name (default: what ships, else random weights)")
     parser.add_argument("--prune", action="store_true", help="drop the tokens instead of merging them")
     parser.add_argument("--stages", action="store_true", help=f"also show up to {SHOWN - 1} earlier merges")
-    parser.add_argument("--format", choices=("png", "pdf"), default="png", help="of the contact sheet (default: png)")
+    parser.add_argument("--format", choices=("png", "jpg", "pdf"), default="png", help="of the contact sheet (default: png)")
     parser.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder (default: pictures)")
 
 

@@ -105,7 +105,7 @@ class Panel:
 
 
 def contact_sheet(rows: list[list[Panel]], path: Path, title: str) -> None:
-    """All pictures on one page, a row for each image or clip; PNG or PDF by the name's ending."""
+    """All pictures on one page, a row for each image or clip; PNG, JPEG or PDF by the name's ending."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
