@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -79,6 +79,10 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path} is no rmeeto-bench run ({error})") from error
 
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """The connection, for one commit of several statements; failures come out as one line."""
+        return self._guard()
+
     def add_block(self, block: Block) -> None:
         """Keep one block; it is on the disk when this returns."""
         values = [getattr(block, name) for name in COLUMNS]
@@ -112,7 +116,10 @@ class Store:
             connection.execute("INSERT INTO prediction VALUES(?,?,?,?,?)", (device, arm, start, data.tobytes(), len(data)))
 
     def predictions(self, device: str, arm: str) -> NDArray[np.int16]:
-        """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none."""
+        """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none.
+
+        Images that could not be read have none and are left out.
+        """
         with self._guard() as connection:
             rows = connection.execute(
                 "SELECT start, top5, count FROM prediction WHERE device=? AND arm=? ORDER BY start", (device, arm)
@@ -124,7 +131,8 @@ class Store:
                 break
             parts.append(np.frombuffer(data, "<i2").reshape(count, 5).astype(np.int16))
             reached += count
-        return np.concatenate(parts)
+        joined = np.concatenate(parts)
+        return joined[joined[:, 0] >= 0]
 
     def close(self) -> None:
         """Close the file."""

@@ -18,6 +18,7 @@ from rmeeto_bench.errors import RmeetoError
 
 COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",
+    "eval": "measure accuracy alone, all ratios in one pass over the images",
     "retrain": "train a model with merging switched on",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "flops": "count operations per image under every convention in use",
@@ -25,6 +26,7 @@ COMMANDS = {
     "paper": "lay the paper's tables and figures beside your own runs",
     "doctor": "say which kernels run here, why, and what would make it faster",
     "models": "list the models and the public checkpoints",
+    "verify": "check that a checkpoint file is whole, safe and of a model",
     "profiles": "list the known GPUs",
 }
 EPILOGUE = """exit codes: 0 done, 2 bad input, 5 nothing valid measured, 6 the machine lacks something, 130 interrupted

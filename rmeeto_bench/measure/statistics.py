@@ -144,3 +144,14 @@ def break_even(ratios: Sequence[float], speedups: Sequence[float]) -> float | No
         if speedup < 1 < next_speedup:
             crossing = ratio + (1 - speedup) / (next_speedup - speedup) * (next_ratio - ratio)
     return crossing
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: with these, all tests together err at most at the level each is compared with."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
