@@ -17,7 +17,7 @@ from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.label_check import suspicion
 from rmeeto_bench.bench.plan import BenchPlan
 from rmeeto_bench.bench.predictions import Predictions
-from rmeeto_bench.bench.sharing import SharedPass, build_arms, share
+from rmeeto_bench.bench.sharing import SharedPass, build_arms, require_weights, share
 from rmeeto_bench.bench.store import Store
 from rmeeto_bench.data.find import Where, find_data
 from rmeeto_bench.data.image_set import ImageSet
@@ -108,10 +108,11 @@ def evaluate_plan(
     hints: list[str] = []
     data_of: dict[str, DataSummary] = {}
     complete = True
+    require_weights(evaluation.plan, evaluation.plan.models)
+    work = [(models, data_for(evaluation, models[0])) for models in groups(evaluation.plan)]
     with _open(folder, resume=evaluation.resume) as store:
-        for models in groups(evaluation.plan):
+        for models, data in work:
             names = ",".join(models)
-            data = data_for(evaluation, models[0])
             listener.stage(", ".join(device.name for device in devices), names, f"on {data.name}")
             arms = _pass(evaluation.plan, models, data, store, devices, Watching(listener, should_stop))
             kept = Predictions(store, SHARED)
@@ -134,7 +135,7 @@ def evaluate_plan(
         plan=evaluation.plan.as_dict(),
         environment=environment(),
         devices=tuple(device.name for device in devices),
-        status="complete" if complete and len(data_of) == len(groups(evaluation.plan)) else "interrupted",
+        status="complete" if complete and len(data_of) == len(work) else "interrupted",
         arms=tuple(rows),
         data=data_of,
         hints=tuple(hints),

@@ -79,7 +79,8 @@ class Predictions:
                     raise DataError(f"{self._store.path} has predictions of {arm} on another data set; choose another --out")
                 if row is not None and row[1] != text:
                     raise DataError(
-                        f"{self._store.path} has predictions of {arm} with {row[1]}, not {text}; take the same, or another --out"
+                        f"{self._store.path} has predictions of {arm} with {row[1]}, not {text}; "
+                        "take the same settings, or another --out"
                     )
                 connection.execute("INSERT OR IGNORE INTO pass VALUES(?,?,?,?)", (self._device, arm, identity, text))
             self._problems(connection, data.fingerprint, data.problems)

@@ -50,14 +50,18 @@ def joined(parts: list[PassProgress]) -> PassProgress:
     )
 
 
+def require_weights(plan: BenchPlan, models: tuple[str, ...]) -> None:
+    """Raise `CheckpointError` where an arm would have random weights, or its file cannot be had; nothing is built."""
+    for model in models:
+        for cell in cells(plan, model):
+            if choose(cell, plan.checkpoints).path is None:
+                raise CheckpointError(f"{cell.name} has no weights to evaluate; give --checkpoints a folder, a file or zoo")
+
+
 def build_arms(plan: BenchPlan, models: tuple[str, ...], device: Device) -> list[BuiltArm]:
-    """All ratios of these models on a device. Raises `CheckpointError` where one would have random weights."""
+    """All ratios of these models on a device."""
     setting = setting_for(plan, device)
-    wanted = [cell for model in models for cell in cells(plan, model)]
-    for cell in wanted:
-        if choose(cell, plan.checkpoints).path is None:
-            raise CheckpointError(f"{cell.name} has no weights to evaluate; give --checkpoints a folder, a file or zoo")
-    return [build(cell, plan, setting) for cell in wanted]
+    return [build(cell, plan, setting) for model in models for cell in cells(plan, model)]
 
 
 def _work(shared: SharedPass, device: Device, shard: tuple[int, int], channel: Any, stop: Any) -> None:

@@ -90,7 +90,7 @@ def missing(entry: PublicCheckpoint) -> str:
     place = f"{entry.model}_r{entry.r}.pth"
     if entry.repo.startswith("https://"):
         return (
-            f"{entry.name} is not on this machine and cannot be downloaded; fetch {entry.repo}/{entry.filename} where there is a "
+            f"{entry.name} is not on this machine and cannot be downloaded; fetch {entry.address} where there is a "
             f"network and put it into {_torch_cache()}, or into a folder as {place} and give --checkpoints FOLDER"
         )
     return (

@@ -33,8 +33,8 @@ def find_data(
     shape: tuple[int, ...],
     num_classes: int,
     images: int | None,
-    where: Where = Where(),
-    reading: Reading = Reading(),
+    where: Where | None = None,
+    reading: Reading | None = None,
 ) -> ImageSet | None:
     """The evaluation set for a model of this input shape, or None if no path is given and the bundled set doesn't fit.
 
@@ -48,7 +48,8 @@ def find_data(
     if path.is_dir() and fashion_mnist.is_fashion_mnist(path):
         files = fashion_mnist.load("test", path)
         return files if images is None else files.subset(images)
-    found = image_set(find_source(path, num_classes, where), preprocessing_for(shape), num_classes, reading)
+    source = find_source(path, num_classes, where or Where())
+    found = image_set(source, preprocessing_for(shape), num_classes, reading or Reading())
     return found if images is None else found.subset(images)
 
 
