@@ -86,17 +86,18 @@ def fetch(entry: PublicCheckpoint) -> Path:
 
 def missing(entry: PublicCheckpoint) -> str:
     """What to fetch from where and where to put it, in one line."""
-    files = " or ".join(entry.filenames)
     place = f"{entry.model}_r{entry.r}.pth"
     if entry.repo.startswith("https://"):
         return (
             f"{entry.name} is not on this machine and cannot be downloaded; fetch {entry.address} where there is a "
             f"network and put it into {_torch_cache()}, or into a folder as {place} and give --checkpoints FOLDER"
         )
+    also = "".join(f" (or {name})" for name in entry.filenames[1:])
+    # A file in a folder is read without its averaged weights, so the hub's cache is the only place for those.
+    folder = "" if entry.ema else f", or put the file into a folder as {place} and give --checkpoints FOLDER"
     return (
         f"{entry.name} is not in the hub client's cache ({constants.HF_HUB_CACHE}) and cannot be downloaded; run "
-        f"`hf download {entry.repo} {entry.filename}` where there is a network ({files}) and copy that cache here, or put the "
-        f"file into a folder as {place} and give --checkpoints FOLDER"
+        f"`hf download {entry.repo} {entry.filename}`{also} where there is a network and copy that cache here{folder}"
     )
 
 

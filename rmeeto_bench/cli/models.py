@@ -35,10 +35,10 @@ def main(arguments: argparse.Namespace) -> int:
     rows = []
     for entry in PUBLIC:
         path = cached_public(entry)
-        size = path.stat().st_size if path is not None else entry.size
+        stored = path.stat().st_size if path is not None else entry.size
         digest = known_sha256(entry, path)
-        rows.append({**asdict(entry), "size": size, "sha256": digest, "on_this_machine": None if path is None else str(path)})
-        megabytes = "" if size is None else f"{size / 1e6:.0f}"
+        rows.append({**asdict(entry), "size": stored, "sha256": digest, "on_this_machine": None if path is None else str(path)})
+        megabytes = "" if stored is None else f"{stored / 1e6:.0f}"
         note = ", ".join(text for text in (entry.note, "EMA" if entry.ema else "", "here" if path else "") if text)
         licence = entry.licence or "not stated"
         public.add_row(entry.name, str(entry.r), entry.task, f"{entry.top1}", megabytes, (digest or "")[:8], licence, note)

@@ -12,6 +12,8 @@ from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.data.preprocessing import Preprocessing
 from rmeeto_bench.data.reading import Reading, image_set
 from rmeeto_bench.data.source import Source
+from rmeeto_bench.data.video import VideoViews
+from rmeeto_bench.data.video_list import find_videos
 from rmeeto_bench.errors import DataError
 
 SPLITS = ("val", "validation")
@@ -38,6 +40,7 @@ def find_data(
 ) -> ImageSet | None:
     """The evaluation set for a model of this input shape, or None if no path is given and the bundled set doesn't fit.
 
+    A shape of four, (channels, frames, height, width), takes videos, in the views of the published evaluation.
     `images` keeps that many, in the class proportions of the whole. Raises `DataError`.
     """
     if path is None:
@@ -45,11 +48,15 @@ def find_data(
             return None
         bundled = fashion_mnist.load("test")
         return bundled if images is None else bundled.subset(images)
+    reading, where = reading or Reading(), where or Where()
+    if len(shape) == 4:
+        videos = find_videos(path, num_classes, where.class_map)
+        clips = image_set(videos, VideoViews(shape[-1], shape[1]), num_classes, reading)
+        return clips if images is None else clips.subset(images)
     if path.is_dir() and fashion_mnist.is_fashion_mnist(path):
         files = fashion_mnist.load("test", path)
         return files if images is None else files.subset(images)
-    source = find_source(path, num_classes, where or Where())
-    found = image_set(source, preprocessing_for(shape), num_classes, reading or Reading())
+    found = image_set(find_source(path, num_classes, where), preprocessing_for(shape), num_classes, reading)
     return found if images is None else found.subset(images)
 
 

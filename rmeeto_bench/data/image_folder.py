@@ -59,14 +59,14 @@ class FileSource:
         return None
 
 
-def _images_in(folder: Path) -> tuple[list[str], list[str]]:
+def _images_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> tuple[list[str], list[str]]:
     """(names of image files, names of other files) of a folder, sorted."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     except OSError as error:
         raise DataError(f"cannot read {folder}: {error.strerror}; check its permissions") from error
-    images = [name for name in names if name.lower().endswith(ENDINGS)]
-    return images, [name for name in names if not name.lower().endswith(ENDINGS) and not name.startswith(".")]
+    images = [name for name in names if name.lower().endswith(endings)]
+    return images, [name for name in names if not name.lower().endswith(endings) and not name.startswith(".")]
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -77,7 +77,9 @@ def class_folders(folder: Path) -> list[str]:
         raise DataError(f"cannot read {folder}: {error.strerror}; give a folder of images") from error
 
 
-def load_class_folders(folder: Path, num_classes: int, class_map: dict[str, int] | None) -> FileSource:
+def load_class_folders(
+    folder: Path, num_classes: int, class_map: dict[str, int] | None, endings: tuple[str, ...] = ENDINGS
+) -> FileSource:
     """The images under `folder/<class>/`, sorted by path. Raises `DataError` where labels would be a guess."""
     listed = time.time_ns() + LISTING_SLACK_NS
     names = class_folders(folder)
@@ -86,14 +88,14 @@ def load_class_folders(folder: Path, num_classes: int, class_map: dict[str, int]
     paths: list[str] = []
     labels: list[int] = []
     for name, label in sorted(label_of.items()):
-        images, others = _images_in(folder / name)
+        images, others = _images_in(folder / name, endings)
         problems += [Problem(-1, str(folder / name / other), "it is no image") for other in others]
         if not images:
             problems.append(Problem(-1, str(folder / name), "the class folder is empty"))
         paths += [f"{name}/{image}" for image in images]
         labels += [label] * len(images)
     if not paths:
-        raise DataError(f"{folder} holds no images ({', '.join(ENDINGS)}); give a folder of images by class")
+        raise DataError(f"{folder} holds no files to evaluate ({', '.join(endings)}); give a folder for each class")
     stamps = tuple((folder / name, (folder / name).stat().st_mtime_ns) for name in ("", *names))
     return FileSource(folder.name, folder, tuple(paths), np.array(labels, np.int64), stamps, listed, tuple(problems))
 

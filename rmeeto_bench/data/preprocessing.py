@@ -38,9 +38,19 @@ class Preprocessing:
         return cls(size, int(CROP * size), 3, IMAGENET)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """(channels, height, width) of what comes out."""
         return self.channels, self.size, self.size
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """The same: an image has one view."""
+        return self.shape
+
+    @property
+    def views(self) -> int:
+        """One."""
+        return 1
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Decoded image -> uint8 [channels, size, size], equal to torchvision's Resize and CenterCrop on PIL images."""

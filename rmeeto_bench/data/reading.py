@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rmeeto_bench.data.image_set import UNREADABLE, Batch, Problem, stratified
-from rmeeto_bench.data.preprocessing import Preprocessing, UnreadableImageError
+from rmeeto_bench.data.image_set import UNREADABLE, Batch, Normalisation, Problem, stratified
+from rmeeto_bench.data.preprocessing import UnreadableImageError
 from rmeeto_bench.data.source import Source, check_labels, fingerprint
 from rmeeto_bench.errors import DataError
 
@@ -34,6 +34,34 @@ class Loaded(NamedTuple):
     problems: list[tuple[int, str, str, bool]]
 
 
+class Decoding(Protocol):
+    """From an encoded image or video to pixels: `Preprocessing` or `VideoViews`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what a model takes, without the batch."""
+        ...
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Of what comes out: `shape`, with the views first if there are several."""
+        ...
+
+    @property
+    def views(self) -> int:
+        """Views of an item."""
+        ...
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What the pixels still need."""
+        ...
+
+    def read(self, data: bytes) -> tuple[Tensor, str | None]:
+        """Encoded bytes -> (uint8 pixels of `item_shape`, what is unusual, or None). Raises `UnreadableImageError`."""
+        ...
+
+
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -48,14 +76,18 @@ class EncodedSet:
     """
 
     source: Source
-    preprocessing: Preprocessing
+    preprocessing: Decoding
     num_classes: int
     indices: NDArray[np.int64]
     on_error: str = STOP
     workers: int | None = None
     part_of: int | None = None
     problems: tuple[Problem, ...] = ()
-    views: int = 1
+
+    @property
+    def views(self) -> int:
+        """Views of each item whose probabilities are averaged."""
+        return self.preprocessing.views
 
     @property
     def name(self) -> str:
@@ -87,7 +119,7 @@ class EncodedSet:
     def load(self, start: int, batch_size: int) -> Loaded:
         """Read and decode the images `start` to `start + batch_size`, in this process."""
         places = self.indices[start : start + batch_size].tolist()
-        pixels = torch.zeros(len(places), *self.shape, dtype=torch.uint8)
+        pixels = torch.zeros(len(places), *self.preprocessing.item_shape, dtype=torch.uint8)
         labels = torch.full((len(places),), UNREADABLE, dtype=torch.int64)
         problems: list[tuple[int, str, str, bool]] = []
         for row, index in enumerate(places):
@@ -159,7 +191,7 @@ class Reading:
     workers: int | None = None
 
 
-def image_set(source: Source, preprocessing: Preprocessing, num_classes: int, reading: Reading) -> EncodedSet:
+def image_set(source: Source, preprocessing: Decoding, num_classes: int, reading: Reading) -> EncodedSet:
     """The whole source as an image set. Raises `DataError` for labels of another model, and for problems in the listing
     under `on_error` stop."""
     refuse(source.problems, reading.on_error)

@@ -21,9 +21,20 @@ class ChangedError(DataError):
 class Source(Protocol):
     """One data set on disk, listed. Images are decoded elsewhere; nothing here looks into them."""
 
-    name: str
-    labels: NDArray[np.int64]
-    problems: tuple[Problem, ...]
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class numbers, int64 [N]."""
+        ...
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was wrong when it was listed."""
+        ...
 
     def locate(self, index: int) -> str:
         """Path of an image (and its name inside that file) for messages."""
