@@ -125,7 +125,7 @@ def seconds_of_pass(folder: Path, chosen: list[BuiltArm], workers: int) -> float
 
 
 def passes(folder: Path, images: int, workers: int, repeats: int) -> dict[str, float]:
-    """Seconds of decoding alone, of one pass with six arms, and of six passes (those once); the median of a few, interleaved."""
+    """Seconds of decoding alone, of one pass with six arms, and of six passes; the last once."""
     six = arms()
     for arm in six:
         arm.model(torch.zeros(BATCH, 3, 224, 224))

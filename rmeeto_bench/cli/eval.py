@@ -104,7 +104,7 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.bench.comparison import implied_interval
     from rmeeto_bench.bench.evaluation import evaluate_plan
     from rmeeto_bench.bench.runner import new_run_id
-    from rmeeto_bench.cli.progress import TerminalListener
+    from rmeeto_bench.cli.passing import PassListener
     from rmeeto_bench.measure.device import find_devices
     from rmeeto_bench.records import write_atomic
     from rmeeto_bench.report.accuracy import write_all
@@ -113,7 +113,7 @@ def main(arguments: argparse.Namespace) -> int:
     plan = evaluation.plan
     folder = arguments.out or Path("runs") / f"eval-{new_run_id(plan)}"
     devices = find_devices(plan.gpus)
-    with graceful("finishing this batch; what is evaluated is kept") as should_stop, TerminalListener() as listener:
+    with graceful("finishing this batch; what is evaluated is kept") as should_stop, PassListener() as listener:
         if plan.images is not None:
             implied = implied_interval(plan.images)
             listener.note(

@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rmeeto_bench.measure.rounds import RoundsProgress
-
-if TYPE_CHECKING:
-    from rmeeto_bench.bench.accuracy import PassProgress
 
 EVERY = 15.0  # seconds between two lines in a log
 
@@ -75,13 +71,3 @@ class TerminalListener:
     def evaluating(self, done: int, total: int) -> None:
         """Images through all arms."""
         self._advance(done, total, f"{done} of {total} images")
-
-    def passing(self, progress: PassProgress) -> None:
-        """Images through all arms, with the accuracy of each so far."""
-        running = " ".join(f"{name.rpartition('/')[2]} {progress.top1(name):.1f}" for name in progress.correct)
-        left = (
-            f"{progress.seconds_left / 60:.1f} min left"
-            if progress.seconds_left >= 60
-            else f"{progress.seconds_left:.0f} s left"
-        )
-        self._advance(progress.done, progress.total, f"top-1 % {running}, {left}")

@@ -89,6 +89,17 @@ def _map(estimate: Estimate, function: np.ufunc) -> Estimate:
     )
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values in the order given: reject those at or below alpha, and no true hypothesis is rejected
+    with more than probability alpha over all of them (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
 def half_width(estimate: Estimate) -> float:
     """Half of the interval relative to the value; infinite without an interval."""
     if estimate.low is None or estimate.high is None:
@@ -144,14 +155,3 @@ def break_even(ratios: Sequence[float], speedups: Sequence[float]) -> float | No
         if speedup < 1 < next_speedup:
             crossing = ratio + (1 - speedup) / (next_speedup - speedup) * (next_ratio - ratio)
     return crossing
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: with these, all tests together err at most at the level each is compared with."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted

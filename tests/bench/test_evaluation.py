@@ -14,6 +14,7 @@ from made_images import Made, write_folders, write_parquet, write_tars
 from PIL import Image
 
 from rmeeto_bench.accuracy_records import AccuracyRecord
+from rmeeto_bench.bench.accuracy import PassProgress
 from rmeeto_bench.bench.evaluation import Evaluation, evaluate_plan, groups
 from rmeeto_bench.bench.plan import BenchPlan
 from rmeeto_bench.bench.sharing import SharedPass, share
@@ -89,7 +90,7 @@ def test_the_record_compares_every_arm_with_the_baseline(alone: AccuracyRecord) 
     baseline, merged = alone.arms
     assert (baseline.delta_top1, baseline.p_value, baseline.agreement) == (None, None, None)
     assert merged.delta_top1 is not None
-    assert merged.delta_top1.value == pytest.approx(100 * (merged.correct - baseline.correct))
+    assert merged.delta_top1.value == pytest.approx(100 * (merged.correct - baseline.correct) / 100)
     assert merged.p_holm == merged.p_value
     assert 80 < (merged.agreement or 0) <= 100
     assert [merged.weights, baseline.weights] == ["retrained", "baseline"]
@@ -223,3 +224,12 @@ def test_accuracy_is_of_the_predictions_in_the_store(alone_in: tuple[AccuracyRec
             best = store.predictions("shared", arm.arm)
             assert arm.correct == int((best[:, 0] == labels).sum())
             assert arm.top5.value == pytest.approx(100 * np.mean((best == labels[:, None]).any(1)))
+
+
+def test_progress_has_every_ratios_accuracy_and_the_time_left() -> None:
+    from rmeeto_bench.cli.passing import running
+
+    progress = PassProgress(done=60, total=100, earlier=20, read=50, correct={"m/r0": 40, "m/r11": 35}, seconds=10.0)
+    assert running(progress) == "top-1 % r0 80.0 r11 70.0, 10 s left"  # 40 images took 10 s, 40 are left
+    assert "5.0 min left" in running(replace(progress, total=1260))
+    assert running(replace(progress, read=0, correct={"m/r0": 0})).startswith("top-1 % r0 0.0")

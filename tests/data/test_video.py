@@ -136,8 +136,8 @@ def test_views_are_averaged_and_corrupt_videos_counted(clips: Path, tmp_path: Pa
     batch = data.load(1, 1)
     views = data.preprocessing.normalisation.clips(batch.pixels)[0]
     expected = model(views).softmax(-1).mean(0)
-    assert results.best["mean"][1, 0] == int(expected.argmax())
-    assert float(results.confidence["mean"][1]) == pytest.approx(float(expected.max()), abs=1e-3)
+    assert results.best["mean/r0"][1, 0] == int(expected.argmax())
+    assert float(results.confidence["mean/r0"][1]) == pytest.approx(float(expected.max()), abs=1e-3)
 
 
 def test_by_default_a_missing_video_stops(clips: Path) -> None:
