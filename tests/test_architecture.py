@@ -24,16 +24,9 @@ EXCEPTIONS = {
     ("models.timm_models", "data.image_set"): "timm wants the normalisation a model was trained with",
 }
 REPORT_MAY = (
-    "accuracy_records",
-    "errors",
-    "records",
-    "profiles",
-    "shipped",
-    "reference",
-    "reduction.schedule",
-    "measure.statistics",
-    "report",
-)
+    "accuracy_records", "errors", "records", "profiles", "shipped", "reference", "reduction.schedule", "report",
+    "measure.statistics", "measure.tradeoff", "measure.verdict",
+)  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

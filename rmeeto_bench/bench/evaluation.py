@@ -25,7 +25,6 @@ from rmeeto_bench.data.reading import Reading
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.measure.device import Device
 from rmeeto_bench.models.zoo import config
-from rmeeto_bench.records import DATABASE
 
 SHARED = "shared"  # predictions of a pass are the pass's, whichever device made them
 
@@ -89,12 +88,6 @@ def data_for(evaluation: Evaluation, model: str) -> ImageSet:
     return data
 
 
-def _open(folder: Path, *, resume: bool) -> Store:
-    if resume and (folder / DATABASE).is_file():
-        return Store.open(folder)
-    return Store.create(folder)
-
-
 def evaluate_plan(
     evaluation: Evaluation,
     folder: Path,
@@ -114,7 +107,7 @@ def evaluate_plan(
     complete = True
     require_weights(evaluation.plan, evaluation.plan.models)
     work = [(models, data_for(evaluation, models[0])) for models in groups(evaluation.plan)]
-    with _open(folder, resume=evaluation.resume) as store:
+    with Store.create(folder, resume=evaluation.resume) as store:
         for models, data in work:
             names = ",".join(models)
             listener.stage(", ".join(device.name for device in devices), names, f"on {data.name}")

@@ -15,7 +15,6 @@ from rmeeto_bench.data.image_set import UNREADABLE, ImageSet, Problem
 from rmeeto_bench.errors import DataError
 
 BEST = 5
-BUSY_MS = 60_000  # processes that share a pass commit to one file
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS data_set(id TEXT PRIMARY KEY, name TEXT, images INTEGER, classes INTEGER);
 CREATE TABLE IF NOT EXISTS pass(device TEXT, arm TEXT, data TEXT, settings TEXT, PRIMARY KEY(device, arm));
@@ -57,7 +56,6 @@ class Predictions:
     def __init__(self, store: Store, device: str) -> None:
         self._store, self._device = store, device
         with store.transaction() as connection:
-            connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
 
