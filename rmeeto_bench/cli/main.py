@@ -18,6 +18,7 @@ from rmeeto_bench.errors import RmeetoError
 
 COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",
+    "eval": "measure accuracy alone, all ratios in one pass over the images",
     "retrain": "train a model with merging switched on",
     "resume": "continue a run that was cut short",
     "rerun": "measure a stored run again, by its plan",
@@ -32,6 +33,7 @@ COMMANDS = {
     "paper": "lay the paper's tables and figures beside your own runs",
     "doctor": "say which kernels run here, why, and what would make it faster",
     "models": "list the models and the public checkpoints",
+    "verify": "check that a checkpoint file is whole, safe and of a model",
     "profiles": "list the known GPUs",
 }
 EPILOGUE = """exit codes: 0 done, 2 bad input, 5 nothing valid measured, 6 the machine lacks something, 130 interrupted
