@@ -10,8 +10,11 @@ from types import FrameType
 
 
 @contextmanager
-def graceful(message: str) -> Iterator[Callable[[], bool]]:
-    """Inside the block the yielded function says whether Ctrl-C was pressed once; `message` says what happens then."""
+def graceful(message: str, *, terminate: bool = False) -> Iterator[Callable[[], bool]]:
+    """Inside the block the yielded function says whether Ctrl-C was pressed once; `message` says what happens then.
+
+    With `terminate`, SIGTERM asks just so: that is how torchrun and batch systems end their jobs.
+    """
     asked = False
 
     def ask(_: int, __: FrameType | None) -> None:
@@ -21,8 +24,10 @@ def graceful(message: str) -> Iterator[Callable[[], bool]]:
         asked = True
         print(f"\n{message} (Ctrl-C again stops at once)", file=sys.stderr)
 
-    before = signal.signal(signal.SIGINT, ask)
+    signals = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
+    before = {number: signal.signal(number, ask) for number in signals}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
