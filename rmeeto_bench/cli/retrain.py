@@ -78,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the last states in --out, skip what is finished")
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="steps between two states (default: 200)")
     parser.add_argument(
+        "--log-every", type=int, default=20, metavar="STEPS", help="steps between two lines of the log (default: 20)"
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path("checkpoints"), metavar="DIR", help="folder for NAME_rR.safetensors and logs"
     )
 
@@ -124,14 +127,14 @@ def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
     from rmeeto_bench.reduction.config import ReductionConfig
     from rmeeto_bench.retrain.session import Files, Session
 
-    if arguments.save_every < 1 or arguments.workers < 0:
-        raise UsageError("--save-every must be 1 or more, --workers 0 or more")
+    if min(arguments.save_every, arguments.log_every) < 1 or arguments.workers < 0:
+        raise UsageError("--save-every and --log-every must be 1 or more, --workers 0 or more")
     return Session(
         model=arguments.model,
         recipe=recipe,
         data=arguments.data,
         init=arguments.init,
-        files=Files(arguments.out, arguments.half, arguments.resume, arguments.save_every),
+        files=Files(arguments.out, arguments.half, arguments.resume, arguments.save_every, arguments.log_every),
         backend=arguments.backend,
         reduction=ReductionConfig(prune=arguments.prune, ordered=not arguments.unordered),
         workers=arguments.workers,

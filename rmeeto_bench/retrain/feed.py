@@ -147,7 +147,7 @@ class Feed:
         images = _Images(self.data, transform, (self.recipe.seed, epoch))
         loader = DataLoader(
             images,
-            batch_sampler=keys,  # type: ignore[arg-type]
+            batch_sampler=keys,
             num_workers=self.workers,
             pin_memory=device.type == "cuda",
         )

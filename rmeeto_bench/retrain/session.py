@@ -151,7 +151,11 @@ def finished(session: Session, r: int) -> Trained | None:
 
 
 def train_one(
-    session: Session, r: int, world: World, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
+    session: Session,
+    r: int,
+    world: World,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `.jsonl` (see `Session.stem`), and while it trains its
     state to `<stem>.state/`. `top1` is that of the weights as trained, before any rounding to fp16."""

@@ -29,7 +29,9 @@ def place(rank: int, size: int) -> World:
 def seen(recipe: Recipe, epoch: int, world: World) -> list[int]:
     """The numbers of the images that come, from a set whose pixels are their image's number."""
     pixels = torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
-    data: TensorSet = replace(fashion_mnist.load("test").subset(100), pixels=pixels, normalisation=Normalisation((0.0,), (1.0,)))
+    data: TensorSet = replace(
+        fashion_mnist.load("test").subset(100), pixels=pixels, normalisation=Normalisation((0.0,), (1.0,))
+    )
     feed = Feed(data, (1, 28, 28), recipe, world)
     return [round(float(v) * 255) for images, _ in feed.batches(epoch) for v in images[:, 0, 0, 0]]
 
