@@ -192,7 +192,7 @@ def markdown(result: dict[str, Any]) -> str:
     """The two tables as text."""
     s = result["settings"]
     lines = [
-        f"{len(s['seeds'])} seeds, {s['epochs']:g} epoch(s) of {s['images']:,} training images, all {s['test_images']:,} test images.",
+        f"{len(s['seeds'])} seeds, {s['epochs']:g} epoch(s) of {s['images']:,} images, all {s['test_images']:,} test images.",
         "",
         "| weights | reduction | r | ratio | top-1 % | Δ points over the baseline [95 %] |",
         "| --- | --- | ---: | ---: | ---: | ---: |",

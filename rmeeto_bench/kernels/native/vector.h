@@ -27,34 +27,6 @@ static inline float sum(Vec v) {
   return s;
 }
 
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define RMEETO_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#endif
-#endif
-
-// The lane sums of W vectors as one vector. Halving them together takes 45 operations instead of W * W.
-static inline Vec sums(const Vec* v) {
-#ifdef RMEETO_SHUFFLE
-  Vec r[8];
-  for (int i = 0; i < 8; ++i)
-    r[i] = RMEETO_SHUFFLE(v[i], v[i + 8], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-           RMEETO_SHUFFLE(v[i], v[i + 8], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-  for (int i = 0; i < 4; ++i)
-    r[i] = RMEETO_SHUFFLE(r[i], r[i + 4], 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
-           RMEETO_SHUFFLE(r[i], r[i + 4], 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-  for (int i = 0; i < 2; ++i)
-    r[i] = RMEETO_SHUFFLE(r[i], r[i + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-           RMEETO_SHUFFLE(r[i], r[i + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-  return RMEETO_SHUFFLE(r[0], r[1], 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
-         RMEETO_SHUFFLE(r[0], r[1], 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-#else
-  Vec all;
-  for (int i = 0; i < W; ++i) all[i] = sum(v[i]);
-  return all;
-#endif
-}
-
 // 2^x for x <= 127: round to the nearest integer with the magic constant 1.5 * 2^23, a degree-6 polynomial on
 // [-0.5, 0.5] (relative error below 2e-7), then add the integer to the exponent bits. Below 2^-126 it returns 2^-126.
 static inline Vec exp2(Vec x) {

@@ -1,4 +1,4 @@
-"""The scan in C++ for the CPU: states in registers, all operands read once; the backward recomputes them by chunks."""
+"""The scan in C++ for the CPU: states in registers, all operands read once, states recomputed in the backward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.native.build import library
 
 STATES = (4, 8, 16)
-LANES = 16  # channels of a vector in the C++ code
 
 
 class _Shape(ctypes.Structure):
@@ -42,41 +41,32 @@ def _shape(u: Tensor, B: Tensor, z: Tensor) -> Any:
     return ctypes.byref(_Shape(u.shape[1], u.shape[2], u.shape[3], B.stride(2), z.stride(1)))
 
 
-def _kept(out: Tensor, states: int) -> tuple[Tensor, Tensor]:
-    """Room for what the backward needs: y [B, L, D] and the states before every chunk of tokens (see scan.cpp)."""
-    batch, length, channels = out.shape
-    blocks, chunks = -(-channels // LANES), -(-length // library().rmeeto_scan_chunk())
-    return torch.empty_like(out), out.new_empty(batch, blocks, 2, chunks, states, LANES)
-
-
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *operands: Any) -> Tensor:
-        *tensors, scale, keep = operands
+        *tensors, scale = operands
         u, dt, A, B, C, D, z, dt_bias = (t if i in (3, 4, 6) else t.contiguous() for i, t in enumerate(tensors))
         B, C, z = _rows(B), _rows(C), _rows(z)
         if B.stride() != C.stride():
             B, C = B.contiguous(), C.contiguous()
         out = torch.empty_like(u[0])
         operands = (u, dt, A, B, C, D, z, dt_bias)
-        kept = _kept(out, A.shape[2]) if keep else ()
+        threads = torch.get_num_threads()
         library().rmeeto_scan_forward(
             _shape(u, B, z),
             _pointers(operands),
             A.shape[2],
             ctypes.c_float(scale),
             ctypes.c_void_p(out.data_ptr()),
-            _pointers(kept) if keep else (ctypes.c_void_p * 2)(),
-            torch.get_num_threads(),
+            threads,
         )
-        if keep:
-            ctx.save_for_backward(*operands, *kept)
+        ctx.save_for_backward(*operands)
         ctx.scale = scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        u, dt, A, B, C, D, z, dt_bias, y, states = ctx.saved_tensors
+        u, dt, A, B, C, D, z, dt_bias = ctx.saved_tensors
         dout = gradients[0].contiguous()
         batch = u.shape[1]
         results = (
@@ -93,20 +83,17 @@ class _Scan(torch.autograd.Function):
             _shape(u, B, z),
             _pointers((u, dt, A, B, C, D, z, dt_bias)),
             A.shape[2],
-            _pointers((y, states)),
             ctypes.c_void_p(dout.data_ptr()),
             ctypes.c_float(ctx.scale),
             _pointers(results),
             torch.get_num_threads(),
         )
         du, ddt, dA, dB, dC, dD, dz, dbias = results
-        return du, ddt, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0), None, None
+        return du, ddt, dA.sum(0), dB, dC, dD.sum(0), dz, dbias.sum(0), None
 
 
 def selective_scan(arguments: ScanArguments) -> Tensor:
     """Same contract as `reference.selective_scan`, for CPU tensors and N of `STATES`; half inputs run in fp32."""
     a = arguments.promoted()
-    tensors = (a.u, a.dt, a.A, a.B, a.C, a.D, a.z, a.dt_bias)
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    out = _Scan.apply(*tensors, a.scale, keep)
+    out = _Scan.apply(a.u, a.dt, a.A, a.B, a.C, a.D, a.z, a.dt_bias, a.scale)
     return out.to(arguments.u.dtype)
