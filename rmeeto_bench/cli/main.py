@@ -26,6 +26,8 @@ COMMANDS = {
     "show": "show a stored run, down to its rounds",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "calibrate": "measure a model against itself: how small a difference this device can show",
+    "ablate": "run the paper's ablations on the models, data and checkpoints at hand",
+    "visualize": "draw which tokens of an image or clip were merged",
     "flops": "count operations per image under every convention in use",
     "roofline": "show the limit of a GPU for each ratio, what bounds it, and how much of it a run reached",
     "paper": "lay the paper's tables and figures beside your own runs",

@@ -22,13 +22,13 @@ def main(arguments: argparse.Namespace) -> int:
 
     from rmeeto_bench.checkpoints.catalogue import PUBLIC
     from rmeeto_bench.checkpoints.hub import cached_public, known_sha256
-    from rmeeto_bench.models.zoo import VIM, bundled_checkpoint
+    from rmeeto_bench.models.zoo import MODELS, bundled_checkpoint
     from rmeeto_bench.records import write_atomic
 
     models = Table("model", "width", "depth", "input", "tokens", "weights", box=None, title="models", title_justify="left")
-    for name, sized in VIM.items():
+    for name, sized in MODELS.items():
         weights = "bundled" if bundled_checkpoint(name, 0) else "--checkpoints"
-        size = f"{sized.in_chans}x{sized.img_size}x{sized.img_size}"
+        size = "x".join(str(side) for side in sized.input_shape)
         models.add_row(name, str(sized.embed_dim), str(sized.depth), size, str(sized.num_tokens), weights)
     public = Table("name", "r", "data", "top-1 %", "MB", "sha256", "licence", "", box=None, title_justify="left")
     public.title = "public checkpoints (--checkpoints zoo takes the one of each r, else that of r = 0)"
