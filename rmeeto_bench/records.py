@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import DataError
+from rmeeto_bench.typecheck import check
 
 SCHEMA = "rmeeto-bench/1"
 MANIFEST = "manifest.json"
 DATABASE = "run.sqlite"
+LARGEST_MANIFEST = 64 << 20  # bytes; a run of all models on sixteen GPUs has one of some 3 MB
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def from_json(text: str) -> RunRecord:
         value = json.loads(text)
         if value["schema"] != SCHEMA:
             raise DataError(f"this run was written as {value['schema']!r}, this version reads {SCHEMA!r}; upgrade rmeeto-bench")
-        return RunRecord(
+        record = RunRecord(
             **{
                 **value,
                 "argv": tuple(value["argv"]),
@@ -145,8 +147,12 @@ def from_json(text: str) -> RunRecord:
                 "arms": tuple(_arm(arm) for arm in value["arms"]),
             }
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"not a rmeeto-bench manifest ({error!r}); give the folder of a run") from error
+    check(record, RunRecord, "manifest")
+    for arm in record.arms:
+        record.device(arm.device)
+    return record
 
 
 def to_json(record: RunRecord) -> str:
@@ -179,6 +185,14 @@ def load(folder: Path) -> RunRecord:
     """Read the manifest of a run folder (or the manifest file itself). Raises `DataError`."""
     path = folder / MANIFEST if folder.is_dir() else folder
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise DataError(f"{path} is larger than any manifest; give the folder of a run")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; give the folder of a run") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text, so no manifest; give the folder of a run") from error
+    try:
+        return from_json(text)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

@@ -41,8 +41,12 @@ def _commit() -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, system, threads, load and the variables that matter, as plain JSON values."""
+    """Versions, system, threads, load and the variables that matter, as plain JSON values.
+
+    `host` tells the processors of merged runs apart; containers, whose names are random, set RMEETO_BENCH_HOST.
+    """
     return {
+        "host": os.environ.get("RMEETO_BENCH_HOST") or platform.node(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": {package: _version(package) for package in PACKAGES if _version(package)},

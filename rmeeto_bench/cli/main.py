@@ -19,6 +19,7 @@ from rmeeto_bench.errors import RmeetoError
 COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",
     "retrain": "train a model with merging switched on",
+    "merge": "join runs of several machines into one table",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "doctor": "say which kernels run here, why, and what would make it faster",
     "models": "list the models and the public checkpoints",

@@ -82,18 +82,10 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
 
 def _show(record: RunRecord, folder: Path) -> None:
     """The tables and sentences on standard output, and in a CI job's summary."""
-    from rich.console import Console
+    from rmeeto_bench.cli.result import show
+    from rmeeto_bench.report.tables import markdown
 
-    from rmeeto_bench.report.summary import sentences
-    from rmeeto_bench.report.tables import markdown, rich_table
-
-    console = Console(highlight=False)
-    for device in record.devices:
-        for table in rich_table(record, device.id, console.width):
-            console.print(table)
-    for sentence in sentences(record):
-        console.print(sentence)
-    console.print(f"files: {folder}", soft_wrap=True)
+    show(record, folder)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
