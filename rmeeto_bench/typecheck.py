@@ -65,7 +65,7 @@ def _check_container(value: Any, origin: Any, inner: tuple[Any, ...], where: str
     """A tuple or a dictionary and what is in it; lists of JSON have become tuples where a field wants one."""
     if not isinstance(value, (origin, list) if origin is tuple else origin):
         raise DataError(f"{where} must be a {origin.__name__}, not {value!r:.60}")
-    if origin is dict:
+    if isinstance(value, dict):
         for key, entry in value.items():
             check(key, inner[0], f"a name in {where}")
             check(entry, inner[1], f"{where}.{key}"[:120])

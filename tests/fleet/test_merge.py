@@ -234,7 +234,6 @@ def test_folders_manifests_and_archives_become_one_run_with_its_raw_data(tmp_pat
         for arm in merged.arms:
             assert len([b for b in store.blocks(arm.device) if b.arm == arm.arm]) == 3
             assert store.predictions(arm.device, arm.arm)[:, 0].tolist() == [arm.r] * 4
-    assert main(["report", str(out)]) == 0
     assert "vim_tiny" in (out / "table.md").read_text(encoding="utf-8")
     again = tmp_path / "again"
     assert main(["merge", str(out), "--out", str(again)]) == 0
