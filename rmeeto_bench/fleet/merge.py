@@ -170,16 +170,24 @@ def _credited(chosen: list[_Candidate]) -> list[Source]:
     return [replace(sources[key], arms={d: tuple(sorted(n)) for d, n in sorted(arms[key].items())}) for key in ordered]
 
 
+def _status(of_sources: set[str]) -> str:
+    """Complete if all are; a run that still runs, or was killed, counts as interrupted."""
+    if of_sources == {"complete"}:
+        return "complete"
+    return "failed" if "failed" in of_sources else "interrupted"
+
+
 def _record(chosen: list[_Candidate], sources: list[Source], data: dict[str, object]) -> RunRecord:
     devices: dict[str, DeviceRecord] = {}
     for candidate in sorted(chosen, key=lambda c: c.part.source.order):
         devices[candidate.part.device.id] = candidate.part.device  # the newest description
     digest = hashlib.sha256("".join(source.sha256 for source in sources).encode()).hexdigest()
+    sweep = [row for candidate in chosen for row in candidate.part.sweep if row.arm == candidate.arm.arm]
     arms = sorted((candidate.arm for candidate in chosen), key=lambda arm: (arm.device, arm.model, arm.r, arm.arm))
     return RunRecord(
         run_id=f"merged-{digest[:12]}",
         created_utc=sources[-1].created_utc,
-        status="complete" if all(source.status == "complete" for source in sources) else "interrupted",
+        status=_status({source.status for source in sources}),
         tool_version=__version__,
         argv=("merge", *(source.run_id for source in sources)),
         plan=as_plan(sources),
@@ -187,6 +195,8 @@ def _record(chosen: list[_Candidate], sources: list[Source], data: dict[str, obj
         devices=tuple(devices[name] for name in sorted(devices)),
         arms=tuple(arms),
         data=data,
+        sweep=tuple(sorted(sweep, key=lambda row: (row.device, row.model, row.r, row.arm, row.batch_size))),
+        failures=tuple(failure for source in sources for failure in source.failures),
     )
 
 

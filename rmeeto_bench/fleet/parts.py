@@ -8,7 +8,7 @@ from typing import Any
 
 from rmeeto_bench.cell_id import CellKey, cell_key, code_version, lasting_device_id
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.records import Arm, DeviceRecord, RunRecord, to_json
+from rmeeto_bench.records import Arm, DeviceRecord, RunRecord, SweepRow, to_json
 from rmeeto_bench.typecheck import check
 
 SOURCES = "merged_from"  # key of the plan of a merged run
@@ -30,6 +30,7 @@ class Source:
     plan: dict[str, Any]
     environment: dict[str, Any]
     data: dict[str, Any]
+    failures: tuple[str, ...] = ()
     arms: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -51,6 +52,7 @@ class Part:
     device: DeviceRecord
     arms: tuple[Arm, ...]
     stored_as: str
+    sweep: tuple[SweepRow, ...] = ()
 
     def key(self, arm: Arm) -> CellKey:
         """The id of one of its cells."""
@@ -68,6 +70,7 @@ def _measured_source(record: RunRecord) -> Source:
         plan=record.plan,
         environment=record.environment,
         data=record.data,
+        failures=record.failures,
     )
 
 
@@ -75,7 +78,7 @@ def _read_source(value: Any, run_id: str) -> Source:
     """A source as a merged run's plan keeps it. Raises `DataError` for one edited by hand."""
     try:
         arms = {device: tuple(names) for device, names in value["arms"].items()}
-        source = Source(**{**value, "argv": tuple(value["argv"]), "arms": arms})
+        source = Source(**{**value, "argv": tuple(value["argv"]), "failures": tuple(value.get("failures", ())), "arms": arms})
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"run {run_id}: its list of merged runs is damaged ({error!r}); merge the original runs again"
@@ -105,8 +108,9 @@ def take_apart(record: RunRecord) -> list[Part]:
             names = set(source.arms.get(device.id, ())) if merged else {arm.arm for arm in record.arms}
             arms = tuple(replace(arm, device=lasting) for arm in record.arms if arm.device == device.id and arm.arm in names)
             placed |= {(device.id, arm.arm) for arm in arms}
+            sweep = tuple(replace(row, device=lasting) for row in record.sweep if row.device == device.id and row.arm in names)
             if arms:
-                parts.append(Part(replace(source, arms={}), replace(device, id=lasting), arms, device.id))
+                parts.append(Part(replace(source, arms={}), replace(device, id=lasting), arms, device.id, sweep))
     for arm in record.arms:
         if (arm.device, arm.arm) not in placed:
             raise DataError(f"run {record.run_id} does not say which run {arm.arm} on {arm.device} came from; merge again")
