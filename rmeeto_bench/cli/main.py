@@ -23,6 +23,7 @@ COMMANDS = {
     "rerun": "measure a stored run again, by its plan",
     "ls": "list the runs in a folder",
     "show": "show a stored run, down to its rounds",
+    "fleet": "measure on many machines through Ray or Slurm, one table",
     "merge": "join runs of several machines into one table",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "doctor": "say which kernels run here, why, and what would make it faster",

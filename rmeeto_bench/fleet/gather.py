@@ -21,12 +21,12 @@ def _open(path: Path, scratch: Path) -> tuple[Path, RunRecord]:
     return path if path.is_dir() else path.parent, load(path)
 
 
-def gather(paths: Sequence[Path], out: Path, *, prefer: str | None = None) -> tuple[Merged, list[str]]:
+def gather(paths: Sequence[Path], out: Path, *, prefer: str | None = None, replace: bool = False) -> tuple[Merged, list[str]]:
     """Merge runs (folders, manifests, archives) into a new run in `out`; returns it and everything worth noting.
 
-    Nothing is left in `out` if the runs cannot be merged. Raises `DataError`.
+    `replace`: over the merged run that is there. Nothing is left in `out` if the runs cannot be merged. Raises `DataError`.
     """
-    if (out / MANIFEST).exists() or (out / DATABASE).exists():
+    if not replace and ((out / MANIFEST).exists() or (out / DATABASE).exists()):
         raise DataError(f"{out} already holds a run; choose another --out or remove it")
     with tempfile.TemporaryDirectory() as scratch:
         runs = [_open(path, Path(scratch) / str(i)) for i, path in enumerate(paths)]
