@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from rmeeto_bench.reduction.config import ReductionConfig
     from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
 
-__version__ = "0.1.0"
+try:
+    from rmeeto_bench._version import __version__  # written by the build, from the tags
+except ImportError:  # a checkout that was never installed
+    __version__ = "0.1.0.dev0+checkout"
 __all__ = [
     "BenchPlan",
     "MergeResult",
