@@ -290,7 +290,14 @@ def main() -> int:
     print(json.dumps(result))
     lacking = result.get("lacking kind", {"exit code": 6, "said": True}) == {"exit code": 6, "said": True}
     noticed = result.get("seconds until the loss was noticed", 0) is not None
-    good = noticed and result["exit code"] == 0 and not result["lost"] and not result["doubled"] and lacking and not result.get("orphans")
+    good = (
+        noticed
+        and result["exit code"] == 0
+        and not result["lost"]
+        and not result["doubled"]
+        and lacking
+        and not result.get("orphans")
+    )
     return 0 if good else 1
 
 

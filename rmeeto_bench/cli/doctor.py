@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "triton", "timm", "mamba-ssm", "causal-conv1d", "nvidia-ml-py")
 ADVICE = {
     "triton": "the CUDA build of torch brings triton; GPUs before compute capability 8.0 (V100, Turing) go without it",
-    "mamba_ssm": "optional: pip install 'rmeeto-bench[mamba-ssm]' on a machine with nvcc",
+    "mamba_ssm": "optional: pip install --no-build-isolation 'rmeeto-bench[mamba-ssm]' on a machine with nvcc",
     "native": "install g++ (Debian: apt install g++); it builds the CPU kernels once, on first use",
 }
 
@@ -64,6 +64,7 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
 
     from rmeeto_bench.bench.weights import bundled_models
+    from rmeeto_bench.cli import mamba_help
     from rmeeto_bench.data.fashion_mnist import DEBIAN
     from rmeeto_bench.measure.device import find_devices
 
@@ -74,6 +75,7 @@ def main(arguments: argparse.Namespace) -> int:
         print("no GPU that torch can use was found: check nvidia-smi and the CUDA build of torch if there should be one")
     for device in devices:
         print("\n".join(_lines(device, arguments.model)))
+    print("\n".join(mamba_help.lines(torch.version.cuda, torch.cuda.device_count())))
     print(f"bundled weights: {', '.join(bundled_models()) or 'none'}")
     found = str(DEBIAN) if DEBIAN.is_dir() else "not found (Debian: apt install dataset-fashion-mnist)"
     print(f"training data for vim_nano: {found}")

@@ -37,16 +37,22 @@ def _fleet_arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--tries", type=int, default=2, metavar="N", help="starts of a run whose machine was lost (default: 2)")
 
 
+def _remove(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+    """Take a flag out of a parser and out of its help."""
+    for option in action.option_strings:
+        del parser._option_string_actions[option]
+    for group in parser._action_groups:
+        if action in group._group_actions:
+            group._group_actions.remove(action)
+    parser._actions.remove(action)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command: the fleet's, and those of `run` that say what to measure and how."""
     _fleet_arguments(parser)
-    measuring = argparse.ArgumentParser(add_help=False)
-    run_command.add_arguments(measuring)
-    for group in measuring._action_groups:
-        target = parser.add_argument_group(group.title, group.description)
-        for action in group._group_actions:
-            if action.option_strings and not set(action.option_strings) & set(UNUSED):
-                target._add_action(action)
+    run_command.add_arguments(parser)
+    for action in [action for action in parser._actions if set(action.option_strings) & set(UNUSED)]:
+        _remove(parser, action)
     parser.set_defaults(preset="default", gpus="all", resume=False, dry_run=False, schedule="serial", json=None)
 
 

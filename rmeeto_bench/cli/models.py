@@ -25,7 +25,7 @@ def main(_: argparse.Namespace) -> int:
     public = Table("name", "file on the hub", "top-1 %", "", box=None, title="public checkpoints", title_justify="left")
     for entry in PUBLIC:
         public.add_row(entry.name, f"{entry.repo}:{entry.filename}", f"{entry.top1}", entry.note)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(models)
     console.print(public)
     return 0

@@ -19,6 +19,7 @@ from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.shipped import shipped
 
 CPU = "cpu"
+LARGEST = 1 << 20  # bytes of a plan
 SWITCHES = ("no-graphs", "quick", "rigorous", "sustained", "paper-mode")
 VALUES = (
     *("kinds", "model", "ratios", "r", "checkpoints", "data", "inputs", "images"),
@@ -117,6 +118,8 @@ def read_plan(path: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
     and, where paths differ, tables `[paths.v100]` with `checkpoints` and `data`.
     """
     try:
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"plan {path} is larger than any plan; it is not read")
         value = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"plan {path} cannot be read: {error}") from error

@@ -5,6 +5,7 @@ submitit pickles the call into files of the output folder, which only the user's
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ class SlurmEngine:
             import submitit
         except ImportError:
             raise UnavailableError("--engine slurm needs submitit: pip install 'rmeeto-bench[fleet]'") from None
+        logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns at every look where Slurm keeps no accounts
         self._submitit, self._limits, self._cluster = submitit, limits, cluster
         self._extra = {name: value for name, value in (("partition", partition), ("account", account)) if value is not None}
         if cluster == "slurm" and submitit.SlurmExecutor.affinity() <= 0:
@@ -83,11 +85,17 @@ class SlurmEngine:
             flights += zip(mine, jobs)
             for task, job in zip(mine, jobs):
                 yield Event(task.id, "started", f"job {job.job_id}")
+        until = time.monotonic() + self._limits.deadline
         while flights:
             for task, job in list(flights):
                 if job.done():
                     flights.remove((task, job))
                     yield self._result(task, job)
+                elif time.monotonic() > until:
+                    flights.remove((task, job))
+                    job.cancel(check=False)
+                    detail = f"{task.kind} {task.model}: job {job.job_id} not done after {self._limits.deadline:.0f} s"
+                    yield Event(task.id, "lost", "", f"{detail}; its machines are busy, or it needs a longer --deadline")
             if flights:
                 time.sleep(LOOK)
 
