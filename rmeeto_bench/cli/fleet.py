@@ -114,7 +114,7 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.cli.result import show
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.fleet.drive import drive
-    from rmeeto_bench.fleet.plan import check_kinds, tasks
+    from rmeeto_bench.fleet.plan import CPU, check_kinds, tasks
     from rmeeto_bench.report.files import write_all
 
     arguments, paths = _with_plan(arguments)
@@ -127,6 +127,7 @@ def main(arguments: argparse.Namespace) -> int:
     out = arguments.out.resolve()  # as the machines of a shared file system know it
     kinds = check_kinds(arguments.kinds)
     simulated = arguments.device == "sim"
+    arguments.model = arguments.model or ("vim_nano" if kinds == (CPU,) else "vim_small")  # whatever this machine has
     plan = run_command.plan_from(arguments)
     todo = tasks(plan, kinds, paths, simulated=simulated)
     names = {task.id: f"{task.kind} {task.model}" for task in todo}

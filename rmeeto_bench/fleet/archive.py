@@ -85,7 +85,8 @@ def unpack(path: Path, folder: Path) -> Path:
                 places[name] = place
                 _copy(archive, member, folder / name, path)
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-        raise DataError(f"{path} is no tar file or a damaged one ({error}); copy it again") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
+        raise DataError(f"{path} is no tar file or a damaged one ({reason}); copy it again") from error
     if MANIFEST not in places:
         raise DataError(f"{path} holds no {MANIFEST}; pack the folder of a run")
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -119,4 +120,4 @@ def take_apart(record: RunRecord) -> list[Part]:
 
 def as_plan(sources: list[Source]) -> dict[str, Any]:
     """The plan of a merged run: nothing was planned, the sources say how each was."""
-    return {SOURCES: [asdict(source) for source in sources]}
+    return {SOURCES: json.loads(json.dumps([asdict(source) for source in sources]))}  # as it will be read again

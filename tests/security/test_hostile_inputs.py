@@ -1,5 +1,6 @@
 """What a stranger may hand us: each input ends in one line with an exit code, nothing in it runs, nothing outside is touched."""
 
+# ruff: noqa: E501 (a line per input reads best)
 from __future__ import annotations
 
 import gzip
