@@ -23,7 +23,10 @@ FLOORS = {
 EXCEPTIONS = {
     ("models.timm_models", "data.image_set"): "timm wants the normalisation a model was trained with",
 }
-REPORT_MAY = ("errors", "records", "profiles", "shipped", "reference", "reduction.schedule", "measure.statistics", "report")
+REPORT_MAY = (
+    "errors", "records", "profiles", "shipped", "reference", "reduction.schedule", "report",
+    "measure.statistics", "measure.tradeoff", "measure.verdict",
+)  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from io import RawIOBase
 from typing import IO, Any
 
 INTERVAL = 0.2  # seconds between two samples
-PATIENCE = 5.0  # seconds to wait for an answer before giving the process up
+PATIENCE = 20.0  # seconds to wait for an answer, the first being delayed by imports, before giving the process up
+FAREWELL = 5.0  # seconds for it to end by itself
 Sample = dict[str, Any]
 
 
@@ -45,7 +47,7 @@ def sample(nvml: Any, handle: Any, now: float) -> Sample:
     return found
 
 
-def serve(source: IO[bytes], answer: IO[str], look: Callable[[float], Sample]) -> None:
+def serve(source: RawIOBase | IO[bytes], answer: IO[str], look: Callable[[float], Sample]) -> None:
     """The loop of the sampling process: obey `start` and `stop` until `source` ends. `source` must be a real file."""
     samples: list[Sample] = []
     active = False
@@ -72,7 +74,7 @@ class Poller:
     def __init__(self, uuid: str, *, command: Sequence[str] = ()) -> None:
         words = list(command) or [sys.executable, "-m", "rmeeto_bench.measure.poller", uuid]
         self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True
         )  # a session of its own: Ctrl-C is for the parent, which closes the pipe when it is done
 
     def _say(self, word: bytes) -> None:
@@ -117,7 +119,7 @@ class Poller:
             if pipe is not None:
                 pipe.close()
         try:
-            process.wait(PATIENCE)
+            process.wait(FAREWELL)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -130,7 +132,8 @@ def main(uuid: str) -> None:
     os.nice(10)
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    serve(sys.stdin.buffer.raw, sys.stdout, lambda now: sample(pynvml, handle, now))  # type: ignore[attr-defined]
+    with os.fdopen(0, "rb", buffering=0) as source:  # unbuffered, as `select` does not see into a buffer
+        serve(source, sys.stdout, lambda now: sample(pynvml, handle, now))
 
 
 if __name__ == "__main__":
