@@ -25,6 +25,8 @@ COMMANDS = {
     "show": "show a stored run, down to its rounds",
     "fleet": "measure on many machines through Ray or Slurm, one table",
     "merge": "join runs of several machines into one table",
+    "push": "publish a re-trained checkpoint with a model card",
+    "pull": "fetch a published checkpoint",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "calibrate": "measure a model against itself: how small a difference this device can show",
     "flops": "count operations per image under every convention in use",

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sample_runs import arms, record
@@ -441,8 +441,8 @@ def test_no_ray_and_no_cluster_are_one_line(
 class FakeExecutor:
     """submitit's, without jobs: keeps its parameters and runs calls in this process."""
 
-    parameters: list[dict[str, Any]] = []
-    refuse: tuple[str, ...] = ()
+    parameters: ClassVar[list[dict[str, Any]]] = []
+    refuse: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, folder: Path, cluster: str) -> None:
         self.cluster = cluster

@@ -37,8 +37,9 @@ def accepts_or_refuses(function, *arguments) -> object:
     try:
         return function(*arguments)
     except RmeetoError as error:
-        assert "\n" not in str(error).strip()
-        return None
+        message = str(error).strip()
+    assert "\n" not in message
+    return None
 
 
 @FAST
