@@ -110,7 +110,7 @@ def _text(value: object) -> str:
 def card(publication: Publication, checkpoint: Checkpoint, published_sha256: str) -> str:
     """The model card's text: what it is, accuracy with interval, recipe, provenance, how to use it."""
     provenance = checkpoint.provenance
-    recipe = {key: value for key, value in provenance.metadata.items() if key != "top1"}
+    recipe: dict[str, object] = {key: value for key, value in provenance.metadata.items() if key != "top1"}
     recipe |= {key: value for key, value in provenance.args.items() if isinstance(value, (str, int, float, bool))}
     lines = [
         f"# {publication.model} with token merging, r = {publication.r}",

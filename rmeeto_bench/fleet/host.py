@@ -88,11 +88,10 @@ def _may_resume(task: Task, folder: Path) -> bool:
         record = load(folder)
     except DataError:
         return False
-    from rmeeto_bench.bench.devices import chosen_devices
+    from rmeeto_bench.bench.devices import discover
 
-    plan = task.plan
     try:
-        here = {device.id for device in chosen_devices(plan["gpus"], seed=plan["seed"])}
+        here = {device.id for device in discover(task.plan["gpus"])}
     except RmeetoError:
         return False
     return {device.id for device in record.devices} <= here
