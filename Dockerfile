@@ -101,7 +101,7 @@ RUN CUDA_HOME=/usr/local/cuda PYTORCH_NVCC=/usr/local/bin/nvcc-archs NVCC_ARCHS=
     pip wheel --no-deps --no-build-isolation --require-hashes --wheel-dir /mamba -r /locks/mamba-cuda13.txt
 
 FROM cuda13 AS cuda13-mamba
-USER root
+USER 0
 COPY locks/mamba-cuda13-needs.txt /locks/
 COPY --from=mamba13 /mamba /mamba
 RUN pip install --require-hashes --no-deps -r /locks/mamba-cuda13-needs.txt \
@@ -120,7 +120,7 @@ RUN CUDA_HOME=/usr/local/cuda PYTORCH_NVCC=/usr/local/bin/nvcc-archs NVCC_ARCHS=
     pip wheel --no-deps --no-build-isolation --require-hashes --wheel-dir /mamba -r /locks/mamba-cuda126.txt
 
 FROM cuda126 AS cuda126-mamba
-USER root
+USER 0
 COPY locks/mamba-cuda126-needs.txt /locks/
 COPY --from=mamba126 /mamba /mamba
 RUN pip install --require-hashes --no-deps -r /locks/mamba-cuda126-needs.txt \
