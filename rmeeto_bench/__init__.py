@@ -16,17 +16,22 @@ if TYPE_CHECKING:
     from rmeeto_bench.bench.plan import BenchPlan
     from rmeeto_bench.checkpoints.reader import load_checkpoint
     from rmeeto_bench.models.zoo import create_model
-    from rmeeto_bench.reduction.config import ReductionConfig
+    from rmeeto_bench.reduction.config import Ablation, ReductionConfig, VitOptions
     from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
+    from rmeeto_bench.reduction.pruning import HiddenStateAlignment, TokenRecognition
 
 try:
     from rmeeto_bench._version import __version__  # written by the build, from the tags
 except ImportError:  # a checkout that was never installed
     __version__ = "0.1.0.dev0+checkout"
 __all__ = [
+    "Ablation",
     "BenchPlan",
+    "HiddenStateAlignment",
     "MergeResult",
     "ReductionConfig",
+    "TokenRecognition",
+    "VitOptions",
     "create_model",
     "load_checkpoint",
     "load_run",
@@ -34,6 +39,10 @@ __all__ = [
     "run",
 ]
 _HOME = {
+    "Ablation": "reduction.config",
+    "HiddenStateAlignment": "reduction.pruning",
+    "TokenRecognition": "reduction.pruning",
+    "VitOptions": "reduction.config",
     "BenchPlan": "bench.plan",
     "MergeResult": "reduction.merging",
     "ReductionConfig": "reduction.config",

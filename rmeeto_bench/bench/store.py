@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,6 +145,10 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path} is no rmeeto-bench run ({error})") from error
 
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """The connection, for one commit of several statements; failures come out as one line."""
+        return self._guard()
+
     def add_block(self, block: Block) -> None:
         """Keep one block; it is on the disk when this returns."""
         values = [getattr(block, name) for name in COLUMNS]
@@ -176,7 +180,10 @@ class Store:
             )
 
     def predictions(self, device: str, arm: str) -> NDArray[np.int16]:
-        """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none."""
+        """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none.
+
+        Images that could not be read have none and are left out.
+        """
         with self._guard() as connection:
             rows = connection.execute(
                 "SELECT start, top5, count FROM prediction WHERE device=? AND arm=? ORDER BY start", (device, arm)
@@ -188,7 +195,8 @@ class Store:
                 break
             parts.append(np.frombuffer(data, "<i2").reshape(count, 5).astype(np.int16))
             reached += count
-        return np.concatenate(parts)
+        joined = np.concatenate(parts)
+        return joined[joined[:, 0] >= 0]
 
     def begin_session(self, device: str, model: str, kind: str, environment: dict[str, Any]) -> int:
         """A new session of this process; its number is used once per device, so a restarted one is another session."""

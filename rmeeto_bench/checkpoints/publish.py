@@ -41,13 +41,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Publication:
-    """A checkpoint and everything its card says. `architecture`: timm's name; `sizes`: what differs from its defaults.
+    """A checkpoint and everything its card says. `architecture`: timm's name, or None for a model timm does not know;
+    `sizes`: what differs from its defaults.
 
     `recipe` and other provenance come from the file itself; `accuracy` is None where nothing was measured.
     """
 
     checkpoint: Path
-    architecture: str
+    architecture: str | None
     model: str
     r: int
     reduction_ratio: float
@@ -81,7 +82,7 @@ def _card_data(publication: Publication) -> ModelCardData:
         ]
     return ModelCardData(
         license=publication.licence,
-        library_name="timm",
+        library_name="timm" if publication.architecture else "rmeeto-bench",
         pipeline_tag="image-classification",
         tags=["vision-mamba", "token-merging", "r-meeto", PAPER],
         base_model=publication.base,
@@ -107,6 +108,15 @@ def _text(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")[:200]
 
 
+def _use(publication: Publication) -> list[str]:
+    """The lines of code that load it."""
+    if publication.architecture is None:
+        call = f'model = rb.create_model("{publication.model}", r={publication.r}, checkpoint="{WEIGHTS}")'
+        return ["```python", "import rmeeto_bench as rb", "", call, "```"]
+    lines = ["import timm", "import rmeeto_bench  # makes the model known to timm", ""]
+    return ["```python", *lines, 'model = timm.create_model("hf-hub:ORG/REPO", pretrained=True)  # r is in its config', "```"]
+
+
 def card(publication: Publication, checkpoint: Checkpoint, published_sha256: str) -> str:
     """The model card's text: what it is, accuracy with interval, recipe, provenance, how to use it."""
     provenance = checkpoint.provenance
@@ -129,12 +139,7 @@ def card(publication: Publication, checkpoint: Checkpoint, published_sha256: str
         "",
         "## Use",
         "",
-        "```python",
-        "import timm",
-        "import rmeeto_bench  # makes the model known to timm",
-        "",
-        'model = timm.create_model("hf-hub:ORG/REPO", pretrained=True)  # r is in its config',
-        "```",
+        *_use(publication),
         "",
         "`rmeeto-bench pull ORG/REPO --out checkpoints` fetches it for the benchmark.",
     ]
@@ -142,8 +147,9 @@ def card(publication: Publication, checkpoint: Checkpoint, published_sha256: str
 
 
 def _config(publication: Publication, digest: str) -> dict[str, Any]:
+    timm = {} if publication.architecture is None else {"architecture": publication.architecture}
     return {
-        "architecture": publication.architecture,
+        **timm,
         "num_classes": publication.num_classes,
         "model_args": {"r": publication.r, **publication.sizes},
         "pretrained_cfg": {"num_classes": publication.num_classes, "license": publication.licence},

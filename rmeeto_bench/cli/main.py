@@ -18,6 +18,7 @@ from rmeeto_bench.errors import RmeetoError
 
 COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",
+    "eval": "measure accuracy alone, all ratios in one pass over the images",
     "retrain": "train a model with merging switched on",
     "resume": "continue a run that was cut short",
     "rerun": "measure a stored run again, by its plan",
@@ -29,11 +30,14 @@ COMMANDS = {
     "pull": "fetch a published checkpoint",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "calibrate": "measure a model against itself: how small a difference this device can show",
+    "ablate": "run the paper's ablations on the models, data and checkpoints at hand",
+    "visualize": "draw which tokens of an image or clip were merged",
     "flops": "count operations per image under every convention in use",
     "roofline": "show the limit of a GPU for each ratio, what bounds it, and how much of it a run reached",
     "paper": "lay the paper's tables and figures beside your own runs",
     "doctor": "say which kernels run here, why, and what would make it faster",
     "models": "list the models and the public checkpoints",
+    "verify": "check that a checkpoint file is whole, safe and of a model",
     "profiles": "list the known GPUs",
 }
 EPILOGUE = """exit codes: 0 done, 2 bad input, 5 nothing valid measured, 6 the machine lacks something, 130 interrupted

@@ -43,9 +43,10 @@ def _publication(arguments: argparse.Namespace) -> Publication:
     from rmeeto_bench.checkpoints.publish import Publication
     from rmeeto_bench.checkpoints.reader import read_checkpoint
     from rmeeto_bench.errors import UsageError
+    from rmeeto_bench.models.timm_models import BUNDLED, timm_name
     from rmeeto_bench.models.zoo import config
     from rmeeto_bench.reduction.config import ReductionConfig
-    from rmeeto_bench.reduction.schedule import reduction_ratio, token_counts
+    from rmeeto_bench.reduction.schedule import reduction_ratio
 
     provenance = read_checkpoint(arguments.checkpoint).provenance
     model = arguments.model or provenance.metadata.get("model")
@@ -53,13 +54,12 @@ def _publication(arguments: argparse.Namespace) -> Publication:
     if model is None or r is None:
         raise UsageError(f"{arguments.checkpoint} does not say its model and r; give --model and --r")
     sized = config(model)
-    counts = token_counts(ReductionConfig(r=r), depth=sized.depth, initial_tokens=sized.num_tokens)
     return Publication(
         checkpoint=arguments.checkpoint,
-        architecture=f"{model}_patch{sized.patch_size}_{sized.img_size}",
+        architecture=None if model in BUNDLED else timm_name(model),
         model=model,
         r=r,
-        reduction_ratio=reduction_ratio(counts, sized.num_tokens),
+        reduction_ratio=reduction_ratio(sized.token_counts(ReductionConfig(r=r)), sized.num_tokens),
         num_classes=sized.num_classes,
         accuracy=None if arguments.run is None else _accuracy(arguments.run, provenance.sha256),
         base=arguments.base,
