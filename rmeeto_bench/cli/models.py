@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.json:
         write_atomic(Path(arguments.json), text)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(models)
     console.print(public)
     for entry in PUBLIC:
