@@ -73,7 +73,10 @@ class Arm:
     `gflops`: convention name -> GFLOPs per image. `paper`: published values for this GPU and ratio, or None.
     `sessions`: fresh processes behind the numbers. `latency_ms`: p50, p90, p99 of single steps at batch 1.
     `paper_mode`: images/s and speed-up by the paper's own protocol on this machine. `noise_speed`: images/s on noise over
-    images/s on real images.
+    images/s on real images. `top1_p`: McNemar's mid-p against the baseline, by Holm's method over the ratios.
+    `front_share`: share of resamples in which no other arm is both faster and more accurate.
+    `images_per_second_per_point`: images/s gained per point of top-1 lost. `break_even`, in the baseline's row: the
+    reduction ratio from which on merging is faster.
     """
 
     device: str
@@ -106,6 +109,10 @@ class Arm:
     latency_ms: dict[str, float] | None = None
     paper_mode: dict[str, float] | None = None
     noise_speed: Estimate | None = None
+    top1_p: float | None = None
+    front_share: float | None = None
+    images_per_second_per_point: Estimate | None = None
+    break_even: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,10 @@ def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in value.items() if name in names}
 
 
-ESTIMATES = ("images_per_second", "speedup", "top1", "top5", "delta_top1", "noise_speed")
+ESTIMATES = (
+    *("images_per_second", "speedup", "top1", "top5", "delta_top1", "noise_speed"),
+    *("images_per_second_per_point", "break_even"),
+)
 
 
 def _estimate(value: dict[str, float] | None) -> Estimate | None:

@@ -16,6 +16,7 @@ from rmeeto_bench.bench.identity import difference
 from rmeeto_bench.bench.latency import percentiles
 from rmeeto_bench.bench.plan import BenchPlan, Cell, cells
 from rmeeto_bench.bench.store import Session, Store
+from rmeeto_bench.bench.tradeoffs import with_tradeoffs
 from rmeeto_bench.bench.workload import NOISE, Facts
 from rmeeto_bench.measure.rounds import RoundsResult, complete_rounds
 from rmeeto_bench.measure.statistics import paired_delta, run_rate, run_speedup, wilson
@@ -250,4 +251,12 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
                 arm = replace(arm, noise_speed=run_speedup(times, [session[cell.name + NOISE] for session in sessions]))
         arm = _extras(_with_accuracy(arm, here, accuracy, baseline), here)
         rows.append(_verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy)))
-    return rows
+    return with_tradeoffs(rows, sessions, _correct(rows, here, accuracy), here.plan.seed)
+
+
+def _correct(rows: list[Arm], here: Place, accuracy: Accuracy | None) -> dict[str, NDArray[np.bool_]]:
+    """Right or wrong by image, for the arms that saw all of them."""
+    if accuracy is None:
+        return {}
+    first = {row.arm: here.store.predictions(here.device.id, row.arm)[: len(accuracy.labels), 0] for row in rows if row.top1}
+    return {arm: best == accuracy.labels for arm, best in first.items()}

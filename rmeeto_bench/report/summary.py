@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from rmeeto_bench.measure.statistics import break_even
 from rmeeto_bench.records import Arm, RunRecord
 
+ALPHA = 0.05
+CERTAIN = 0.95  # share of resamples from which on something is said without an "if"
 WITHIN = 1.0  # percentage points of top-1 that "as good as the baseline" may cost
 
 
@@ -43,24 +45,39 @@ def _fastest(arms: list[Arm]) -> str:
 
 
 def _break_even(arms: list[Arm]) -> str:
+    """From which ratio on merging is faster, with the interval where the run has it."""
     points = [(arm.reduction_ratio, arm.speedup.value) for arm in arms if arm.speedup is not None]
     if len(points) < 2:
         return ""
-    ratio = break_even([p[0] for p in points], [p[1] for p in points])
+    stored = next((arm.break_even for arm in arms if arm.break_even), None)
+    ratio = stored.value if stored else break_even([p[0] for p in points], [p[1] for p in points])
     if ratio is None:
         return "merging does not pay at any ratio measured"
-    return "merging pays at every ratio measured" if ratio == 0 else f"merging pays from ratio {ratio:.2f}"
+    if ratio == 0:
+        return "merging pays at every ratio measured"
+    if stored is None or stored.low is None:
+        return f"merging pays from ratio {ratio:.2f}"
+    high = "no end" if stored.high is None else f"{stored.high:.2f}"
+    return f"merging pays from ratio {ratio:.2f} [{stored.low:.2f}, {high}]"
+
+
+def _ratios(arms: list[Arm]) -> str:
+    return ", ".join(f"{arm.reduction_ratio:.2f}" for arm in arms)
 
 
 def _notes(arms: list[Arm]) -> Iterator[str]:
     slower = [arm for arm in arms if arm.r > 0 and arm.speedup and (arm.speedup.high or arm.speedup.value) < 1]
     if slower:
-        names = ", ".join(f"{arm.reduction_ratio:.2f}" for arm in slower)
-        yield f"slower than no merging: ratio {names}; matching costs more there than the removed tokens save"
+        yield f"slower than no merging: ratio {_ratios(slower)}; matching costs more there than the removed tokens save"
     free = [arm for arm in arms if arm.weights == "training-free"]
     if free:
-        names = ", ".join(f"{arm.reduction_ratio:.2f}" for arm in free)
-        yield f"training-free (baseline weights, merging switched on): ratio {names}; re-training wins accuracy back"
+        yield f"training-free (baseline weights, merging switched on): ratio {_ratios(free)}; re-training wins accuracy back"
+    alike = [arm for arm in arms if arm.top1_p is not None and arm.top1_p >= ALPHA]
+    if alike:
+        yield f"top-1 not measurably different from the baseline's: ratio {_ratios(alike)} (McNemar, Holm over the ratios)"
+    beaten = [arm for arm in arms if arm.front_share is not None and arm.front_share < 1 - CERTAIN]
+    if beaten:
+        yield f"another ratio is both faster and more accurate: ratio {_ratios(beaten)}"
 
 
 def sentences(record: RunRecord) -> list[str]:
