@@ -50,7 +50,7 @@ def _matching(base: ReductionConfig) -> list[Study]:
     ]
     attention = [Variant(metric, replace(base, metric=metric)) for metric in ("Q", "K", "V")]
     distances = [Variant(d, replace(base, distance=d), "same") for d in ("l1", "l2")]
-    farther = [Variant(f"{k}th", replace(base, choose_k=k), "worse" if k == 14 else "same") for k in (3, 5, 7, 14)]
+    farther = [Variant(f"k = {k}", replace(base, choose_k=k), "worse" if k == 14 else "same") for k in (3, 5, 7, 14)]
     modes = [("mean", "same"), ("amax", "worse"), ("amin", "worse")]
     return [
         Study("metric", "which feature is compared", "Table 6, training-free", (ours, *features, *attention)),

@@ -46,6 +46,7 @@ def markdown(rows: Rows, heading: str) -> str:
     """One table per study. ± is the standard deviation over seeds; brackets are 95 % intervals."""
     lines = [f"# {heading}", "", verdicts(rows), ""]
     lines += ["Brackets: 95 % intervals, Δ paired by image. ±: standard deviation over seeds. Paper: its finding on Vim.", ""]
+    lines += ["All variants ran on the same weights; a table marked re-trained is the paper's after training each one.", ""]
     for name, group in groupby(rows, key=lambda row: row["study"]):
         own = list(group)
         lines += [f"## {name} ({own[0]['source']})", "", "| variant | ratio | top-1 % | Δ points | paper | here |"]
