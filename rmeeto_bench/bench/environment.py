@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -11,8 +12,25 @@ from typing import Any
 
 import torch
 
+from rmeeto_bench.measure.nvml import snapshot
+
+DRIVER = ("driver", "power_limit_w", "unavailable")
 PACKAGES = ("torch", "triton", "timm", "numpy", "scipy", "mamba-ssm", "causal-conv1d")
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CXX")
+VARIABLES = (
+    "RMEETO_BENCH_LOCKS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "LD_PRELOAD",
+    "SLURM_JOB_ID",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "CXX",
+)
 
 
 def _version(package: str) -> str | None:
@@ -22,6 +40,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _commit() -> str | None:
     """The commit of the checkout this runs from, `+` if it was changed since; None for an installed package."""
     root = Path(__file__).parents[2]
@@ -40,13 +59,24 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def environment() -> dict[str, Any]:
-    """Versions, system, threads, load and the variables that matter, as plain JSON values."""
-    return {
+def package_path() -> dict[str, str]:
+    """This process's variables, with this package findable for a Python that is started with them."""
+    values = dict(os.environ)
+    values["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [values.get("PYTHONPATH")])])
+    return values
+
+
+def environment(gpu: str | None = None) -> dict[str, Any]:
+    """Versions, system, threads, load and the variables that matter, as plain JSON values; with the UUID of a GPU also what
+    its driver says."""
+    driver = {} if gpu is None else {name: value for name, value in snapshot(gpu).items() if name in DRIVER}
+    return driver | {
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": {package: _version(package) for package in PACKAGES if _version(package)},
         "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,

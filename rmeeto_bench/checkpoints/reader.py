@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from rmeeto_bench.checkpoints.family import describe
 from rmeeto_bench.errors import CheckpointError
 
 WRAPPERS = ("model", "module", "state_dict")
@@ -212,10 +213,10 @@ def check_state(state: Mapping[str, Tensor], model: nn.Module, path: Path) -> No
             raise CheckpointError(f"{path} does not fit: {key} is {found}, the model wants {own}; {hint}")
     missing = [key for key in wanted if key not in state]
     if missing:
-        raise CheckpointError(f"{path} lacks {_first(missing)}; it is of another model family or cut short")
+        raise CheckpointError(f"{path} lacks {_first(missing)}; it is {describe(state)}, or cut short")
     extra = [key for key in state if key not in wanted]
     if extra:
-        raise CheckpointError(f"{path} also holds {_first(extra)}; it is of another, larger model")
+        raise CheckpointError(f"{path} also holds {_first(extra)}; it is {describe(state)}, larger than the model")
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, *, ema: bool = False) -> Provenance:

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def graceful(message: str, *, terminate: bool = False) -> Iterator[Callable[[], bool]]:
+def graceful(message: str) -> Iterator[Callable[[], bool]]:
     """Inside the block the yielded function says whether Ctrl-C was pressed once; `message` says what happens then.
 
-    With `terminate`, SIGTERM asks just so: that is how torchrun and batch systems end their jobs.
+    SIGTERM, by which schedulers end a job, asks like the first Ctrl-C.
     """
-    asked = False
+    asked = threading.Event()
 
     def ask(_: int, __: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        if asked.is_set():
             raise KeyboardInterrupt
-        asked = True
+        asked.set()
         print(f"\n{message} (Ctrl-C again stops at once)", file=sys.stderr)
 
-    signals = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
-    before = {number: signal.signal(number, ask) for number in signals}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield asked.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -84,19 +84,23 @@ class Mixer(nn.Module):
             self._kept = (key, self._stack(dtype))
         return self._kept[1]
 
-    def forward(self, x: Tensor, kernels: Kernels) -> tuple[Tensor, SsmFeatures]:
-        """x [B, L, C] -> (mixed [B, L, C], the SSM quantities of this block)."""
+    def project(self, x: Tensor, kernels: Kernels) -> ScanArguments:
+        """x [B, L, C] -> the operands of the scan: everything before it."""
         batch, length, _ = x.shape
         u0, z = self.in_proj(x).chunk(2, dim=-1)  # [B, L, D] each, views
         stacked = self._stacked(u0.dtype)
         u = kernels.causal_conv1d(u0, stacked.taps, stacked.conv_bias)
         rows = u.flatten(1, 2)  # [2, B L, D]
         x_dbl = torch.bmm(rows, stacked.x_proj)  # [2, B L, R + 2N]
-        low, B, C = x_dbl.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt = torch.bmm(low, stacked.dt_proj).view(u.shape)
-        B, C = B.view(2, batch, length, -1), C.view(2, batch, length, -1)
-        y = kernels.selective_scan(ScanArguments(u, dt, stacked.A, B, C, stacked.D, z, stacked.dt_bias, scale=self.scale))
-        return self.out_proj(y), SsmFeatures(B, C, dt)
+        dt = torch.bmm(x_dbl[..., : self.dt_rank], stacked.dt_proj).view(u.shape)
+        B, C = x_dbl[..., self.dt_rank :].view(2, batch, length, -1).chunk(2, dim=-1)
+        return ScanArguments(u, dt, stacked.A, B, C, stacked.D, z, stacked.dt_bias, scale=self.scale)
+
+    def forward(self, x: Tensor, kernels: Kernels) -> tuple[Tensor, SsmFeatures]:
+        """x [B, L, C] -> (mixed [B, L, C], the SSM quantities of this block)."""
+        operands = self.project(x, kernels)
+        y = kernels.selective_scan(operands)
+        return self.out_proj(y), SsmFeatures(operands.B, operands.C, operands.dt)
 
     @torch.no_grad()
     def initialise(self, depth: int) -> None:

@@ -13,19 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rmeeto_bench.data import fashion_mnist, image_folder
-from rmeeto_bench.data.image_folder import FolderSet
-from rmeeto_bench.data.image_set import IMAGENET, Batch, Normalisation, TensorSet
+from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.data.image_folder import class_folders, load_class_folders
+from rmeeto_bench.data.image_set import Normalisation, TensorSet
+from rmeeto_bench.data.preprocessing import Preprocessing, UnreadableImageError, decode
+from rmeeto_bench.data.reading import EncodedSet
+from rmeeto_bench.data.source import ChangedError
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.retrain.augment import augmented, draw, fit, image_transform
 from rmeeto_bench.retrain.distributed import World
 from rmeeto_bench.retrain.recipe import Recipe
 
-LabelledSet = TensorSet | FolderSet
+LabelledSet = TensorSet | EncodedSet
 Key = tuple[int, int]  # index of an image, and its place in the epoch
 
 
@@ -41,9 +44,16 @@ def find_training(path: Path | None, size: int) -> tuple[LabelledSet, LabelledSe
     for part in ("train", "val"):
         if not (path / part).is_dir():
             raise DataError(f"{path} has no {part}/; training wants train/ and val/ in it, each with a folder per class")
-    classes = sum(entry.is_dir() for entry in (path / "train").iterdir())
-    loaded = [image_folder.load(path / part, classes, size) for part in ("train", "val")]
-    return loaded[0], loaded[1]
+    classes = len(class_folders(path / "train"))
+    if not classes:
+        raise DataError(f"{path / 'train'} has no class folders; sort the images into one folder per class first")
+    training, validation = (_folders(path / part, classes, size) for part in ("train", "val"))
+    return training, validation
+
+
+def _folders(folder: Path, classes: int, size: int) -> EncodedSet:
+    source = load_class_folders(folder, classes, None)
+    return EncodedSet(source, Preprocessing.imagenet(size), classes, np.arange(len(source.labels)))
 
 
 def order(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -60,8 +70,8 @@ class _Images(Dataset[tuple[Tensor, int]]):
         self.data, self.transform, self.seeds = data, transform, seeds
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        index, place = key
-        seed = int(np.random.SeedSequence([*self.seeds, place]).generate_state(1)[0])
+        index, position = key
+        seed = int(np.random.SeedSequence([*self.seeds, position]).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -69,12 +79,12 @@ class _Images(Dataset[tuple[Tensor, int]]):
             pixels = self.data.pixels[index]
             image = Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
             return self.transform(image), int(self.data.labels[index])
-        path, label = self.data.items[index]
+        source, place = self.data.source, int(self.data.indices[index])
         try:
-            with Image.open(path) as image:
-                return self.transform(image), label
-        except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot read image {path} ({error}); repair or remove it") from error
+            image, _ = decode(source.read(place))
+            return self.transform(image), int(source.labels[place])
+        except (UnreadableImageError, ChangedError, OSError) as error:
+            raise DataError(f"cannot read image {source.locate(place)} ({error}); repair or remove it") from error
 
 
 class _Keys:
@@ -120,7 +130,7 @@ class Feed:
     @property
     def normalisation(self) -> Normalisation:
         """Of the pixels the model gets."""
-        return self.data.normalisation if isinstance(self.data, TensorSet) else IMAGENET
+        return self.data.normalisation if isinstance(self.data, TensorSet) else self.data.preprocessing.normalisation
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The micro-batches of one epoch from the `first` on: images fp32 [B, C, H, W], normalised; labels int64 [B]."""
@@ -158,11 +168,14 @@ class Feed:
             raise DataError(str(error).strip().splitlines()[-1].removeprefix("rmeeto_bench.errors.DataError: ")) from error
 
 
-def validation_batches(data: LabelledSet, shape: tuple[int, int, int], world: World, batch_size: int) -> Iterator[Batch]:
-    """This process's part of a validation set, each image once over all processes, as the model takes them."""
-    if isinstance(data, FolderSet):
-        own: LabelledSet = replace(data, items=data.items[world.rank :: world.size])
+def validation_batches(
+    data: LabelledSet, shape: tuple[int, int, int], world: World, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images, labels) of this process's part of a validation set, each image once over all processes, as the model takes
+    them."""
+    if isinstance(data, EncodedSet):
+        own: LabelledSet = replace(data, indices=data.indices[world.rank :: world.size])
     else:
         own = replace(data, pixels=data.pixels[world.rank :: world.size], labels=data.labels[world.rank :: world.size])
     for batch in own.batches(batch_size):
-        yield Batch(batch.start, fit(batch.images.to(world.device), shape), batch.labels)
+        yield fit(batch.to(world.device).images, shape), batch.labels

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rmeeto_bench.data.image_set import Batch
 from rmeeto_bench.errors import CheckpointError, MeasurementError
 from rmeeto_bench.retrain.augment import BatchMix
 from rmeeto_bench.retrain.distill import teacher_logits, training_loss
@@ -258,11 +257,11 @@ def _difference(stored: str, own: str) -> str:
 
 
 @torch.inference_mode()
-def top1(model: nn.Module, batches: Iterable[Batch], world: World | None = None) -> float:
-    """Percent of images whose first prediction is right; processes that share `batches` out add up their counts."""
+def top1(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World | None = None) -> float:
+    """Percent of images right at the first guess, over (images, labels); processes that share them out add up."""
     counts = torch.zeros(2, dtype=torch.int64)
-    for batch in batches:
-        counts[0] += int((model(batch.images).argmax(-1).cpu() == batch.labels).sum())
-        counts[1] += len(batch.labels)
+    for images, labels in batches:
+        counts[0] += int((model(images).argmax(-1).cpu() == labels).sum())
+        counts[1] += len(labels)
     right, seen = (counts if world is None else world.total(counts)).tolist()
     return 100 * right / seen

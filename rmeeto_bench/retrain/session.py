@@ -17,8 +17,8 @@ from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.reader import check_state, read_checkpoint
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.positions import resize_pos_embed
-from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.models.zoo import bundled_checkpoint, config, create_model
 from rmeeto_bench.records import write_atomic
 from rmeeto_bench.reduction.config import ReductionConfig
@@ -101,12 +101,13 @@ def initial_weights(session: Session) -> str | None:
     return session.model if shipped is None else str(shipped)
 
 
-def _fitted(state: dict[str, Tensor], model: Vim) -> tuple[dict[str, Tensor], bool]:
+def _fitted(state: dict[str, Tensor], model: ReducedModel) -> tuple[dict[str, Tensor], bool]:
     """The state with positions resized to the model's, and its own new head where the classes are others."""
     wanted, new_head = model.state_dict(), False
     tokens = state.get("pos_embed")
     if tokens is not None and tokens.shape != wanted["pos_embed"].shape and tokens.shape[2:] == wanted["pos_embed"].shape[2:]:
-        state = {**state, "pos_embed": resize_pos_embed(tokens.float(), model.config.num_patches)}
+        first = model.config.cls_position == 0
+        state = {**state, "pos_embed": resize_pos_embed(tokens.float(), model.config.num_patches, cls_first=first)}
     head = state.get("head.weight")
     if head is not None and head.shape[0] != model.config.num_classes and head.shape[1:] == wanted["head.weight"].shape[1:]:
         state = {**state, **{key: wanted[key] for key in ("head.weight", "head.bias")}}
@@ -114,7 +115,7 @@ def _fitted(state: dict[str, Tensor], model: Vim) -> tuple[dict[str, Tensor], bo
     return state, new_head
 
 
-def build(session: Session, r: int, num_classes: int) -> Vim:
+def build(session: Session, r: int, num_classes: int) -> ReducedModel:
     """The model at this r with the weights to start from. A head for other classes starts anew."""
     recipe = session.recipe
     torch.manual_seed(recipe.seed)
@@ -133,8 +134,11 @@ def build(session: Session, r: int, num_classes: int) -> Vim:
     return model
 
 
-def _shape(model: Vim) -> tuple[int, int, int]:
-    return model.config.in_chans, model.config.img_size, model.config.img_size
+def _shape(model: ReducedModel) -> tuple[int, int, int]:
+    shape = model.config.input_shape
+    if len(shape) != 3:
+        raise UsageError("models of clips cannot be re-trained yet: only the recipe is there, no loader of training clips")
+    return shape[0], shape[1], shape[2]
 
 
 def finished(session: Session, r: int) -> Trained | None:
@@ -216,7 +220,7 @@ def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_image
     dtype = torch.float16 if session.files.half else None
     save_checkpoint(trainer.weights.state_dict(), trained.checkpoint, metadata=metadata, dtype=dtype)
     vim = trainer.model
-    assert isinstance(vim, Vim)
+    assert isinstance(vim, ReducedModel)
     head = {
         "model": session.model,
         "reduction": asdict(vim.reduction),
@@ -228,7 +232,7 @@ def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_image
         "processes": feed.world.size,
         "device": torch.cuda.get_device_name() if feed.world.device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        "kernels": vim.kernels.name,
+        "kernels": vim.kernels_name,
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
     }

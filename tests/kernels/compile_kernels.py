@@ -5,6 +5,7 @@ A script of its own because the tests run Triton's interpreter, which has to be 
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ from triton.compiler import ASTSource
 
 from rmeeto_bench.kernels.add_norm.triton import add_norm_kernel
 from rmeeto_bench.kernels.causal_conv1d.triton import CHANNELS, TOKENS, conv_kernel
+from rmeeto_bench.kernels.causal_conv1d.triton import WARPS as CONV_WARPS
 from rmeeto_bench.kernels.merge.triton import FEATURES, match_kernel, merge_add_norm_kernel
 from rmeeto_bench.kernels.selective_scan.triton import BLOCK, WARPS, scan_kernel
 
@@ -37,7 +39,7 @@ def cases() -> dict[str, tuple[Any, dict[str, str], dict[str, Any], int]]:
     return {
         "scan N=16": (scan_kernel, single, {"N": 16, "BLOCK": BLOCK}, WARPS),
         "scan N=8": (scan_kernel, single, {"N": 8, "BLOCK": BLOCK}, WARPS),
-        "conv": (conv_kernel, {}, {"TOKENS": TOKENS, "CHANNELS": CHANNELS}, 4),
+        "conv": (conv_kernel, {}, {"TOKENS": TOKENS, "CHANNELS": CHANNELS}, CONV_WARPS),
         "match": (match_kernel, plan, {"TOKENS": 128, "FEATURES": FEATURES}, 8),
         "merge_add_norm": (
             merge_add_norm_kernel,
@@ -58,6 +60,15 @@ def signature(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> 
     return found
 
 
+def source(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> ASTSource:
+    """The kernel with its types. Triton 3.2 (torch 2.6) names the constants otherwise and wants no types for them."""
+    every = signature(kernel, types, constants)
+    if "constexprs" in inspect.signature(ASTSource.__init__).parameters:
+        return ASTSource(kernel, every, constexprs=constants)
+    plain = {name: kind for name, kind in every.items() if kind != "constexpr"}
+    return ASTSource(kernel, plain, constants=constants)
+
+
 def resources(cubin: bytes) -> dict[str, int]:
     """Registers per thread and bytes of local memory (spills) of a compiled kernel."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -76,9 +87,8 @@ def main() -> None:
     report = {}
     for name, (kernel, types, constants, warps) in cases().items():
         for capability in (80, 86, 89, 90):
-            source = ASTSource(kernel, signature(kernel, types, constants), constexprs=constants)
             target = GPUTarget("cuda", capability, 32)
-            compiled = triton.compile(source, target=target, options={"num_warps": warps})
+            compiled = triton.compile(source(kernel, types, constants), target=target, options={"num_warps": warps})
             report[f"{name} sm_{capability}"] = resources(compiled.asm["cubin"])
     json.dump(report, sys.stdout)
 

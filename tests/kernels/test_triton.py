@@ -164,7 +164,7 @@ def test_operations_are_visible_to_export() -> None:
     assert out.shape == (3, 5, 16)
 
 
-BUDGET = {"scan N=16": 128, "scan N=8": 128, "conv": 128, "add_norm": 64, "merge_add_norm": 64, "match": 255}
+BUDGET = {"scan N=16": 128, "scan N=8": 128, "conv": 64, "add_norm": 64, "merge_add_norm": 64, "match": 255}
 
 
 def test_kernels_compile_for_real_gpus_within_their_budget() -> None:

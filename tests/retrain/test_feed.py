@@ -97,7 +97,7 @@ def test_image_folders_are_read_cropped_and_labelled(tmp_path: Path) -> None:
     labels = torch.cat([labels for _, labels in batches])
     assert float(means[labels == 1].min()) > float(means[labels == 0].max())  # the second class is lighter throughout
     ranks = [list(validation_batches(validation, (3, 32, 32), place(rank, 2), 5)) for rank in (0, 1)]
-    assert sum(len(batch.labels) for rank in ranks for batch in rank) == 12
+    assert sum(len(labels) for rank in ranks for _, labels in rank) == 12
 
 
 def test_data_that_cannot_be_trained_on_says_why(tmp_path: Path) -> None:

@@ -212,4 +212,6 @@ def test_top1_counts_every_image_once(data: TensorSet) -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.eye(10)[torch.zeros(len(images), dtype=torch.long)]
 
-    assert top1(First(), data.batches(33)) == pytest.approx(100 * float((data.labels == 0).float().mean()))
+    assert top1(First(), ((batch.images, batch.labels) for batch in data.batches(33))) == pytest.approx(
+        100 * float((data.labels == 0).float().mean())
+    )

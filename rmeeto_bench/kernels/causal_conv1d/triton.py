@@ -13,6 +13,7 @@ from rmeeto_bench.kernels.recompute import with_gradients
 WIDTH = 4
 TOKENS = 8
 CHANNELS = 128
+WARPS = 8  # four outputs a thread: with eight, some Triton versions put part of the addresses on the stack
 
 
 @triton.jit
@@ -49,8 +50,9 @@ def _conv(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     out = torch.empty(2, batch, length, inner, dtype=x.dtype, device=x.device)
     grid = (batch, triton.cdiv(length, TOKENS), triton.cdiv(inner, CHANNELS))
     conv_kernel[grid](
-        x, taps, bias, out, x.stride(0), x.stride(1), batch, length, inner, TOKENS=TOKENS, CHANNELS=CHANNELS, num_warps=4
-    )
+        x, taps, bias, out, x.stride(0), x.stride(1), batch, length, inner,
+        TOKENS=TOKENS, CHANNELS=CHANNELS, num_warps=WARPS, enable_fp_fusion=True,
+    )  # fmt: skip
     return out
 
 

@@ -127,7 +127,7 @@ def _scan(u: Tensor, dt: Tensor, A: Tensor, BC: Tensor, D: Tensor, z: Tensor, dt
     block = _block(batch, inner, u.device)
     scan_kernel[batch, triton.cdiv(inner, block)](
         u, dt, rates, BC, D, dt_bias, z, out, z.stride(0), z.stride(1), scale, batch, length, inner,
-        N=A.shape[2], BLOCK=block, num_warps=WARPS,
+        N=A.shape[2], BLOCK=block, num_warps=WARPS, enable_fp_fusion=True,  # Triton 3.10 turns it off by default
     )  # fmt: skip
     return out
 
