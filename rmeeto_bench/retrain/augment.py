@@ -81,7 +81,7 @@ def image_transform(settings: Augmentation, size: int, mean: tuple[float, ...]) 
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    plain = Preprocessing.imagenet(size)
+    centre = Preprocessing.imagenet(size)
     crop = RandomResizedCropAndInterpolation(size, scale=settings.crop_scale, interpolation="bicubic")
     fill: dict[str, Any] = {
         "translate_const": int(size * 0.45),
@@ -95,9 +95,9 @@ def image_transform(settings: Augmentation, size: int, mean: tuple[float, ...]) 
         if settings.crop == "resized":
             rgb = crop(rgb)
         elif chosen is not None:
-            rgb = Image.fromarray(plain(rgb).permute(1, 2, 0).numpy())
+            rgb = Image.fromarray(centre(rgb).permute(1, 2, 0).numpy())
         else:
-            return plain(rgb)
+            return centre(rgb)
         return pil_to_tensor(rgb if chosen is None else chosen(rgb))
 
     return apply

@@ -17,10 +17,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rmeeto_bench.data import fashion_mnist, image_folder
+from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.data.image_folder import class_folders, load_class_folders
 from rmeeto_bench.data.image_set import Normalisation, TensorSet
 from rmeeto_bench.data.preprocessing import Preprocessing, UnreadableImageError, decode
-from rmeeto_bench.data.reading import EncodedSet, Reading, image_set
+from rmeeto_bench.data.reading import EncodedSet
+from rmeeto_bench.data.source import ChangedError
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.retrain.augment import augmented, draw, fit, image_transform
 from rmeeto_bench.retrain.distributed import World
@@ -42,12 +44,16 @@ def find_training(path: Path | None, size: int) -> tuple[LabelledSet, LabelledSe
     for part in ("train", "val"):
         if not (path / part).is_dir():
             raise DataError(f"{path} has no {part}/; training wants train/ and val/ in it, each with a folder per class")
-    classes = sum(entry.is_dir() for entry in (path / "train").iterdir())
+    classes = len(class_folders(path / "train"))
     if not classes:
-        raise DataError(f"{path / 'train'} has no class folders; training wants a folder of images for each class")
-    listed = [image_folder.load_class_folders(path / part, classes, None) for part in ("train", "val")]
-    training, validation = (image_set(source, Preprocessing.imagenet(size), classes, Reading()) for source in listed)
+        raise DataError(f"{path / 'train'} has no class folders; sort the images into one folder per class first")
+    training, validation = (_folders(path / part, classes, size) for part in ("train", "val"))
     return training, validation
+
+
+def _folders(folder: Path, classes: int, size: int) -> EncodedSet:
+    source = load_class_folders(folder, classes, None)
+    return EncodedSet(source, Preprocessing.imagenet(size), classes, np.arange(len(source.labels)))
 
 
 def order(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -64,8 +70,8 @@ class _Images(Dataset[tuple[Tensor, int]]):
         self.data, self.transform, self.seeds = data, transform, seeds
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        index, place = key
-        seed = int(np.random.SeedSequence([*self.seeds, place]).generate_state(1)[0])
+        index, position = key
+        seed = int(np.random.SeedSequence([*self.seeds, position]).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -73,12 +79,12 @@ class _Images(Dataset[tuple[Tensor, int]]):
             pixels = self.data.pixels[index]
             image = Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
             return self.transform(image), int(self.data.labels[index])
-        source, image_index = self.data.source, int(self.data.indices[index])
+        source, place = self.data.source, int(self.data.indices[index])
         try:
-            image, _ = decode(source.read(image_index))
-        except (UnreadableImageError, OSError) as error:
-            raise DataError(f"cannot read image {source.locate(image_index)} ({error}); repair or remove it") from error
-        return self.transform(image), int(source.labels[image_index])
+            image, _ = decode(source.read(place))
+            return self.transform(image), int(source.labels[place])
+        except (UnreadableImageError, ChangedError, OSError) as error:
+            raise DataError(f"cannot read image {source.locate(place)} ({error}); repair or remove it") from error
 
 
 class _Keys:
@@ -165,11 +171,10 @@ class Feed:
 def validation_batches(
     data: LabelledSet, shape: tuple[int, int, int], world: World, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's part of a validation set, each image once over all processes: (images fp32 as the model takes them,
-    labels int64)."""
-    own: LabelledSet
+    """(images, labels) of this process's part of a validation set, each image once over all processes, as the model takes
+    them."""
     if isinstance(data, EncodedSet):
-        own = replace(data, indices=data.indices[world.rank :: world.size])
+        own: LabelledSet = replace(data, indices=data.indices[world.rank :: world.size])
     else:
         own = replace(data, pixels=data.pixels[world.rank :: world.size], labels=data.labels[world.rank :: world.size])
     for batch in own.batches(batch_size):

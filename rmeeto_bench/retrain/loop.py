@@ -258,7 +258,7 @@ def _difference(stored: str, own: str) -> str:
 
 @torch.inference_mode()
 def top1(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World | None = None) -> float:
-    """Percent of images whose first prediction is right; processes that share `batches` out add up their counts."""
+    """Percent of images right at the first guess, over (images, labels); processes that share them out add up."""
     counts = torch.zeros(2, dtype=torch.int64)
     for images, labels in batches:
         counts[0] += int((model(images).argmax(-1).cpu() == labels).sum())

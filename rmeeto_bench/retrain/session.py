@@ -106,10 +106,8 @@ def _fitted(state: dict[str, Tensor], model: ReducedModel) -> tuple[dict[str, Te
     wanted, new_head = model.state_dict(), False
     tokens = state.get("pos_embed")
     if tokens is not None and tokens.shape != wanted["pos_embed"].shape and tokens.shape[2:] == wanted["pos_embed"].shape[2:]:
-        state = {
-            **state,
-            "pos_embed": resize_pos_embed(tokens.float(), model.config.num_patches, cls_first=model.config.cls_position == 0),
-        }
+        first = model.config.cls_position == 0
+        state = {**state, "pos_embed": resize_pos_embed(tokens.float(), model.config.num_patches, cls_first=first)}
     head = state.get("head.weight")
     if head is not None and head.shape[0] != model.config.num_classes and head.shape[1:] == wanted["head.weight"].shape[1:]:
         state = {**state, **{key: wanted[key] for key in ("head.weight", "head.bias")}}
@@ -137,7 +135,10 @@ def build(session: Session, r: int, num_classes: int) -> ReducedModel:
 
 
 def _shape(model: ReducedModel) -> tuple[int, int, int]:
-    return model.config.in_chans, model.config.img_size, model.config.img_size
+    shape = model.config.input_shape
+    if len(shape) != 3:
+        raise UsageError("models of clips cannot be re-trained yet: only the recipe is there, no loader of training clips")
+    return shape[0], shape[1], shape[2]
 
 
 def finished(session: Session, r: int) -> Trained | None:
@@ -218,12 +219,12 @@ def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_image
     }
     dtype = torch.float16 if session.files.half else None
     save_checkpoint(trainer.weights.state_dict(), trained.checkpoint, metadata=metadata, dtype=dtype)
-    model = trainer.model
-    assert isinstance(model, ReducedModel)
+    vim = trainer.model
+    assert isinstance(vim, ReducedModel)
     head = {
         "model": session.model,
-        "reduction": asdict(model.reduction),
-        "reduction_ratio": model.reduction_ratio,
+        "reduction": asdict(vim.reduction),
+        "reduction_ratio": vim.reduction_ratio,
         "init": session.init,
         "recipe": asdict(recipe),
         "data": feed.data.name,
@@ -231,7 +232,7 @@ def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_image
         "processes": feed.world.size,
         "device": torch.cuda.get_device_name() if feed.world.device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        "kernels": model.kernels_name,
+        "kernels": vim.kernels_name,
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
     }
