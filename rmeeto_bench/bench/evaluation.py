@@ -56,23 +56,17 @@ class Evaluation:
     argv: tuple[str, ...] = ()
 
 
-def shape_of(model: str) -> tuple[int, ...]:
-    """What one image of a model is: (channels, height, width)."""
-    sized = config(model)
-    return sized.in_chans, sized.img_size, sized.img_size
-
-
 def groups(plan: BenchPlan) -> list[tuple[str, ...]]:
     """The plan's models, those together that take the same images and classes."""
     found: dict[tuple[int, ...], list[str]] = {}
     for model in dict.fromkeys(plan.models):
-        found.setdefault((*shape_of(model), config(model).num_classes), []).append(model)
+        found.setdefault((*config(model).input_shape, config(model).num_classes), []).append(model)
     return [tuple(models) for models in found.values()]
 
 
 def data_for(evaluation: Evaluation, model: str) -> ImageSet:
     """The images for a model. Raises `DataError`."""
-    plan, shape = evaluation.plan, shape_of(model)
+    plan, shape = evaluation.plan, config(model).input_shape
     data = find_data(
         plan.data,
         shape=shape,
