@@ -23,6 +23,7 @@ SCHEMA = "rmeeto-bench/1.1"
 MAJOR = "rmeeto-bench/1"
 MANIFEST = "manifest.json"
 DATABASE = "run.sqlite"
+MERGED_FROM = "merged_from"  # key of the plan of a run that was merged: it had no plan of its own
 LARGEST_MANIFEST = 64 << 20  # bytes; a run of all models on sixteen GPUs has one of some 3 MB
 
 

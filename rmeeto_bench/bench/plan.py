@@ -9,6 +9,7 @@ from typing import Any
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.measure.rounds import PRESETS, Protocol
 from rmeeto_bench.models.zoo import config
+from rmeeto_bench.records import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
 
@@ -83,6 +84,9 @@ class BenchPlan:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> BenchPlan:
         """The plan of a manifest, of this version or an earlier one. Raises `DataError`, or `UsageError` for bad values."""
+        if MERGED_FROM in value:
+            runs = ", ".join(str(run.get("run_id")) for run in value[MERGED_FROM] if isinstance(run, dict))
+            raise DataError(f"this run was merged from {runs}; continue or repeat those, where they were measured")
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(value) - known)
         if unknown:

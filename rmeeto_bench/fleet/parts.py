@@ -9,10 +9,8 @@ from typing import Any
 
 from rmeeto_bench.cell_id import CellKey, cell_key, code_version, lasting_device_id
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.records import Arm, DeviceRecord, RunRecord, SweepRow, to_json
+from rmeeto_bench.records import MERGED_FROM, Arm, DeviceRecord, RunRecord, SweepRow, to_json
 from rmeeto_bench.typecheck import check
-
-SOURCES = "merged_from"  # key of the plan of a merged run
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _read_source(value: Any, run_id: str) -> Source:
 
 def sources_of(record: RunRecord) -> list[Source]:
     """The measured runs behind a record: itself, or those that were merged into it."""
-    stored = record.plan.get(SOURCES)
+    stored = record.plan.get(MERGED_FROM)
     if stored is None:
         return [_measured_source(record)]
     if not isinstance(stored, (list, tuple)):
@@ -101,7 +99,7 @@ def sources_of(record: RunRecord) -> list[Source]:
 def take_apart(record: RunRecord) -> list[Part]:
     """The parts of a run, measured or merged. Raises `DataError` if a merged one does not say where an arm is from."""
     parts = []
-    merged = SOURCES in record.plan
+    merged = MERGED_FROM in record.plan
     placed: set[tuple[str, str]] = set()
     for source in sources_of(record):
         for device in record.devices:
@@ -120,4 +118,4 @@ def take_apart(record: RunRecord) -> list[Part]:
 
 def as_plan(sources: list[Source]) -> dict[str, Any]:
     """The plan of a merged run: nothing was planned, the sources say how each was."""
-    return {SOURCES: json.loads(json.dumps([asdict(source) for source in sources]))}  # as it will be read again
+    return {MERGED_FROM: json.loads(json.dumps([asdict(source) for source in sources]))}  # as it will be read again

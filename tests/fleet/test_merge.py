@@ -21,8 +21,8 @@ from rmeeto_bench.errors import DataError
 from rmeeto_bench.fleet.archive import pack
 from rmeeto_bench.fleet.gather import gather
 from rmeeto_bench.fleet.merge import merge
-from rmeeto_bench.fleet.parts import SOURCES, sources_of
-from rmeeto_bench.records import Block, DeviceRecord, Estimate, RunRecord, load, save
+from rmeeto_bench.fleet.parts import sources_of
+from rmeeto_bench.records import MERGED_FROM, Block, DeviceRecord, Estimate, RunRecord, load, save
 
 RATES = {0: 100.0, 11: 120.0}
 
@@ -185,9 +185,9 @@ def test_every_arm_is_traced_to_its_run() -> None:
 def test_a_merged_run_that_was_edited_is_refused() -> None:
     merged = joined(*RUNS).record
     with pytest.raises(DataError, match="list of merged runs is damaged"):
-        joined(replace(merged, plan={SOURCES: [{"run_id": "x"}]}))
+        joined(replace(merged, plan={MERGED_FROM: [{"run_id": "x"}]}))
     with pytest.raises(DataError, match="does not say which run"):
-        joined(replace(merged, plan={SOURCES: merged.plan[SOURCES][:1]}))
+        joined(replace(merged, plan={MERGED_FROM: merged.plan[MERGED_FROM][:1]}))
 
 
 KEY = CellKey("cuda:a", "vim_small", "vim_small/r11", 11, "fp16", "triton", 128, "0" * 64, "0.1.0 (abc)")
@@ -268,3 +268,12 @@ def test_a_failed_merge_leaves_nothing_and_a_finished_one_is_not_overwritten(
     assert '"tool_version": "0.2.0"' in capsys.readouterr().out
     assert main(["merge", str(first), "--out", str(out)]) == 2
     assert "already holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["resume", "rerun"])
+def test_a_merged_run_cannot_be_measured_again_and_says_which_can(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    gather([on_disk(a_run("a"), tmp_path / "a")], tmp_path / "out")
+    assert main([command, str(tmp_path / "out")]) == 2
+    assert "merged from a" in capsys.readouterr().err
