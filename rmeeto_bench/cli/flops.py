@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOGUE
-    parser.add_argument("--model", default="vim_tiny,vim_small,vim_base", metavar="NAMES", help="with commas (default: three Vims)")
+    parser.add_argument(
+        "--model", default="vim_tiny,vim_small,vim_base", metavar="NAMES", help="with commas (default: the Vims)"
+    )
     add_amount_arguments(parser)
     parser.add_argument("--convention", choices=(*CONVENTIONS, "all"), default="all", help="which one to print (default: all)")
     parser.add_argument(
