@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.roofline import DATASHEET, UNITS, Efficiency, Operation, limit, share_of_peak
-from rmeeto_bench.profiles import GpuProfile, load_profiles
+from rmeeto_bench.profiles import load_profiles
 
 H100 = next(profile for profile in load_profiles() if profile.name == "h100-sxm")
 # One second of work for each unit of a GPU with round rates.
