@@ -13,7 +13,7 @@ from rmeeto_bench.bench.plan import Cell
 from rmeeto_bench.measure.rounds import RoundsResult
 from rmeeto_bench.measure.statistics import paired_delta, paired_speedup, rate, wilson
 from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES
-from rmeeto_bench.models.flops import gflops_by_convention
+from rmeeto_bench.models.flops import CONVENTIONS, count_flops, published_gflops
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records import Arm, Estimate
@@ -41,6 +41,15 @@ class Measured:
             return None
         best = self.predictions[arm][: len(self.labels), 0]
         return best == self.labels if len(best) == len(self.labels) else None
+
+
+def _gflops(cell: Cell) -> dict[str, float]:
+    sized = config(cell.model)
+    values = {"paper": published_gflops(sized, cell.reduction)}
+    for convention in CONVENTIONS:
+        count = count_flops(sized, cell.reduction, convention)
+        values[convention], values[f"{convention}_without_matching"] = count.total, count.layers
+    return values
 
 
 def _paper(cell: Cell, setting: Setting) -> dict[str, float] | None:
@@ -72,7 +81,7 @@ def _base(cell: Cell, setting: Setting) -> Arm:
         backend=setting.backend,
         batch_size=setting.batch_size,
         weights="random",
-        gflops=gflops_by_convention(sized, cell.reduction),
+        gflops=_gflops(cell),
         paper=_paper(cell, setting),
     )
 
