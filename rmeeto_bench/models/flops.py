@@ -7,17 +7,18 @@ norms, activations and sorting are not counted.
   in- and out-projections once). The paper's baseline rows are this without the matching, its merged rows with it.
 - `analytic`: upstream's formula in the model: the same with one patch too many and r never clamped.
 - `bidirectional`: `hook` with both directions counted.
+
+`operations` is no such convention but the arithmetic that is done: a multiply-add is two, both directions count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.vim import VimConfig
 from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.reduction.schedule import merging_blocks, token_counts
+from rmeeto_bench.reduction.schedule import merges, merging_blocks, token_counts
 
 CONVENTIONS = ("hook", "analytic", "bidirectional")
 
@@ -60,19 +61,28 @@ def matching_flops(tokens: int, r: int, config: VimConfig, metric: str) -> float
     return 6 * tokens * width + 2 * width * (tokens / 2) ** 2 + r * C
 
 
-def _tokens(config: VimConfig, reduction: ReductionConfig, convention: str) -> tuple[list[int], Mapping[int, int]]:
-    """Tokens in each block's mixer, and before each merge."""
+def _tokens(config: VimConfig, reduction: ReductionConfig, convention: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokens in each block's mixer, and (tokens before, nominal r) of each merge.
+
+    The final-tokens rule replaces r in the last merge before any clamp, and upstream counts what it then finds there,
+    a negative number too; the analytic formula knows neither the rule nor the clamp.
+    """
     blocks = merging_blocks(config.depth, reduction.placement, reduction.interval)
+    found = []
     if convention == "analytic":
-        before, counts, tokens = {}, [], config.num_tokens
+        counts, tokens = [], config.num_tokens
         for block in range(config.depth):
             if block in blocks:
-                before[block] = tokens
+                found.append((tokens, reduction.r))
                 tokens -= reduction.r
             counts.append(tokens)
-        return counts, before
+        return counts, found
     counts = list(token_counts(reduction, depth=config.depth, initial_tokens=config.num_tokens))
-    return counts, {block: counts[block - 1] for block in blocks}
+    for block in blocks:
+        before = counts[block - 1]
+        aim = reduction.final_tokens if config.depth - block <= reduction.interval else None
+        found.append((before, reduction.r if aim is None else before - aim))
+    return counts, found
 
 
 def count_flops(config: VimConfig, reduction: ReductionConfig, convention: str = "hook") -> FlopCount:
@@ -82,14 +92,38 @@ def count_flops(config: VimConfig, reduction: ReductionConfig, convention: str =
     """
     if convention not in CONVENTIONS:
         raise UsageError(f"FLOP conventions are {', '.join(CONVENTIONS)}, not {convention!r}")
-    counts, before = _tokens(config, reduction, convention)
+    counts, matched = _tokens(config, reduction, convention)
     directions = 2 if convention == "bidirectional" else 1
     patches = config.num_tokens if convention == "analytic" else config.num_patches
     embedding = patches * config.embed_dim * config.in_chans * config.patch_size**2
     mixers = sum(mixer_flops(tokens, config, directions=directions) for tokens in counts)
-    matching = sum(matching_flops(tokens, reduction.r, config, reduction.metric) for tokens in before.values())
+    matching = sum(matching_flops(tokens, r, config, reduction.metric) for tokens, r in matched)
     head = config.embed_dim * config.num_classes
     return FlopCount(embedding / 1e9, mixers / 1e9, head / 1e9, matching / 1e9)
+
+
+def gflops_by_convention(config: VimConfig, reduction: ReductionConfig) -> dict[str, float]:
+    """GFLOPs of one image under every name: `paper`, each convention, and each `<convention>_without_matching`."""
+    values = {"paper": published_gflops(config, reduction)}
+    for convention in CONVENTIONS:
+        count = count_flops(config, reduction, convention)
+        values[convention], values[f"{convention}_without_matching"] = count.total, count.layers
+    return values
+
+
+def operations(config: VimConfig, reduction: ReductionConfig) -> float:
+    """10^9 arithmetic operations of one image: two per multiply-add, both directions, the scan as 9 per (token, channel,
+    state) and direction, the matching where there is one. Vim-S at r = 0 does 10.76 where the paper prints 5.08."""
+    count = count_flops(config, reduction, "bidirectional")
+    D, N = config.expand * config.embed_dim, config.d_state
+    tokens = sum(token_counts(reduction, depth=config.depth, initial_tokens=config.num_tokens))
+    scans = 2 * tokens * D * (9 * N + 2) / 1e9  # counted in operations already, not in multiply-adds
+    matching = count.matching if _merges_anything(config, reduction) else 0.0
+    return 2 * (count.layers - scans) + scans + matching
+
+
+def _merges_anything(config: VimConfig, reduction: ReductionConfig) -> bool:
+    return any(merges(reduction, depth=config.depth, initial_tokens=config.num_tokens).values())
 
 
 def published_gflops(config: VimConfig, reduction: ReductionConfig) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -37,7 +38,7 @@ class Style:
 STYLES = {"screen": Style(6.4, 4.2, 10), "paper": Style(3.35, 2.4, 8, 300)}
 
 
-def _settings(style: Style) -> dict[Any, Any]:
+def settings(style: Style) -> dict[Any, Any]:
     """Fonts embedded as outlines that camera-ready checks accept, and the same bytes every time."""
     return {
         "font.size": style.font,
@@ -87,7 +88,7 @@ def speed_accuracy(record: RunRecord, style: str = "screen") -> Figure:
     """Draw the run; without any accuracy, images/s against the reduction ratio instead."""
     chosen = STYLES[style]
     accuracy = any(arm.top1 for arm in record.arms)
-    with matplotlib.rc_context(_settings(chosen)):
+    with matplotlib.rc_context(settings(chosen)):
         figure = Figure(figsize=(chosen.width, chosen.height), layout="constrained")
         axes = figure.subplots()
         lines = list(groups(record))
@@ -108,6 +109,15 @@ def render(figure: Figure, kind: str, style: str = "screen") -> bytes:
     """The figure as `png`, `pdf` or `svg`, equal bytes for equal input."""
     chosen = STYLES[style]
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_settings(chosen)):
+    with matplotlib.rc_context(settings(chosen)):
         figure.savefig(buffer, format=kind, dpi=chosen.dpi, metadata=METADATA[kind])
     return buffer.getvalue()
+
+
+def write_figure(figure: Figure, stem: Path, style: str = "screen") -> list[Path]:
+    """Write `<stem>.png`, `.pdf` and `.svg`, making the folder if need be; returns their paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in METADATA]
+    for path, kind in zip(paths, METADATA, strict=True):
+        path.write_bytes(render(figure, kind, style))
+    return paths

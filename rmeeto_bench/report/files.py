@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rmeeto_bench.records import RunRecord, write_atomic
-from rmeeto_bench.report.figure import METADATA, render, speed_accuracy
+from rmeeto_bench.report.figure import speed_accuracy, write_figure
 from rmeeto_bench.report.html import html
 from rmeeto_bench.report.tables import latex, markdown, to_frame
 
@@ -21,8 +21,4 @@ def write_all(record: RunRecord, folder: Path, style: str = "screen") -> list[Pa
     for name, text in texts.items():
         write_atomic(folder / name, text)
     paths = [folder / name for name in texts]
-    for kind in METADATA:
-        path = folder / f"speed_accuracy.{kind}"
-        path.write_bytes(render(speed_accuracy(record, style), kind, style))
-        paths.append(path)
-    return paths
+    return paths + write_figure(speed_accuracy(record, style), folder / "speed_accuracy", style)

@@ -1,0 +1,119 @@
+"""`rmeeto-bench paper`: the paper's tables and figures, published values beside those of stored runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmeeto_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from rmeeto_bench.report.paper.item import PaperTable
+    from rmeeto_bench.report.paper.sources import Sources
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("items", nargs="*", metavar="ITEM", help="1a, 1b, 2 ... 23, fig1b, fig4 (`--list` names them)")
+    parser.add_argument("--all", action="store_true", help="every item")
+    parser.add_argument("--list", action="store_true", help="say what each item needs and what is at hand")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", default=[], metavar="DIR", help="folders of stored runs to take ours from"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write .md, .tex, .csv, .html (figures: .png, .pdf, .svg) here")
+    parser.add_argument("--style", choices=("screen", "paper"), default="screen", help="size and font of figures")
+
+
+def _gflops(model: str, r: int, placement: str) -> float | None:
+    """GFLOPs as the paper counts, None for a model that is not built in."""
+    from rmeeto_bench.models.flops import published_gflops
+    from rmeeto_bench.models.zoo import config
+    from rmeeto_bench.reduction.config import ReductionConfig
+
+    try:
+        return published_gflops(config(model), ReductionConfig(r=r, placement=placement))
+    except UsageError:
+        return None
+
+
+def _sources(folders: list[Path]) -> Sources:
+    """Ours, from the runs given; what is left out is said on standard error."""
+    from rmeeto_bench.records import load
+    from rmeeto_bench.report.paper.sources import gather
+
+    sources = gather([load(folder) for folder in folders], _gflops)
+    for line in sources.left_out:
+        print(line, file=sys.stderr)
+    return sources
+
+
+def _list(sources: Sources) -> int:
+    """What each item needs, and what there is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rmeeto_bench.report.paper.registry import FIGURES, TABLES, fill
+
+    shown = Table("item", "title", "models", "data", "checkpoints", "GPU", "at hand", box=None, pad_edge=False)
+    for name, item in TABLES.items():
+        needs, table = item.needs, fill(item, sources)
+        shown.add_row(name, item.title, needs.models, needs.data, needs.checkpoints, needs.gpu, table.state)
+    for name, title in FIGURES.items():
+        like = "as tables 1a and 1b" if name == "fig1b" else "as table 12"
+        shown.add_row(name, title, "vim_small", *(like for _ in range(3)), "published numbers are enough to draw it")
+    Console(highlight=False).print(shown)
+    return 0
+
+
+def _write(table: PaperTable, folder: Path) -> tuple[str, ...]:
+    """The four files of a table; returns their names."""
+    from rmeeto_bench.records import write_atomic
+    from rmeeto_bench.report.paper.render import csv_text, html, latex, markdown
+
+    name = table.item.name
+    stem = f"table_{name.rjust(2 + len(name.lstrip('0123456789')), '0')}"
+    texts = {"html": html(table), "md": markdown(table), "tex": latex(table), "csv": csv_text(table)}
+    for kind, text in texts.items():
+        write_atomic(folder / f"{stem}.{kind}", text)
+    return tuple(f"{stem}.{kind}" for kind in texts)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Show or write the items asked for."""
+    from rmeeto_bench.records import write_atomic
+    from rmeeto_bench.report.figure import write_figure
+    from rmeeto_bench.report.paper.figures import DRAW
+    from rmeeto_bench.report.paper.registry import FIGURES, TABLES, chosen, fill
+    from rmeeto_bench.report.paper.render import index, markdown
+
+    if arguments.all and arguments.items:
+        raise UsageError("--all and names of items exclude each other; give one of them")
+    names = [*TABLES, *FIGURES] if arguments.all else arguments.items
+    if not names and not arguments.list:
+        raise UsageError("name an item, as in `rmeeto-bench paper 12 fig4`, or say --all or --list")
+    if arguments.list and (names or arguments.out):
+        raise UsageError("--list only lists; leave out the items and --out")
+    items, figures = chosen(names)
+    if figures and arguments.out is None:
+        raise UsageError(f"{figures[0]} is a figure; say --out DIR for its files")
+    sources = _sources(arguments.runs)
+    if arguments.list:
+        return _list(sources)
+    entries = []
+    for item in items:
+        table = fill(item, sources)
+        if arguments.out is None:
+            print(markdown(table))
+            continue
+        entries.append((item.label, item.title, table.state, _write(table, arguments.out)))
+    for name in figures:
+        paths = write_figure(DRAW[name](sources, arguments.style), arguments.out / name, arguments.style)
+        state = f"published numbers, ours where {len(sources.arms)} valid arms of stored runs belong"
+        entries.append((f"Figure {name.removeprefix('fig')}", FIGURES[name], state, tuple(path.name for path in paths)))
+    for label, title, state, files in entries:
+        print(f"{label}, {title}: {state} -> {files[0]}")
+    if entries:
+        write_atomic(arguments.out / "index.html", index(entries))
+    return 0

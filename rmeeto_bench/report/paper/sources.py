@@ -1,0 +1,100 @@
+"""Where our numbers come from: the valid arms of stored runs, and counts that need no measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rmeeto_bench.profiles import GpuProfile, load_profiles
+from rmeeto_bench.records import Arm, DeviceRecord, RunRecord
+from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.schedule import token_counts
+
+IMAGE_MODELS = {
+    **{f"Vim-{short}": f"vim_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
+    **{f"VideoM-{short}": f"videomamba_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
+    **{f"DeiT-{short}": f"deit_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
+}
+VIDEO_MODELS = {
+    f"VideoM-{short}": f"videomamba_{long}_k400_f8" for short, long in (("Ti", "tiny"), ("S", "small"), ("M", "middle"))
+}
+STAND_IN = "vim_nano"  # the bundled model takes the place of a Vim that nobody has measured, and is labelled so
+
+Gflops = Callable[[str, int, str], float | None]
+
+
+def no_gflops(_model: str, _r: int, _placement: str) -> float | None:
+    """For where nothing counts operations."""
+    return None
+
+
+@dataclass(frozen=True)
+class StoredArm:
+    """An arm of a stored run with what a reader must know to compare it. `placement`: the blocks it merges in."""
+
+    arm: Arm
+    device: DeviceRecord
+    data: str
+    run_id: str
+    created_utc: str
+    placement: str
+
+    @property
+    def profile(self) -> GpuProfile | None:
+        """The kind of GPU it ran on."""
+        return next((profile for profile in load_profiles() if profile.name == self.device.profile), None)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that can stand beside a published number. `arms`: latest run first · `left_out`: what was not let in,
+    one line each · `gflops`: (model, r, placement) -> GFLOPs as the paper counts, None for a model it cannot count."""
+
+    arms: tuple[StoredArm, ...] = ()
+    left_out: tuple[str, ...] = ()
+    gflops: Gflops = no_gflops
+
+    def find(self, model: str, r: int, placement: str = "even") -> Iterator[StoredArm]:
+        """The arms of a model at an r, latest first."""
+        return (
+            stored
+            for stored in self.arms
+            if (stored.arm.model, stored.arm.r) == (model, r) and (r == 0 or stored.placement == placement)
+        )
+
+
+def _placement(arm: Arm) -> str | None:
+    """`even` or `odd` as its tokens show; None where they follow no schedule of the paper. Block 0 never merges, so its
+    count is the initial one."""
+    sizes = {"depth": len(arm.token_counts), "initial_tokens": arm.token_counts[0]}
+    for placement in ("even", "odd"):
+        if token_counts(ReductionConfig(r=arm.r, placement=placement), **sizes) == arm.token_counts:
+            return placement
+    return None
+
+
+def _refusal(arm: Arm, device: DeviceRecord, placement: str | None) -> str:
+    """Why an arm may not stand beside a published number, or nothing."""
+    if device.kind == "sim" or arm.verdict == "SIMULATED":
+        return "SIMULATED: no measurement"
+    if arm.verdict != "VALID":
+        return f"{arm.verdict}: {arm.verdict_detail}"
+    return "" if placement else "its tokens per block follow none of the paper's schedules"
+
+
+def gather(records: Sequence[RunRecord], gflops: Gflops = no_gflops) -> Sources:
+    """The valid arms of stored runs; the others are left out, with the reason."""
+    arms: list[StoredArm] = []
+    refused: dict[tuple[str, str], list[str]] = {}
+    for record in sorted(records, key=lambda record: record.created_utc, reverse=True):
+        for arm in record.arms:
+            device, placement = record.device(arm.device), _placement(arm)
+            reason = _refusal(arm, device, placement)
+            if reason or placement is None:
+                refused.setdefault((record.run_id, reason), []).append(arm.arm)
+                continue
+            known = record.data.get(arm.model, {})
+            data = f"{known['name']}, {arm.n_images} images" if known.get("name") and arm.n_images else "no data"
+            arms.append(StoredArm(arm, device, data, record.run_id, record.created_utc, placement))
+    lines = [f"left out of run {run}: {', '.join(names)} ({reason})" for (run, reason), names in refused.items()]
+    return Sources(tuple(arms), tuple(lines), gflops)
