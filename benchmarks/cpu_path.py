@@ -29,8 +29,8 @@ from rmeeto_bench.measure.rounds import Protocol, TimedArm, Watch, measure
 from rmeeto_bench.measure.statistics import paired_speedup, rate
 
 BATCH = 8
-SCAN = Protocol("scan", 0.2, 1, 8, 8, 1.0, 5.0, 120.0)
-MODEL = Protocol("model", 1.0, 1, 10, 10, 3.0, 20.0, 200.0)
+SCAN = Protocol("scan", 0.2, 1, 8, 8, 1.0, 5.0, 120.0, reject=())
+MODEL = Protocol("model", 1.0, 1, 10, 10, 3.0, 20.0, 200.0, reject=())
 
 
 def vim_tiny_operands() -> ScanArguments:

@@ -11,11 +11,16 @@ from typing import Any, Protocol
 
 import torch
 
-from rmeeto_bench.errors import UnavailableError
+from rmeeto_bench.errors import UnavailableError, UsageError
+from rmeeto_bench.measure.cpu_telemetry import CpuTelemetry
+from rmeeto_bench.measure.nvml import NvmlTelemetry
+from rmeeto_bench.measure.simulated import SimDevice
+from rmeeto_bench.measure.telemetry import Telemetry
+from rmeeto_bench.profiles import GpuProfile, load_profiles
 
 
 class Device(Protocol):
-    """A place to measure on. `id` is stable over runs: `cpu` or `cuda:<UUID>`."""
+    """A place to measure on. `id` is stable over runs: `cpu`, `cuda:<UUID>` or `sim:<profile>`."""
 
     id: str
     name: str
@@ -32,6 +37,14 @@ class Device(Protocol):
 
     def time_block(self, step: Callable[[], Any], steps: int) -> tuple[float, float]:
         """Enqueue `steps` calls without synchronising in between; (device seconds, wall seconds) of all of them."""
+        ...
+
+    def clock(self) -> float:
+        """The time base of the loop in seconds: real, or virtual on a simulated device."""
+        ...
+
+    def telemetry(self) -> Telemetry:
+        """A new watcher of this device; close it."""
         ...
 
 
@@ -60,6 +73,14 @@ class CpuDevice:
             step()
         seconds = time.perf_counter() - start
         return seconds, seconds
+
+    def clock(self) -> float:
+        """Real time."""
+        return time.perf_counter()
+
+    def telemetry(self) -> Telemetry:
+        """Load, clock and what other programs take."""
+        return CpuTelemetry(torch.get_num_threads())
 
 
 class CudaDevice:
@@ -103,6 +124,14 @@ class CudaDevice:
             wall = time.perf_counter() - start
             return first.elapsed_time(last) / 1000, wall
 
+    def clock(self) -> float:
+        """Real time."""
+        return time.perf_counter()
+
+    def telemetry(self) -> Telemetry:
+        """NVML, and the growth of torch's allocator on this GPU."""
+        return NvmlTelemetry(self.id.removeprefix("cuda:"), reserved=lambda: torch.cuda.memory_reserved(self.index))
+
 
 def cpu_name() -> str:
     """The processor's name as the system gives it."""
@@ -129,13 +158,32 @@ def _one(word: str, devices: list[CudaDevice]) -> CudaDevice:
     raise UnavailableError(f"no GPU {word}: {_found()}; use --gpus none for the CPU")
 
 
-def find_devices(spec: str) -> list[Device]:
-    """The devices behind `--gpus`: `all` (the CPU where there is no GPU), `none` (the CPU), indices or UUIDs.
+def _simulated(spec: str, *, seed: int, session: int) -> list[Device]:
+    """`sim` or `sim:NAME,NAME`: simulated devices of these profiles, by default one of each GPU in the paper."""
+    profiles = load_profiles()
+    if spec == "sim":
+        columns = {profile.paper_column: profile for profile in reversed(profiles) if profile.paper_column}
+        chosen = [profile for profile in profiles if profile in columns.values()]
+    else:
+        known: dict[str, GpuProfile] = {profile.name: profile for profile in profiles if profile.name != "cpu"}
+        names = [name.strip() for name in spec.removeprefix("sim:").split(",")]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise UsageError(f"no profile {unknown[0]!r} to simulate; there are {', '.join(known)}")
+        chosen = [known[name] for name in dict.fromkeys(names)]
+    return [SimDevice(profile, seed=seed, session=session) for profile in chosen]
 
-    Raises `UnavailableError` for a GPU that was asked for by name and is not there.
+
+def find_devices(spec: str, *, seed: int = 0, session: int = 0) -> list[Device]:
+    """The devices behind `--gpus`: `all` (the CPU where there is no GPU), `none` (the CPU), indices or UUIDs; `sim` or
+    `sim:rtx4090,h100-sxm` for simulated ones, whose noise follows `seed` and `session`.
+
+    Raises `UnavailableError` for a GPU that was asked for by name and is not there, `UsageError` for an unknown profile.
     """
     if spec == "none":
         return [CpuDevice()]
+    if spec == "sim" or spec.startswith("sim:"):
+        return _simulated(spec, seed=seed, session=session)
     gpus = [CudaDevice(i) for i in range(torch.cuda.device_count())]
     if spec == "all":
         return list(gpus) if gpus else [CpuDevice()]

@@ -2,87 +2,51 @@
 
 from __future__ import annotations
 
+import math
 import random
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from rmeeto_bench.measure.device import Device
+from rmeeto_bench.measure.protocol import (
+    CPU_TARGET,
+    DEFAULT,
+    PRESETS,
+    QUICK,
+    RIGOROUS,
+    SUSTAINED,
+    Protocol,
+    RoundsProgress,
+    RoundsResult,
+    TimedArm,
+    WarmUp,
+    Watch,
+)
 from rmeeto_bench.measure.statistics import half_width, paired_speedup
+from rmeeto_bench.measure.telemetry import Telemetry, power_limited, rejection
+from rmeeto_bench.measure.warmup import warm_up
 from rmeeto_bench.records import Block
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """How long and how often to measure. Times in seconds; `target` is the relative half-width of every speed-up.
-
-    A block is at least `block_seconds` and `min_steps` steps. Rounds end when every speed-up is within `target` at two
-    checks in a row (each `check_every` rounds, from `min_rounds`), at `max_rounds`, or at `time_limit`.
-    """
-
-    name: str
-    block_seconds: float
-    min_steps: int
-    min_rounds: int
-    max_rounds: int
-    warmup_seconds: float
-    warmup_limit: float
-    time_limit: float
-    target: float = 0.0025
-    check_every: int = 4
-    seed: int = 0
-
-
-CPU_TARGET = 0.02  # a processor shares caches, clocks and the machine: a quarter of a percent is out of its reach
-QUICK = Protocol("quick", 0.4, 1, 6, 8, 2.0, 10.0, 35.0)
-DEFAULT = Protocol("default", 1.0, 2, 12, 40, 10.0, 60.0, 240.0)
-RIGOROUS = Protocol("rigorous", 1.0, 8, 30, 60, 10.0, 120.0, 1800.0)
-PRESETS = {protocol.name: protocol for protocol in (QUICK, DEFAULT, RIGOROUS)}
-
-
-@dataclass(frozen=True)
-class TimedArm:
-    """An arm as the loop sees it: a name, a step to call, the images one step handles."""
-
-    name: str
-    step: Callable[[], Any]
-    images: int
-
-
-@dataclass(frozen=True)
-class RoundsProgress:
-    """Where the loop is: the round in hand and the widest relative half-width so far (infinite before there is one)."""
-
-    stage: str
-    round: int
-    rounds: int
-    half_width: float
-
-
-@dataclass(frozen=True)
-class RoundsResult:
-    """What the loop did: complete rounds, whether warm-up reached a steady state, and why it ended.
-
-    `ended`: precise, rounds, time or interrupted.
-    """
-
-    rounds: int
-    steady: bool
-    ended: str
-    half_width: float
-
-
-@dataclass(frozen=True)
-class Watch:
-    """The caller's side: `on_block` must keep each block before the next begins; `should_stop` is asked after each."""
-
-    on_block: Callable[[Block], None]
-    on_progress: Callable[[RoundsProgress], None] = lambda _: None
-    should_stop: Callable[[], bool] = lambda: False
-    clock: Callable[[], float] = time.perf_counter
+__all__ = [
+    "CPU_TARGET",
+    "DEFAULT",
+    "PRESETS",
+    "QUICK",
+    "RIGOROUS",
+    "SUSTAINED",
+    "Protocol",
+    "RoundsProgress",
+    "RoundsResult",
+    "TimedArm",
+    "Watch",
+    "balanced_orders",
+    "complete_rounds",
+    "measure",
+]
+GAP = 0.02  # wall and device time of a block may differ by this share of the wall time
+LOCKED_SPREAD = 0.002  # a clock that moves by less than this while below its maximum is held there
 
 
 def balanced_orders(names: list[str], rounds: int, seed: int) -> list[list[str]]:
@@ -97,74 +61,160 @@ def balanced_orders(names: list[str], rounds: int, seed: int) -> list[list[str]]
     return orders[:rounds]
 
 
-def _steady(durations: list[float]) -> bool:
-    """Whether the last five durations have a slope below 0.2 % of their mean per cycle."""
-    if len(durations) < 5:
-        return False
-    last = np.array(durations[-5:])
-    slope = np.polyfit(np.arange(5), last, 1)[0]
-    return bool(abs(slope) < 0.002 * last.mean())
+def complete_rounds(blocks: Iterable[Block], arms: Sequence[str]) -> list[dict[str, list[float]]]:
+    """Seconds per image of these arms in every round that counts, one entry per session in order, paired by position.
 
-
-def warm_up(device: Device, arms: list[TimedArm], protocol: Protocol, watch: Watch) -> tuple[dict[str, int], bool]:
-    """Run all arms in turn until warm and steady; returns steps per block for each arm, and whether steady was reached.
-
-    Steady: at least `warmup_seconds`, and cycle times without slope; given up at `warmup_limit`.
+    A round counts if it has a block of each arm and none of its blocks was rejected.
     """
-    start = watch.clock()
-    for arm in arms:
-        device.time_block(arm.step, 1)  # lazy initialisation
-    seconds = {arm.name: float("inf") for arm in arms}
-    cycles: list[float] = []
-    while True:
-        for arm in arms:
-            steps = max(1, min(1000, int(0.05 / seconds[arm.name]) if seconds[arm.name] > 0 else 1000))
-            seconds[arm.name] = device.time_block(arm.step, steps)[0] / steps
-        cycles.append(sum(seconds.values()))
-        elapsed = watch.clock() - start
-        watch.on_progress(RoundsProgress("warm-up", 0, protocol.max_rounds, float("inf")))
-        steady = _steady(cycles)
-        if (elapsed >= protocol.warmup_seconds and steady) or elapsed >= protocol.warmup_limit or watch.should_stop():
-            break
-    needed = {name: protocol.block_seconds / s if s > 0 else 1 for name, s in seconds.items()}
-    return {name: max(protocol.min_steps, int(np.ceil(count))) for name, count in needed.items()}, steady
+    wanted = set(arms)
+    sessions: dict[int, dict[int, dict[str, float] | None]] = {}
+    for block in blocks:
+        rounds = sessions.setdefault(block.session, {})
+        found = rounds.setdefault(block.round, {})
+        if block.rejected_reason:
+            rounds[block.round] = None
+        elif found is not None and block.arm in wanted:
+            found[block.arm] = block.seconds / block.images
+    result = []
+    for _, rounds in sorted(sessions.items()):
+        whole = [found for _, found in sorted(rounds.items()) if found is not None and len(found) == len(wanted)]
+        result.append({arm: [found[arm] for found in whole] for arm in arms})
+    return result
 
 
 def _widest(times: Mapping[str, list[float]], baseline: str) -> float:
+    if len(times[baseline]) < 2:
+        return math.inf
     others = [name for name in times if name != baseline] or [baseline]
     return max(half_width(paired_speedup(times[baseline], times[name])) for name in others)
+
+
+@dataclass
+class _Session:
+    """The state of one session's rounds."""
+
+    device: Device
+    arms: dict[str, TimedArm]
+    protocol: Protocol
+    watch: Watch
+    telemetry: Telemetry
+    warm: WarmUp
+    number: int
+    times: dict[str, list[float]] = field(init=False)
+    rejected: Counter[str] = field(default_factory=Counter)
+    gaps: int = 0
+    grew: int = 0
+    capped: bool | None = None
+    clocks: list[float] = field(default_factory=list)
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self.times = {name: [] for name in self.arms}
+
+    def block(self, name: str, number: int, position: int) -> tuple[Block, str | None]:
+        """Time one block; the block as handed to the caller, and the code of its rejection."""
+        arm, steps = self.arms[name], self.warm.steps[name]
+        if arm.observed:
+            self.telemetry.before_block()
+        seconds, wall = self.device.time_block(arm.step, steps)
+        seen = self.telemetry.after_block() if arm.observed else {}
+        unfit = rejection(seen)
+        if unfit is not None and unfit[0] not in self.protocol.reject:
+            unfit = None
+        reason = None if unfit is None else f"{unfit[0]}: {unfit[1]}"
+        images = arm.images * steps
+        block = Block(self.device.id, self.number, number, position, name, steps, images, seconds, wall, reason, seen)
+        self.watch.on_block(block)
+        return block, None if unfit is None else unfit[0]
+
+    def round(self, order: Sequence[str], number: int) -> str | None:
+        """Measure one round; None if it counts, else the code of its rejection or `interrupted`."""
+        blocks = []
+        for position, name in enumerate(order):
+            block, code = self.block(name, number, position)
+            if code is not None:
+                self.rejected[code] += 1
+                return code
+            blocks.append(block)
+            if position < len(order) - 1 and self.watch.should_stop():
+                return "interrupted"
+        for block in blocks:
+            self.keep(block)
+        self.done += 1
+        return None
+
+    def keep(self, block: Block) -> None:
+        """Take a block of a round that counts into the statistics."""
+        self.times[block.arm].append(block.seconds / block.images)
+        seen: Mapping[str, Any] = block.telemetry
+        self.gaps += abs(block.wall_seconds - block.seconds) > GAP * block.wall_seconds
+        self.grew = max(self.grew, seen.get("reserved_delta_bytes", 0))
+        if "reasons" in seen or "violation_power_ns" in seen:
+            self.capped = bool(self.capped) or power_limited(seen)
+        if "sm_mhz_mean" in seen:
+            self.clocks.append(seen["sm_mhz_mean"])
+
+    def result(self, ended: str, width: float) -> RoundsResult:
+        """What the session comes to."""
+        blocks = self.done * len(self.arms)
+        spread = (max(self.clocks) - min(self.clocks)) / max(self.clocks) if self.clocks else 0.0
+        return RoundsResult(
+            rounds=self.done,
+            steady=self.warm.steady,
+            ended=ended,
+            half_width=width,
+            rejected=dict(self.rejected),
+            gaps=self.gaps / blocks if blocks else 0.0,
+            grew=self.grew,
+            power_limited=self.capped,
+            unlocked=spread > LOCKED_SPREAD if self.clocks else None,
+            warmup_cycles=self.warm.cycles,
+            warmup_seconds=self.warm.seconds,
+        )
+
+
+def _run(session: _Session, baseline: str) -> RoundsResult:
+    """Rounds until precise, or until a cap."""
+    protocol, watch, device = session.protocol, session.watch, session.device
+    orders = balanced_orders(list(session.arms), protocol.max_rounds, protocol.seed + session.number)
+    start, width, precise, number = device.clock(), math.inf, 0, 0
+    ended = "rounds"
+    while session.done < protocol.max_rounds:
+        if watch.should_stop():
+            ended = "interrupted"
+            break
+        dropped = session.round(orders[session.done], number)  # a dropped round is repeated in its order: balance stays
+        number += 1
+        if dropped == "interrupted":
+            ended = dropped
+            break
+        if dropped is not None and sum(session.rejected.values()) > protocol.max_rejected:
+            ended = "rejected"
+            break
+        done = session.done
+        if dropped is None and done >= protocol.min_rounds and (done - protocol.min_rounds) % protocol.check_every == 0:
+            width = _widest(session.times, baseline)
+            precise = precise + 1 if width <= protocol.target else 0
+        watch.on_progress(RoundsProgress("rounds", done, protocol.max_rounds, width, sum(session.rejected.values())))
+        if precise == 2:
+            return session.result("precise", width)
+        if device.clock() - start > protocol.time_limit and (done >= min(6, protocol.min_rounds) or dropped is not None):
+            ended = "time"
+            break
+    return session.result(ended, _widest(session.times, baseline))
 
 
 def measure(
     device: Device, arms: list[TimedArm], baseline: str, protocol: Protocol, watch: Watch, *, session: int = 0
 ) -> RoundsResult:
-    """Warm up, then measure round by round. Only complete rounds count; every block goes to `watch.on_block` at once."""
-    steps, steady = warm_up(device, arms, protocol, watch)
-    by_name = {arm.name: arm for arm in arms}
-    times: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    start, width, precise, done = watch.clock(), float("inf"), 0, 0
-    for number, order in enumerate(balanced_orders(list(by_name), protocol.max_rounds, protocol.seed + session)):
-        if watch.should_stop():
-            return RoundsResult(done, steady, "interrupted", width)
-        this_round = {}
-        for position, name in enumerate(order):
-            arm = by_name[name]
-            seconds, wall = device.time_block(arm.step, steps[name])
-            images = arm.images * steps[name]
-            watch.on_block(Block(device.id, session, number, position, name, steps[name], images, seconds, wall))
-            this_round[name] = seconds / images
-            if watch.should_stop() and position < len(order) - 1:
-                return RoundsResult(done, steady, "interrupted", width)
-        for name, value in this_round.items():
-            times[name].append(value)
-        done += 1
-        if done >= 2:
-            width = _widest(times, baseline)
-        watch.on_progress(RoundsProgress("rounds", done, protocol.max_rounds, width))
-        if done >= protocol.min_rounds and (done - protocol.min_rounds) % protocol.check_every == 0:
-            precise = precise + 1 if width <= protocol.target else 0
-            if precise == 2:
-                return RoundsResult(done, steady, "precise", width)
-        if watch.clock() - start > protocol.time_limit and done >= min(6, protocol.min_rounds):
-            return RoundsResult(done, steady, "time", width)
-    return RoundsResult(done, steady, "rounds", width)
+    """Warm up, then measure round by round. Only complete rounds count; every block goes to `watch.on_block` at once.
+
+    Rounds are numbered as they were measured, dropped ones included; `complete_rounds` reads the blocks back.
+    """
+    telemetry = device.telemetry()
+    try:
+        warm = warm_up(device, arms, protocol, watch, telemetry)
+        by_name = {arm.name: arm for arm in arms}
+        return _run(_Session(device, by_name, protocol, watch, telemetry, warm, session), baseline)
+    finally:
+        telemetry.close()

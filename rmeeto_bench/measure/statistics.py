@@ -17,6 +17,7 @@ from scipy import stats
 from rmeeto_bench.records import Estimate
 
 EXACT_LIMIT = 60  # above this many rounds the normal approximation of the signed-rank distribution is as good
+ENOUGH_SESSIONS = 3  # from which on sessions, not rounds, are the replicates
 
 
 def _walsh(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -87,6 +88,47 @@ def _map(estimate: Estimate, function: np.ufunc) -> Estimate:
         None if low is None else float(function(low)),
         None if high is None else float(function(high)),
     )
+
+
+def run_estimate(logs: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
+    """One run's estimate from values of its sessions (one array each); the same unit as the values.
+
+    Each session has one Hodges-Lehmann estimate, as its rounds share a process. From three sessions on the interval is
+    Student's over these, around their mean; with fewer it is Wilcoxon's over all rounds together, around their median.
+    """
+    sessions = [np.asarray(x, float) for x in logs if len(np.asarray(x))]
+    if not sessions:
+        raise ValueError("a run without rounds has no estimate")
+    centres = [hodges_lehmann(x) for x in sessions]
+    if len(sessions) >= ENOUGH_SESSIONS:
+        return t_interval(centres, level)
+    pooled = wilcoxon_interval(np.concatenate(sessions), level)
+    value = float(np.median(centres))
+    if pooled.low is None or pooled.high is None:
+        return Estimate(value)
+    return Estimate(value, min(value, pooled.low), max(value, pooled.high))
+
+
+def run_speedup(baseline: Sequence[ArrayLike], arm: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
+    """How many times faster the arm is over a run: seconds per image of both by session and round, paired in order."""
+    logs = [np.log(np.asarray(b, float)) - np.log(np.asarray(a, float)) for b, a in zip(baseline, arm, strict=True)]
+    return _map(run_estimate(logs, level), np.exp)
+
+
+def run_rate(seconds_per_image: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
+    """Images per second over a run, from seconds per image by session and round."""
+    return _map(run_estimate([-np.log(np.asarray(x, float)) for x in seconds_per_image], level), np.exp)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values in the order given: reject those at or below alpha, and no true hypothesis is rejected
+    with more than probability alpha over all of them (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def half_width(estimate: Estimate) -> float:

@@ -1,30 +1,140 @@
-"""Whether a measurement may be believed, why not, and what to do about it."""
+"""Whether a measurement may be believed, why not, and what to do about it. No torch: reports read this too."""
 
 from __future__ import annotations
 
-from rmeeto_bench.measure.rounds import Protocol, RoundsResult
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-REMEDIES = {
-    "VALID": "",
-    "EXPLORATORY": "a quick look at few short rounds; run without --quick for numbers to keep",
-    "NOT_STEADY": "speed was still drifting after warm-up; close other programs and run again",
-    "PRECISION_NOT_REACHED": "the interval of a speed-up is wider than asked for; let the machine idle, or use --rigorous",
-    "INTERRUPTED": "stopped early; run again for the missing rounds",
+from rmeeto_bench.measure.protocol import Protocol, RoundsResult
+
+# INVALID codes, the most fundamental first: of several that apply, the first is the verdict
+INVALID = {
     "OOM": "out of memory at this batch size; choose a smaller --batch-size for all arms",
     "TOKENS_MISMATCH": "the tokens counted in the timed program are not those of the schedule; please report this",
+    "IDENTITY_FAILED": "the timed program and the accuracy run give different classes; use one precision, batch size and "
+    "checkpoint for both",
+    "SLOW_PATH": "the fast kernels asked for did not run; doctor says why, or choose another --backend",
+    "ENV_CHANGED": "driver, power limit or software changed between sessions; run all sessions again",
+    "THROTTLED": "heat or a power brake slowed the GPU down again and again; improve its cooling or power supply, or let it rest",
+    "CONTENDED": "other programs kept using this device; wait for them or stop them, then run again",
     "NOT_MEASURED": "nothing was timed for this arm; run again",
+    "INTERRUPTED": "stopped early; run again for the missing rounds",
+    "ALLOCATOR_GREW": "memory was allocated while timing; free the GPU's memory or choose a smaller --batch-size, then run again",
+    "GAP": "device time and wall time disagree by more than 2 %; stop other programs on the host, then run again",
+    "NOT_STEADY": "speed was still drifting after warm-up; close other programs and run again",
+    "PRECISION_NOT_REACHED": "the interval of a speed-up is wider than asked for; let the machine idle, or use --rigorous",
+}
+REMEDIES = {
+    **INVALID,
+    "SIMULATED": "computed by the simulated device, not measured; run on a real device for numbers to keep",
+    "EXPLORATORY": "a quick look at few short rounds; run without --quick for numbers to keep",
+    "VALID": "",
+}
+LABELS = {
+    "POWER_LIMITED": "the power limit held the clock down, as it does in this card's daily work",
+    "SYNTHETIC_INPUT": "inputs were random noise, not images",
+    "HOST_BOUND": "the host launches work more slowly than the GPU does it; CUDA graphs or a larger batch would be faster",
+    "MIG": "this is a MIG slice, not a whole GPU",
+    "DEVICE_SPREAD": "cards of the same kind differ by more than 2 %; they are listed apart",
+    "UNLOCKED": "the clock was free to move; an administrator can lock it with nvidia-smi -lgc",
 }
 FEWEST_ROUNDS = 3  # fewer complete rounds give no interval worth printing
+GAP_SHARE = 0.1  # blocks with a gap that may be chance; a stall of the host now and then delays no queue that is full
+HOST_BOUND_SHARE = 0.8
+SPREAD = 0.02
 
 
-def judge(result: RoundsResult, protocol: Protocol) -> str:
-    """The verdict code of one device's rounds; `REMEDIES` has its sentence."""
-    if result.rounds == 0:
-        return "NOT_MEASURED"
-    if result.ended == "interrupted":
-        return "INTERRUPTED"
-    if protocol.name == "quick":
-        return "EXPLORATORY"
-    if not result.steady:
-        return "NOT_STEADY"
-    return "VALID" if result.half_width <= protocol.target else "PRECISION_NOT_REACHED"  # two checks in a row only end it early
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of an arm or a device beside its rounds. False, the default, is the good case or the unknown one.
+
+    `simulated`: no real device · `out_of_memory`, `tokens_mismatch`, `identity_failed`, `slow_path` (a fast path that was
+    asked for did not run), `environment_changed` (between sessions) make a result invalid · `synthetic_input`,
+    `host_bound`, `mig`, `device_spread` label it.
+    """
+
+    simulated: bool = False
+    out_of_memory: bool = False
+    tokens_mismatch: bool = False
+    identity_failed: bool = False
+    slow_path: bool = False
+    environment_changed: bool = False
+    synthetic_input: bool = False
+    host_bound: bool = False
+    mig: bool = False
+    device_spread: bool = False
+
+
+def invalid_codes(result: RoundsResult, protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:
+    """All INVALID codes that apply, the most fundamental first."""
+    dropped = result.ended == "rejected" or (result.rounds == 0 and bool(result.rejected))
+    most = max(result.rejected, key=lambda code: result.rejected[code]) if result.rejected else ""
+    quick = protocol.name == "quick"
+    found = {
+        "OOM": evidence.out_of_memory,
+        "TOKENS_MISMATCH": evidence.tokens_mismatch,
+        "IDENTITY_FAILED": evidence.identity_failed,
+        "SLOW_PATH": evidence.slow_path,
+        "ENV_CHANGED": evidence.environment_changed,
+        "THROTTLED": dropped and most == "THROTTLED",
+        "CONTENDED": dropped and most == "CONTENDED",
+        "NOT_MEASURED": result.rounds == 0 and not dropped,
+        "INTERRUPTED": result.ended == "interrupted" and result.rounds > 0,
+        "ALLOCATOR_GREW": result.grew > 0,
+        "GAP": result.gaps > GAP_SHARE,
+        "NOT_STEADY": not result.steady and result.rounds > 0 and not quick,
+        # two checks in a row only end the rounds early: what counts is where they ended
+        "PRECISION_NOT_REACHED": result.rounds > 0
+        and not dropped
+        and not quick
+        and result.ended != "interrupted"
+        and result.half_width > protocol.target,
+    }
+    return tuple(code for code in INVALID if found[code])
+
+
+def judge(result: RoundsResult, protocol: Protocol, evidence: Evidence | None = None) -> str:
+    """The verdict code of one session's rounds with all that is known besides; `REMEDIES` has its sentence."""
+    known = evidence or Evidence()
+    invalid = invalid_codes(result, protocol, known)
+    if invalid:
+        return invalid[0]
+    if known.simulated:
+        return "SIMULATED"
+    return "EXPLORATORY" if protocol.name == "quick" else "VALID"
+
+
+def worst(codes: Iterable[str]) -> str:
+    """The verdict of a run from those of its sessions. NOT_MEASURED if there are none."""
+    order = list(REMEDIES)
+    return min(codes, key=order.index, default="NOT_MEASURED")
+
+
+def labels(result: RoundsResult, evidence: Evidence | None = None) -> tuple[str, ...]:
+    """What a reader must know of a result that is valid all the same; `LABELS` has the sentences."""
+    known = evidence or Evidence()
+    found = {
+        "POWER_LIMITED": bool(result.power_limited),
+        "SYNTHETIC_INPUT": known.synthetic_input,
+        "HOST_BOUND": known.host_bound,
+        "MIG": known.mig,
+        "DEVICE_SPREAD": known.device_spread,
+        "UNLOCKED": bool(result.unlocked),
+    }
+    return tuple(label for label in LABELS if found[label])
+
+
+def paper_worthy(code: str) -> bool:
+    """Whether paper tables, figures and the gate may use a result with this verdict: VALID only."""
+    return code == "VALID"
+
+
+def host_bound(seconds_batch_1: float, seconds: float) -> bool:
+    """Whether a step takes hardly longer than one of batch 1: then launching it, not computing, takes the time."""
+    return seconds_batch_1 / seconds >= HOST_BOUND_SHARE
+
+
+def device_spread(images_per_second: Mapping[str, float]) -> bool:
+    """Whether devices of one kind (id -> rate of the same arm) differ by more than 2 % of the fastest."""
+    rates = list(images_per_second.values())
+    return len(rates) > 1 and max(rates) - min(rates) > SPREAD * max(rates)

@@ -1,90 +1,143 @@
-"""The measuring loop on a device with a virtual clock."""
+"""The measuring loop on the simulated device."""
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-import torch
+import pytest
 
-from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, Watch, balanced_orders, measure
-from rmeeto_bench.measure.verdict import REMEDIES, judge
+from rmeeto_bench.measure.protocol import RoundsResult
+from rmeeto_bench.measure.rounds import DEFAULT, Protocol, TimedArm, Watch, balanced_orders, complete_rounds, measure
+from rmeeto_bench.measure.simulated import Scenario, SimDevice
+from rmeeto_bench.measure.verdict import judge
+from rmeeto_bench.measure.warmup import steady
+from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.records import Block
 
 
-class VirtualDevice:
-    """Steps take as long as they are told to; the whole machine slows down by `drift` per virtual second."""
-
-    id, name, kind = "virtual", "Virtual", "cpu"
-
-    def __init__(self, *, drift: float = 0.0, noise: float = 0.001, seed: int = 0) -> None:
-        self.now, self.drift, self.noise = 0.0, drift, noise
-        self.random = random.Random(seed)
-
-    @property
-    def torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def details(self) -> dict[str, Any]:
-        return {}
-
-    def time_block(self, step: Any, steps: int) -> tuple[float, float]:
-        seconds = steps * step() * (1 + self.drift * self.now) * (1 + self.random.gauss(0, self.noise))
-        self.now += seconds
-        return seconds, seconds
+PROFILE = next(profile for profile in load_profiles() if profile.name == "rtx4090")
+COSTS = {"slow": 0.10, "fast": 0.05, "middle": 0.08}
+QUIET = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0005)
 
 
-ARMS = [TimedArm("slow", lambda: 0.10, 8), TimedArm("fast", lambda: 0.05, 8), TimedArm("middle", lambda: 0.08, 8)]
-
-
-def run(device: VirtualDevice, protocol: Any = DEFAULT, **watching: Any) -> tuple[Any, list[Block]]:
+def run(scenario: Scenario = QUIET, protocol: Protocol = DEFAULT, **watching: Any) -> tuple[RoundsResult, list[Block]]:
+    device = SimDevice(PROFILE, seed=0, scenario=scenario)
+    arms = [TimedArm(name, device.step(name, seconds), 8) for name, seconds in COSTS.items()]
     blocks: list[Block] = []
-    watch = Watch(blocks.append, clock=lambda: device.now, **watching)
-    return measure(device, ARMS, "slow", protocol, watch), blocks
+    return measure(device, arms, "slow", protocol, Watch(blocks.append, **watching)), blocks
 
 
 def test_every_round_holds_every_arm_once_and_blocks_are_long_enough() -> None:
-    result, blocks = run(VirtualDevice())
-    assert Counter((b.round, b.arm) for b in blocks) == Counter({(r, a.name): 1 for r in range(result.rounds) for a in ARMS})
-    assert all(block.seconds > 0.95 * DEFAULT.block_seconds for block in blocks)
+    result, blocks = run()
+    assert Counter((b.round, b.arm) for b in blocks) == Counter({(r, a): 1 for r in range(result.rounds) for a in COSTS})
+    assert all(block.seconds >= DEFAULT.block_seconds for block in blocks)
     assert all(block.images == 8 * block.steps for block in blocks)
 
 
-def test_it_stops_when_precise_and_says_so() -> None:
-    result, _ = run(VirtualDevice(noise=0.0005))
+def test_it_stops_when_precise_at_two_checks_and_says_so() -> None:
+    result, _ = run()
     assert (result.ended, result.steady) == ("precise", True)
     assert result.rounds == DEFAULT.min_rounds + DEFAULT.check_every
     assert judge(result, DEFAULT) == "VALID"
 
 
 def test_noise_runs_into_the_cap_and_is_not_called_valid() -> None:
-    result, _ = run(VirtualDevice(noise=0.05))
+    result, _ = run(Scenario(idiosyncratic_sd=0.05))
     assert result.ended in ("rounds", "time")
     assert judge(replace(result, steady=True), DEFAULT) == "PRECISION_NOT_REACHED"
 
 
 def test_a_machine_that_keeps_slowing_down_is_not_steady() -> None:
-    result, _ = run(VirtualDevice(drift=0.05, noise=0.0))
+    result, _ = run(replace(QUIET, drift=2.0, drift_seconds=400.0))
     assert not result.steady
+    assert result.warmup_seconds >= DEFAULT.warmup_limit
     assert judge(result, DEFAULT) == "NOT_STEADY"
 
 
 def test_being_asked_to_stop_ends_after_the_block_in_hand() -> None:
-    device = VirtualDevice()
     blocks: list[Block] = []
-    watch = Watch(blocks.append, should_stop=lambda: len(blocks) == 7, clock=lambda: device.now)
-    result = measure(device, ARMS, "slow", DEFAULT, watch)
+    device = SimDevice(PROFILE, seed=0)
+    arms = [TimedArm(name, device.step(name, seconds), 8) for name, seconds in COSTS.items()]
+    result = measure(device, arms, "slow", DEFAULT, Watch(blocks.append, should_stop=lambda: len(blocks) == 7))
     assert (len(blocks), result.rounds, result.ended) == (7, 2, "interrupted")
     assert judge(result, DEFAULT) == "INTERRUPTED"
 
 
 def test_the_time_limit_is_kept() -> None:
-    device = VirtualDevice(noise=0.05)
-    result, _ = run(device, replace(DEFAULT, time_limit=25.0, max_rounds=1000))
+    protocol = replace(DEFAULT, time_limit=25.0, max_rounds=1000)
+    result, blocks = run(Scenario(idiosyncratic_sd=0.05), protocol)
     assert result.ended == "time"
-    assert device.now < DEFAULT.warmup_limit + 25 + 3 * 2
+    assert 25 < sum(block.seconds for block in blocks) < 25 + 3 * 1.5
+
+
+def test_the_time_limit_holds_while_every_round_is_dropped() -> None:
+    protocol = replace(DEFAULT, time_limit=25.0, max_rejected=1000)
+    result, blocks = run(Scenario(throttle_share=1.0), protocol)
+    assert (result.rounds, result.ended) == (0, "time")
+    assert judge(result, protocol) == "THROTTLED"
+    assert sum(block.seconds for block in blocks) < 30
+
+
+def test_a_dropped_round_is_kept_with_its_reason_and_measured_again() -> None:
+    scenario = replace(QUIET, throttle_share=0.1)
+    result, blocks = run(scenario)
+    dropped = {block.round for block in blocks if block.rejected_reason}
+    assert dropped
+    assert result.rejected == {"THROTTLED": len(dropped)}
+    assert all((block.rejected_reason or "THROTTLED: HwThermalSlowdown").startswith("THROTTLED") for block in blocks)
+    (session,) = complete_rounds(blocks, list(COSTS))
+    assert len(session["slow"]) == result.rounds == len({block.round for block in blocks}) - len(dropped)
+    assert result.ended == "precise"
+
+
+def test_a_dropped_round_is_repeated_in_the_same_order() -> None:
+    _, blocks = run(replace(QUIET, throttle_share=0.1))
+    orders: dict[int, list[str]] = {}
+    for block in blocks:
+        orders.setdefault(block.round, []).append(block.arm)
+    dropped = {block.round for block in blocks if block.rejected_reason}
+    for number in dropped:
+        following = orders.get(number + 1, orders[number])
+        shorter = min(len(following), len(orders[number]))
+        assert following[:shorter] == orders[number][:shorter]
+
+
+def test_what_the_protocol_tolerates_is_not_dropped() -> None:
+    result, blocks = run(replace(QUIET, contended_share=1.0), replace(DEFAULT, reject=("THROTTLED",)))
+    assert result.rejected == {}
+    assert all(block.telemetry["foreign_pids"] and block.rejected_reason is None for block in blocks)
+
+
+def test_sessions_are_read_apart_and_incomplete_rounds_left_out() -> None:
+    def block(session: int, number: int, arm: str, seconds: float, reason: str | None = None) -> Block:
+        return Block("d", session, number, 0, arm, 1, 2, seconds, seconds, reason)
+
+    blocks = [
+        *(block(1, 0, arm, 6.0) for arm in "ab"),
+        *(block(0, 0, arm, 2.0) for arm in "ab"),
+        block(0, 1, "a", 3.0),  # its partner was rejected
+        block(0, 1, "b", 3.0, "THROTTLED: HwSlowdown"),
+        block(0, 2, "a", 4.0),  # the last block before a kill
+    ]
+    assert complete_rounds(blocks, ["a", "b"]) == [{"a": [1.0], "b": [1.0]}, {"a": [3.0], "b": [3.0]}]
+
+
+@pytest.mark.parametrize(
+    ("cycles", "seen", "expected"),
+    [
+        ([1.0] * 4, [{}] * 4, False),
+        ([1.0] * 5, [{}] * 5, True),
+        ([2.0, 1.0, 1.0, 1.0, 1.0, 1.0], [{}] * 6, True),
+        ([1.0, 1.003, 1.006, 1.009, 1.012], [{}] * 5, False),
+        ([1.0] * 5, [{"sm_mhz_mean": 2000}] * 4 + [{"sm_mhz_mean": 1970}], False),
+        ([1.0] * 5, [{"temperature_c": t} for t in (60, 60, 61, 61, 62)], False),
+        ([1.0] * 5, [{"temperature_c": t, "sm_mhz_mean": 1999 + t % 2} for t in (60, 60, 61, 61, 61)], True),
+    ],
+)
+def test_steady_means_time_clock_and_temperature(cycles: list[float], seen: list[dict], expected: bool) -> None:
+    assert steady(cycles, seen) is expected
 
 
 def test_orders_are_balanced_over_positions() -> None:
@@ -94,7 +147,3 @@ def test_orders_are_balanced_over_positions() -> None:
     positions = Counter((order.index(name), name) for order in orders for name in names)
     assert set(positions.values()) == {2}
     assert orders == balanced_orders(names, 12, seed=3) != balanced_orders(names, 12, seed=4)
-
-
-def test_every_verdict_has_a_remedy() -> None:
-    assert all(text for code, text in REMEDIES.items() if code != "VALID")

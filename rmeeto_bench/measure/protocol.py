@@ -1,0 +1,115 @@
+"""What the measuring loop is told and what it answers. No torch here: verdicts and reports read this too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rmeeto_bench.records import Block
+
+THROTTLED, CONTENDED = "THROTTLED", "CONTENDED"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long and how often to measure. Times in seconds; `target` is the relative half-width of every speed-up.
+
+    A block is at least `block_seconds` and `min_steps` steps. Rounds end when every speed-up is within `target` at two
+    checks in a row (each `check_every` rounds, from `min_rounds`), at `max_rounds`, or at `time_limit`. A round with a
+    block that `reject` names (THROTTLED, CONTENDED) is dropped whole and measured again, `max_rejected` times a session.
+    `sessions` fresh processes make a run.
+    """
+
+    name: str
+    block_seconds: float
+    min_steps: int
+    min_rounds: int
+    max_rounds: int
+    warmup_seconds: float
+    warmup_limit: float
+    time_limit: float
+    target: float = 0.0025
+    check_every: int = 4
+    seed: int = 0
+    sessions: int = 1
+    max_rejected: int = 20
+    reject: tuple[str, ...] = (THROTTLED, CONTENDED)
+
+
+CPU_TARGET = 0.02  # a processor shares caches, clocks and the machine: a quarter of a percent is out of its reach
+# A first look tolerates other programs on the machine; 600 s of every arm is MLPerf's idea of a steady state.
+QUICK = Protocol("quick", 0.4, 1, 6, 8, 2.0, 10.0, 35.0, max_rejected=4, reject=(THROTTLED,))
+DEFAULT = Protocol("default", 1.0, 2, 12, 40, 10.0, 120.0, 240.0, sessions=3)
+RIGOROUS = Protocol("rigorous", 1.0, 8, 30, 60, 10.0, 120.0, 1800.0, sessions=5, max_rejected=30)
+SUSTAINED = Protocol("sustained", 10.0, 8, 60, 60, 60.0, 300.0, 4 * 3600.0)
+PRESETS = {protocol.name: protocol for protocol in (QUICK, DEFAULT, RIGOROUS, SUSTAINED)}
+
+
+@dataclass(frozen=True)
+class TimedArm:
+    """An arm as the loop sees it: a name, a step to call, the images one step handles.
+
+    `observed` False leaves telemetry off during its blocks, to measure what telemetry itself costs.
+    """
+
+    name: str
+    step: Callable[[], Any]
+    images: int
+    observed: bool = True
+
+
+@dataclass(frozen=True)
+class RoundsProgress:
+    """Where the loop is: the round in hand and the widest relative half-width at the last check (infinite before it)."""
+
+    stage: str
+    round: int
+    rounds: int
+    half_width: float
+    rejected: int = 0
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How warm-up went: steps per block of each arm, whether it reached a steady state, its cycles and seconds."""
+
+    steps: Mapping[str, int]
+    steady: bool
+    cycles: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundsResult:
+    """What the loop did: complete rounds that count, whether warm-up reached a steady state, and why it ended.
+
+    `ended`: precise, rounds, time, rejected (too many rounds dropped) or interrupted. `rejected` counts the dropped
+    rounds by reason; `gaps` is the share of counted blocks whose wall and device times disagree; `grew` the most bytes by
+    which a block made the allocator grow; `power_limited` and `unlocked` what telemetry saw (None: it cannot tell).
+    """
+
+    rounds: int
+    steady: bool
+    ended: str
+    half_width: float
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    gaps: float = 0.0
+    grew: int = 0
+    power_limited: bool | None = None
+    unlocked: bool | None = None
+    warmup_cycles: int = 0
+    warmup_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The caller's side: `on_block` must keep each block before the next begins; `should_stop` is asked after each.
+
+    A dropped round leaves its blocks behind: the offending one with `rejected_reason`, those before it without, those
+    after it never measured. `complete_rounds` tells which rounds count.
+    """
+
+    on_block: Callable[[Block], None]
+    on_progress: Callable[[RoundsProgress], None] = lambda _: None
+    should_stop: Callable[[], bool] = lambda: False

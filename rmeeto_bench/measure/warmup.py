@@ -1,0 +1,62 @@
+"""Warming up by condition, not by count: work time, the slope of block times, clock and temperature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rmeeto_bench.measure.device import Device
+from rmeeto_bench.measure.protocol import Protocol, RoundsProgress, TimedArm, WarmUp, Watch
+from rmeeto_bench.measure.telemetry import Telemetry
+
+CYCLES = 5  # a steady state is judged over the last this many cycles
+SLOPE = 0.002  # relative change of the cycle time per cycle
+CLOCK = 0.01  # relative change of the SM clock over the last cycles
+DEGREES = 1.0  # change of the temperature over the last cycles, kelvin
+LEAST = 0.05  # seconds of one arm in a cycle, so that a timer's resolution does not matter
+MARGIN = 1.03  # blocks are planned this much too long, so that noise leaves them long enough
+
+
+def steady(cycles: Sequence[float], seen: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last cycles (seconds of each; telemetry of each) show a machine that has settled."""
+    if len(cycles) < CYCLES:
+        return False
+    last = cycles[-CYCLES:]
+    mean = sum(last) / CYCLES
+    slope = sum((i - (CYCLES - 1) / 2) * value for i, value in enumerate(last)) / (CYCLES * (CYCLES**2 - 1) / 12)
+    if abs(slope) >= SLOPE * mean:
+        return False
+    clocks = [s["sm_mhz_mean"] for s in seen[-CYCLES:] if s.get("sm_mhz_mean")]
+    warmth = [s["temperature_c"] for s in seen[-CYCLES:] if "temperature_c" in s]
+    clock_holds = not clocks or max(clocks) - min(clocks) < CLOCK * max(clocks)
+    return clock_holds and (not warmth or max(warmth) - min(warmth) <= DEGREES)
+
+
+def warm_up(device: Device, arms: Sequence[TimedArm], protocol: Protocol, watch: Watch, telemetry: Telemetry) -> WarmUp:
+    """Run all arms in turn, a cycle being about one block's time, until warm and steady or until `warmup_limit`."""
+    start = device.clock()
+    for arm in arms:
+        device.time_block(arm.step, 2)  # lazy initialisation, autotuning, first allocations
+    seconds = {arm.name: math.inf for arm in arms}
+    share = max(LEAST, min(1.0, protocol.block_seconds) / len(arms))
+    cycles: list[float] = []
+    seen: list[dict[str, Any]] = []
+    while True:
+        telemetry.before_block()
+        for arm in arms:
+            known = seconds[arm.name]
+            steps = 1 if math.isinf(known) else max(1, min(10_000, round(share / known))) if known > 0 else 10_000
+            seconds[arm.name] = device.time_block(arm.step, steps)[0] / steps
+        seen.append(telemetry.after_block())
+        cycles.append(sum(seconds.values()))
+        elapsed = device.clock() - start
+        watch.on_progress(RoundsProgress("warm-up", 0, protocol.max_rounds, math.inf))
+        settled = steady(cycles, seen)
+        if (elapsed >= protocol.warmup_seconds and settled) or elapsed >= protocol.warmup_limit or watch.should_stop():
+            break
+    steps_of = {
+        name: max(protocol.min_steps, math.ceil(MARGIN * protocol.block_seconds / value) if value > 0 else 1)
+        for name, value in seconds.items()
+    }
+    return WarmUp(steps_of, settled, len(cycles), elapsed)
