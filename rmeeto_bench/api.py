@@ -1,4 +1,4 @@
-"""Running and reading benchmarks from Python: `run(plan)`, `load_run(folder)`, `Run.table()`."""
+"""Running and reading benchmarks from Python: `run(plan)`, `resume(folder)`, `load_run(folder)`, `Run.table()`."""
 
 from __future__ import annotations
 
@@ -37,16 +37,23 @@ class _Silent:
 
     def note(self, text: str) -> None: ...
     def stage(self, device: str, model: str, stage: str) -> None: ...
-    def timing(self, progress: RoundsProgress) -> None: ...
-    def evaluating(self, done: int, total: int) -> None: ...
+    def timing(self, device: str, progress: RoundsProgress) -> None: ...
+    def evaluating(self, device: str, done: int, total: int) -> None: ...
 
 
 def run(plan: BenchPlan, folder: str | Path | None = None, listener: runner.Listener | None = None) -> Run:
     """Carry out a plan and write all files of the run to `folder` (default: `runs/<id>`). Raises `RmeetoError`."""
     target = Path(folder) if folder is not None else Path("runs") / runner.new_run_id(plan)
-    record = runner.run(plan, target, listener or _Silent())
+    record = runner.run(plan, target, runner.Controls(listener or _Silent()))
     write_all(record, target)
     return Run(record, target)
+
+
+def resume(folder: str | Path, listener: runner.Listener | None = None) -> Run:
+    """Continue a run that was cut short and write its files again. Raises `RmeetoError`."""
+    record = runner.resume(Path(folder), runner.Controls(listener or _Silent()))
+    write_all(record, Path(folder))
+    return Run(record, Path(folder))
 
 
 def load_run(folder: str | Path) -> Run:

@@ -34,3 +34,11 @@ class UnavailableError(RmeetoError):
     """Something the machine lacks: the GPU asked for, a fast path, disk space."""
 
     exit_code = 6
+
+
+class SlowPathError(UnavailableError):
+    """Fast kernels that were asked for by name and cannot run on this device."""
+
+
+class DiskFullError(UnavailableError):
+    """No space for the next block: nothing more can be measured, what is stored is kept."""

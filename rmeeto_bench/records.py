@@ -2,8 +2,9 @@
 
 Only the standard library is imported here, so that a report never loads torch. Field names are the JSON names.
 
-Format history of `manifest.json`:
+Format history of `manifest.json` (major.minor: a reader takes any minor of its major and leaves out fields it doesn't know):
 1: first version.
+1.1: sessions, latency, the paper's protocol, inputs and batch sweeps; where a run came from and what failed in it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rmeeto_bench.errors import DataError
+from rmeeto_bench.errors import DataError, MeasurementError
 
-SCHEMA = "rmeeto-bench/1"
+SCHEMA = "rmeeto-bench/1.1"
+MAJOR = "rmeeto-bench/1"
 MANIFEST = "manifest.json"
 DATABASE = "run.sqlite"
 
@@ -67,6 +69,9 @@ class Arm:
     `baseline` (r = 0) or `random` (no checkpoint: throughput only). `top1` and `delta_top1` are percent and
     percentage points, `images_per_second` images/s, `speedup` a ratio over the r = 0 arm of the same device.
     `gflops`: convention name -> GFLOPs per image. `paper`: published values for this GPU and ratio, or None.
+    `sessions`: fresh processes behind the numbers. `latency_ms`: p50, p90, p99 of single steps at batch 1.
+    `paper_mode`: images/s and speed-up by the paper's own protocol on this machine. `noise_speed`: images/s on noise over
+    images/s on real images.
     """
 
     device: str
@@ -95,11 +100,30 @@ class Arm:
     verdict_detail: str = ""
     labels: tuple[str, ...] = ()
     paper: dict[str, float] | None = None
+    sessions: int = 0
+    latency_ms: dict[str, float] | None = None
+    paper_mode: dict[str, float] | None = None
+    noise_speed: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """Images/s of one arm at one batch size; `knee` marks the smallest batch with at least 98 % of the best rate."""
+
+    device: str
+    arm: str
+    model: str
+    r: int
+    batch_size: int
+    images_per_second: Estimate | None
+    verdict: str
+    knee: bool = False
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: who, when, how, on what, and the arms. `status`: running, complete, interrupted or failed."""
+    """One run: who, when, how, on what, and the arms. `status`: running, complete, interrupted or failed (a device was
+    lost: `failures` says how). `parent_run`: the run this one repeats."""
 
     run_id: str
     created_utc: str
@@ -112,6 +136,10 @@ class RunRecord:
     arms: tuple[Arm, ...]
     data: dict[str, Any] = field(default_factory=dict)
     schema: str = SCHEMA
+    sweep: tuple[SweepRow, ...] = ()
+    failures: tuple[str, ...] = ()
+    resumed_utc: tuple[str, ...] = ()
+    parent_run: str | None = None
 
     def device(self, device_id: str) -> DeviceRecord:
         """The device with this id; raises `DataError` if the record is inconsistent."""
@@ -121,28 +149,52 @@ class RunRecord:
         raise DataError(f"run {self.run_id} names no device {device_id!r}; its manifest was edited by hand")
 
 
+def require_measured(record: RunRecord) -> None:
+    """Refuse a run with simulated devices where only measurements may enter: the paper's tables, a gate, a baseline.
+
+    Raises `MeasurementError`.
+    """
+    if any(device.kind == "sim" for device in record.devices):
+        raise MeasurementError(f"run {record.run_id} is simulated; give one that was measured on a real device")
+
+
+def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
+    """The entries that are fields of this class: a later minor version may have more."""
+    names = {item.name for item in fields(kind)}
+    return {name: entry for name, entry in value.items() if name in names}
+
+
+ESTIMATES = ("images_per_second", "speedup", "top1", "top5", "delta_top1", "noise_speed")
+
+
 def _estimate(value: dict[str, float] | None) -> Estimate | None:
-    return None if value is None else Estimate(**value)
+    return None if value is None else Estimate(**_known(Estimate, value))
 
 
 def _arm(value: dict[str, Any]) -> Arm:
-    estimates = {name: _estimate(value.get(name)) for name in ("images_per_second", "speedup", "top1", "top5", "delta_top1")}
+    estimates = {name: _estimate(value.get(name)) for name in ESTIMATES}
     tuples = {"token_counts": tuple(value["token_counts"]), "labels": tuple(value.get("labels", ()))}
-    return Arm(**{**value, **estimates, **tuples})
+    return Arm(**{**_known(Arm, value), **estimates, **tuples})
+
+
+def _sweep_row(value: dict[str, Any]) -> SweepRow:
+    return SweepRow(**{**_known(SweepRow, value), "images_per_second": _estimate(value["images_per_second"])})
 
 
 def from_json(text: str) -> RunRecord:
     """Parse a manifest. Raises `DataError` for text that is no manifest, or one of a later major version."""
     try:
         value = json.loads(text)
-        if value["schema"] != SCHEMA:
+        if value["schema"] != MAJOR and not value["schema"].startswith(MAJOR + "."):
             raise DataError(f"this run was written as {value['schema']!r}, this version reads {SCHEMA!r}; upgrade rmeeto-bench")
+        tuples = {name: tuple(value[name]) for name in ("argv", "failures", "resumed_utc") if name in value}
         return RunRecord(
             **{
-                **value,
-                "argv": tuple(value["argv"]),
-                "devices": tuple(DeviceRecord(**device) for device in value["devices"]),
+                **_known(RunRecord, value),
+                **tuples,
+                "devices": tuple(DeviceRecord(**_known(DeviceRecord, device)) for device in value["devices"]),
                 "arms": tuple(_arm(arm) for arm in value["arms"]),
+                "sweep": tuple(_sweep_row(row) for row in value.get("sweep", ())),
             }
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -43,11 +43,20 @@ class Setting:
         return tensor.to(self.device.torch_device, self.dtype)
 
 
+def precision_for(plan: BenchPlan, kind: str) -> str:
+    """The plan's precision, or fp16 on a GPU (a simulated one too) and fp32 on a CPU."""
+    return plan.precision if plan.precision != "auto" else ("fp32" if kind == "cpu" else "fp16")
+
+
+def batch_size_for(plan: BenchPlan, kind: str) -> int:
+    """The plan's batch size, or 128 on a GPU and 32 on a CPU. Never changed later: what does not fit is reported so."""
+    return plan.batch_size or (32 if kind == "cpu" else 128)
+
+
 def setting_for(plan: BenchPlan, device: Device) -> Setting:
     """The plan's settings, with those left open chosen for this device."""
-    gpu = device.kind == "cuda"
-    precision = ("fp16" if gpu else "fp32") if plan.precision == "auto" else plan.precision
-    return Setting(device, precision, plan.batch_size or (128 if gpu else 32), plan.backend, gpu and plan.graphs)
+    graphs = device.kind == "cuda" and plan.graphs
+    return Setting(device, precision_for(plan, device.kind), batch_size_for(plan, device.kind), plan.backend, graphs)
 
 
 @dataclass(frozen=True)

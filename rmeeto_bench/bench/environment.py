@@ -11,8 +11,25 @@ from typing import Any
 
 import torch
 
+from rmeeto_bench.measure.nvml import snapshot
+
+DRIVER = ("driver", "power_limit_w", "unavailable")
 PACKAGES = ("torch", "triton", "timm", "numpy", "scipy", "mamba-ssm", "causal-conv1d")
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CXX")
+VARIABLES = (
+    "RMEETO_BENCH_LOCKS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "LD_PRELOAD",
+    "SLURM_JOB_ID",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "CXX",
+)
 
 
 def _version(package: str) -> str | None:
@@ -40,13 +57,17 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def environment() -> dict[str, Any]:
-    """Versions, system, threads, load and the variables that matter, as plain JSON values."""
-    return {
+def environment(gpu: str | None = None) -> dict[str, Any]:
+    """Versions, system, threads, load and the variables that matter, as plain JSON values; with the UUID of a GPU also what
+    its driver says."""
+    driver = {} if gpu is None else {name: value for name, value in snapshot(gpu).items() if name in DRIVER}
+    return driver | {
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": {package: _version(package) for package in PACKAGES if _version(package)},
         "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,

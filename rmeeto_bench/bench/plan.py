@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rmeeto_bench.errors import UsageError
+from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.measure.rounds import PRESETS, Protocol
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, r_for_ratio, reduction_ratio, token_counts
 
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+CHOICES = {
+    "precision": ("auto", "fp32", "fp16", "bf16"),
+    "inputs": ("auto", "real", "random", "both"),
+    "schedule": ("serial", "parallel"),
+}
+QUICK_IMAGES = 2000
 TABLE_12_RATIOS = tuple(ratio for ratio in PAPER_RATIOS if ratio != 0.36)
 
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """One run. `gpus`: all, none, indices or UUIDs · `rs` instead of `ratios` if given · `checkpoints`: a folder (a file
-    per r), a file or public name for all, `bundled`, `none`, or None for what ships with the model · `data`: a folder,
-    or None for the bundled set where it fits · `batch_size` None: 128 on a GPU, 32 on a CPU · `precision` auto: fp16 on
-    a GPU, fp32 on a CPU · `graphs`: replay CUDA graphs on a GPU ·
-    `images`: evaluate on this many (None: all, or 2,000 when quick)."""
+    """One run.
+
+    `gpus`: all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones · `rs` instead of `ratios` if
+    given · `checkpoints`: a folder (a file per r), a file or public name for all, `bundled`, `none`, or None for what ships
+    with the model · `data`: a folder, or None for the bundled set where it fits · `batch_size` None: 128 on a GPU, 32 on a
+    CPU · `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA graphs on a GPU · `images`: evaluate on
+    this many (None: all, or 2,000 when quick) · `inputs` auto: real images where there is data · `sweep`: also time batches
+    of 1 to 512 · `paper_mode`: also replay the paper's protocol · `schedule`: one GPU after the other, or together if that
+    changes nothing.
+    """
 
     models: tuple[str, ...] = ("vim_nano",)
     ratios: tuple[float, ...] = TABLE_12_RATIOS
@@ -37,10 +47,15 @@ class BenchPlan:
     preset: str = "default"
     images: int | None = None
     seed: int = 0
+    inputs: str = "auto"
+    sweep: bool = False
+    paper_mode: bool = False
+    schedule: str = "serial"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"--{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
         if self.preset not in PRESETS:
             raise UsageError(f"the preset is one of {', '.join(PRESETS)}, not {self.preset!r}")
         for name in ("batch_size", "images"):
@@ -55,9 +70,28 @@ class BenchPlan:
         """The measuring protocol behind the preset."""
         return PRESETS[self.preset]
 
+    @property
+    def evaluated_images(self) -> int | None:
+        """Images of the accuracy pass; None for all."""
+        return self.images or (QUICK_IMAGES if self.preset == "quick" else None)
+
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         return {**asdict(self), "data": None if self.data is None else str(self.data)}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> BenchPlan:
+        """The plan of a manifest, of this version or an earlier one. Raises `DataError`, or `UsageError` for bad values."""
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(value) - known)
+        if unknown:
+            raise DataError(f"the run was planned with {', '.join(unknown)}, which this version lacks; upgrade rmeeto-bench")
+        try:
+            tuples = {name: tuple(value[name]) for name in ("models", "ratios", "rs") if value.get(name) is not None}
+            data = value.get("data")
+            return cls(**{**value, **tuples, "data": None if data is None else Path(data)})
+        except (KeyError, TypeError) as error:
+            raise DataError(f"the run's plan is damaged ({error!r})") from error
 
 
 @dataclass(frozen=True)

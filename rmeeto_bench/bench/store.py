@@ -3,52 +3,103 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rmeeto_bench.errors import DataError, UnavailableError
+from rmeeto_bench.errors import DataError, DiskFullError
 from rmeeto_bench.records import DATABASE, Block
 
-VERSION = 1
+VERSION = 2  # 1: block and prediction only; still read
 SCHEMA = """
+CREATE TABLE session(device TEXT, session INTEGER, model TEXT, kind TEXT, status TEXT, started TEXT, ended TEXT,
+  pid INTEGER, environment TEXT, result TEXT, PRIMARY KEY(device, session));
+CREATE TABLE arm(device TEXT, session INTEGER, arm TEXT, facts TEXT, PRIMARY KEY(device, session, arm));
+CREATE TABLE probe(device TEXT, session INTEGER, arm TEXT, top1 BLOB, digest TEXT, PRIMARY KEY(device, session, arm));
+CREATE TABLE latency(device TEXT, session INTEGER, arm TEXT, seconds BLOB, PRIMARY KEY(device, session, arm));
+CREATE TABLE label(device TEXT, model TEXT, labels BLOB, PRIMARY KEY(device, model));
 CREATE TABLE block(device TEXT, session INTEGER, round INTEGER, position INTEGER, arm TEXT, steps INTEGER,
   images INTEGER, seconds REAL, wall_seconds REAL, rejected_reason TEXT, telemetry TEXT,
   PRIMARY KEY(device, session, round, arm));
 CREATE TABLE prediction(device TEXT, arm TEXT, start INTEGER, top5 BLOB, count INTEGER,
   PRIMARY KEY(device, arm, start));
 """
+
+
+def now() -> str:
+    """The time as records have it."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 COLUMNS = tuple(column.name for column in fields(Block))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The best class of each probe image, and a digest of the rounded logits of all of them."""
+
+    top1: tuple[int, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Session:
+    """One fresh process and what became of it. `kind`: timing, accuracy, paper or sweep; `status`: running, done,
+    stopped (asked to) or lost (its process or device went away); `result`: what its work says of itself."""
+
+    device: str
+    session: int
+    model: str
+    kind: str
+    status: str
+    started: str
+    ended: str | None
+    pid: int
+    environment: dict[str, Any]
+    result: dict[str, Any]
+
+
+SESSION_COLUMNS = tuple(column.name for column in fields(Session))
 
 
 class Store:
     """One run's database. Use as a context manager, or call `close`.
 
     WAL with synchronous=FULL: a commit survives a killed process and a power cut alike; one commit a second costs nothing.
+    Several processes may have it open; each commits its own blocks.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, timeout=60)
         self.path = path
 
     @classmethod
-    def create(cls, folder: Path) -> Store:
-        """A new database in `folder`. Raises `DataError` if the folder holds a run already."""
+    def create(cls, folder: Path, *, resume: bool = False) -> Store:
+        """A new database in `folder`. Raises `DataError` if the folder holds a run already.
+
+        With `resume` the one that is there is opened, and one whose making was cut short is made again.
+        """
         path = folder / DATABASE
-        if path.exists():
-            raise DataError(f"{folder} already holds a run; choose another --out or remove it")
+        if path.exists() and not resume:
+            raise DataError(f"{folder} already holds a run; choose another --out, remove it, or continue it with --resume")
         folder.mkdir(parents=True, exist_ok=True)
-        store = cls(sqlite3.connect(path), path)
+        store = cls(path)
         with store._guard() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.executescript(SCHEMA)
-            connection.execute(f"PRAGMA user_version={VERSION}")
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if tables == 0:
+                connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+        store._check()
+        if store.version < VERSION:
+            raise DataError(f"{path} was written by an earlier version that could not resume; repeat the run with rerun")
         return store
 
     @classmethod
@@ -57,12 +108,16 @@ class Store:
         path = folder / DATABASE
         if not path.is_file():
             raise DataError(f"{folder} holds no {DATABASE}; give the folder of a run")
-        store = cls(sqlite3.connect(path), path)
-        with store._guard() as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version != VERSION:
-            raise DataError(f"{path} has layout {version}, this version reads {VERSION}; upgrade rmeeto-bench")
+        store = cls(path)
+        store._check()
         return store
+
+    def _check(self) -> None:
+        with self._guard() as connection:
+            (self.version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute("PRAGMA synchronous=FULL")
+        if not 1 <= self.version <= VERSION:
+            raise DataError(f"{self.path} has layout {self.version}, this version reads up to {VERSION}; upgrade rmeeto-bench")
 
     @contextmanager
     def _guard(self) -> Iterator[sqlite3.Connection]:
@@ -71,10 +126,9 @@ class Store:
             with self._connection:
                 yield self._connection
         except sqlite3.OperationalError as error:
-            if "full" in str(error) or "disk I/O" in str(error):
-                raise UnavailableError(
-                    f"cannot write {self.path} ({error}); free some disk space and start again, what was measured is kept"
-                ) from error
+            if "full" in str(error) or "disk I/O" in str(error) or "unable to open" in str(error):
+                remedy = "free some disk space and go on with --resume, what was measured is kept"
+                raise DiskFullError(f"cannot write {self.path} ({error}); {remedy}") from error
             raise DataError(f"{self.path}: {error}; the run is damaged or in use") from error
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path} is no rmeeto-bench run ({error})") from error
@@ -96,20 +150,18 @@ class Store:
         index = COLUMNS.index("telemetry")
         return [Block(**{**dict(zip(COLUMNS, row)), "telemetry": json.loads(row[index])}) for row in rows]
 
-    def rounds(self, device: str, arms: Sequence[str]) -> dict[str, list[float]]:
-        """Seconds per image of these arms in every round that has all of them and none rejected, paired by position."""
-        by_round: dict[tuple[int, int], dict[str, float]] = {}
-        for block in self.blocks(device):
-            if block.arm in arms and not block.rejected_reason:
-                by_round.setdefault((block.session, block.round), {})[block.arm] = block.seconds / block.images
-        complete = [values for values in by_round.values() if len(values) == len(arms)]
-        return {arm: [values[arm] for values in complete] for arm in arms}
+    def count_blocks(self) -> int:
+        """How many blocks are stored."""
+        with self._guard() as connection:
+            return int(connection.execute("SELECT count(*) FROM block").fetchone()[0])
 
     def add_predictions(self, device: str, arm: str, start: int, top5: NDArray[np.int16]) -> None:
         """Keep the five best classes (int16 [n, 5], best first, -1 for none) of images `start` to `start + n`."""
         data = np.ascontiguousarray(top5, dtype="<i2")
         with self._guard() as connection:
-            connection.execute("INSERT INTO prediction VALUES(?,?,?,?,?)", (device, arm, start, data.tobytes(), len(data)))
+            connection.execute(
+                "INSERT OR REPLACE INTO prediction VALUES(?,?,?,?,?)", (device, arm, start, data.tobytes(), len(data))
+            )
 
     def predictions(self, device: str, arm: str) -> NDArray[np.int16]:
         """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none."""
@@ -125,6 +177,91 @@ class Store:
             parts.append(np.frombuffer(data, "<i2").reshape(count, 5).astype(np.int16))
             reached += count
         return np.concatenate(parts)
+
+    def begin_session(self, device: str, model: str, kind: str, environment: dict[str, Any]) -> int:
+        """A new session of this process; its number is used once per device, so a restarted one is another session."""
+        with self._guard() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            (number,) = connection.execute(
+                "SELECT coalesce(max(session) + 1, 0) FROM session WHERE device=?", (device,)
+            ).fetchone()
+            values = (device, number, model, kind, "running", now(), None, os.getpid(), json.dumps(environment), "{}")
+            connection.execute("INSERT INTO session VALUES(?,?,?,?,?,?,?,?,?,?)", values)
+        return int(number)
+
+    def end_session(self, device: str, session: int, status: str, result: dict[str, Any] | None = None) -> None:
+        """Say how a session ended; one that was lost keeps its blocks."""
+        with self._guard() as connection:
+            connection.execute(
+                "UPDATE session SET status=?, ended=?, result=coalesce(?, result) WHERE device=? AND session=?",
+                (status, now(), None if result is None else json.dumps(result), device, session),
+            )
+
+    def lose_sessions(self, device: str | None = None) -> int:
+        """Mark the sessions that still claim to run as lost (of one device, or of all); returns how many there were."""
+        with self._guard() as connection:
+            return connection.execute(
+                "UPDATE session SET status='lost', ended=? WHERE status='running' AND (device=? OR ? IS NULL)",
+                (now(), device, device),
+            ).rowcount
+
+    def sessions(self, device: str, model: str | None = None, kind: str | None = None) -> list[Session]:
+        """The sessions of a device in order, of one model and kind if given; none in a run of an earlier version."""
+        if self.version < VERSION:
+            return []
+        with self._guard() as connection:
+            query = f"SELECT {','.join(SESSION_COLUMNS)} FROM session WHERE device=? ORDER BY session"
+            rows = connection.execute(query, (device,)).fetchall()
+        found = [
+            Session(**{**dict(zip(SESSION_COLUMNS, row)), "environment": json.loads(row[8]), "result": json.loads(row[9])})
+            for row in rows
+        ]
+        return [s for s in found if model in (None, s.model) and kind in (None, s.kind)]
+
+    def _put(self, table: str, *values: object) -> None:
+        with self._guard() as connection:
+            connection.execute(f"INSERT OR REPLACE INTO {table} VALUES({','.join('?' * len(values))})", values)
+
+    def _get(self, table: str, columns: str, device: str, session: int) -> list[tuple[Any, ...]]:
+        with self._guard() as connection:
+            where = "WHERE device=? AND session=? ORDER BY rowid"
+            return connection.execute(f"SELECT {columns} FROM {table} {where}", (device, session)).fetchall()
+
+    def add_facts(self, device: str, session: int, arm: str, facts: dict[str, Any]) -> None:
+        """Keep what a session found out about an arm beside its times."""
+        self._put("arm", device, session, arm, json.dumps(facts))
+
+    def facts(self, device: str, session: int) -> dict[str, dict[str, Any]]:
+        """Arm -> facts of one session."""
+        return {arm: json.loads(facts) for arm, facts in self._get("arm", "arm, facts", device, session)}
+
+    def add_probe(self, device: str, session: int, arm: str, probe: Probe) -> None:
+        """Keep what the program answered to the fixed probe images."""
+        self._put("probe", device, session, arm, np.asarray(probe.top1, "<i2").tobytes(), probe.digest)
+
+    def probes(self, device: str, session: int) -> dict[str, Probe]:
+        """Arm -> probe of one session."""
+        rows = self._get("probe", "arm, top1, digest", device, session)
+        return {arm: Probe(tuple(int(i) for i in np.frombuffer(top1, "<i2")), digest) for arm, top1, digest in rows}
+
+    def add_latencies(self, device: str, session: int, arm: str, seconds: Sequence[float]) -> None:
+        """Keep the times of single steps, in the order measured."""
+        self._put("latency", device, session, arm, np.asarray(seconds, "<f4").tobytes())
+
+    def latencies(self, device: str, session: int) -> dict[str, NDArray[np.float32]]:
+        """Arm -> seconds of single steps in one session."""
+        rows = self._get("latency", "arm, seconds", device, session)
+        return {arm: np.frombuffer(data, "<f4") for arm, data in rows}
+
+    def add_labels(self, device: str, model: str, labels: NDArray[np.int64]) -> None:
+        """Keep the labels of the images that went through the accuracy pass, in order."""
+        self._put("label", device, model, np.asarray(labels, "<i4").tobytes())
+
+    def labels(self, device: str, model: str) -> NDArray[np.int64] | None:
+        """The labels of the accuracy pass, int64 [n], or None before one ended."""
+        with self._guard() as connection:
+            row = connection.execute("SELECT labels FROM label WHERE device=? AND model=?", (device, model)).fetchone()
+        return None if row is None else np.frombuffer(row[0], "<i4").astype(np.int64)
 
     def close(self) -> None:
         """Close the file."""

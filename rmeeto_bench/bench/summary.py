@@ -1,46 +1,60 @@
-"""From raw blocks and predictions to the row of an arm."""
+"""From the store to the rows of the record: every number is computed again from blocks, predictions and facts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmeeto_bench import reference
-from rmeeto_bench.bench.arms import BuiltArm, Setting
-from rmeeto_bench.bench.plan import Cell
-from rmeeto_bench.measure.rounds import RoundsResult
-from rmeeto_bench.measure.statistics import paired_delta, paired_speedup, rate, wilson
-from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES
+from rmeeto_bench.bench.arms import batch_size_for, precision_for
+from rmeeto_bench.bench.desk import protocol_for
+from rmeeto_bench.bench.identity import difference
+from rmeeto_bench.bench.latency import percentiles
+from rmeeto_bench.bench.plan import BenchPlan, Cell, cells
+from rmeeto_bench.bench.store import Session, Store
+from rmeeto_bench.bench.workload import NOISE, Facts
+from rmeeto_bench.measure.rounds import RoundsResult, complete_rounds
+from rmeeto_bench.measure.statistics import paired_delta, run_rate, run_speedup, wilson
+from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, judge, labels, worst
 from rmeeto_bench.models.flops import CONVENTIONS, count_flops, published_gflops
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.profiles import match_profile
-from rmeeto_bench.records import Arm, Estimate
+from rmeeto_bench.records import Arm, DeviceRecord, Estimate
 from rmeeto_bench.reduction.schedule import token_counts
+
+# What must not change between the sessions of a run (environment's names): another driver is another machine.
+FINGERPRINT = ("python", "packages", "cuda", "git_commit", "driver", "power_limit_w", "threads")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured of all arms of a model on a device: seconds per image by round, best classes [n, 5] by image,
-    labels [n] of the images done (None: no accuracy pass), and the verdict on the rounds."""
+class Place:
+    """One model on one device of a run, and the sessions that count for it."""
 
-    rounds: dict[str, list[float]]
-    predictions: dict[str, NDArray[np.int16]]
-    labels: NDArray[np.int64] | None
-    verdict: str
-    result: RoundsResult
-    baseline: str = field(init=False)
+    plan: BenchPlan
+    device: DeviceRecord
+    model: str
+    store: Store
+    timing: tuple[Session, ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "baseline", next(iter(self.rounds)))
+    @property
+    def session_numbers(self) -> tuple[int, ...]:
+        """Of the sessions that count."""
+        return tuple(session.session for session in self.timing)
 
-    def correct(self, arm: str) -> NDArray[np.bool_] | None:
-        """Whether each image's first class is right, or None without an accuracy pass."""
-        if self.labels is None or len(self.labels) == 0:
-            return None
-        best = self.predictions[arm][: len(self.labels), 0]
-        return best == self.labels if len(best) == len(self.labels) else None
+
+def place(plan: BenchPlan, device: DeviceRecord, model: str, store: Store) -> Place:
+    """The finished timing sessions of a model on a device.
+
+    A session that was interrupted counts only while none is finished: a restarted one replaces it, and a few rounds
+    would weigh as much as many.
+    """
+    sessions = store.sessions(device.id, model, "timing")
+    done = [session for session in sessions if session.status == "done"]
+    return Place(plan, device, model, store, tuple(done or sessions[-1:]))
 
 
 def _gflops(cell: Cell) -> dict[str, float]:
@@ -52,11 +66,11 @@ def _gflops(cell: Cell) -> dict[str, float]:
     return values
 
 
-def _paper(cell: Cell, setting: Setting) -> dict[str, float] | None:
+def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
     """Table 12's values where this is one of its GPUs and models; they are fp16 at batch 128."""
-    if setting.device.kind != "cuda":
+    if device.kind != "cuda":
         return None
-    profile = match_profile(setting.device.name, setting.device.details().get("memory_gib"))
+    profile = match_profile(device.name, device.details.get("memory_gib"))
     if profile is None or not profile.paper_column:
         return None
     found = reference.throughput(cell.model, profile.paper_column, cell.r)
@@ -64,12 +78,13 @@ def _paper(cell: Cell, setting: Setting) -> dict[str, float] | None:
     return None if found is None else {**found, **({} if top1 is None else {"top1": top1})}
 
 
-def _base(cell: Cell, setting: Setting) -> Arm:
-    """The row of a cell before anything is known but its settings and schedule."""
+def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
+    """The row of a cell before anything is measured."""
     sized = config(cell.model)
-    counts = token_counts(cell.reduction, depth=sized.depth, initial_tokens=sized.num_tokens)
+    planned = token_counts(cell.reduction, depth=sized.depth, initial_tokens=sized.num_tokens)
+    counts = facts.token_counts or planned
     return Arm(
-        device=setting.device.id,
+        device=here.device.id,
         arm=cell.name,
         model=cell.model,
         r=cell.r,
@@ -77,60 +92,167 @@ def _base(cell: Cell, setting: Setting) -> Arm:
         reduction_ratio=cell.reduction_ratio,
         token_counts=counts,
         final_tokens=counts[-1],
-        precision=setting.precision,
-        backend=setting.backend,
-        batch_size=setting.batch_size,
-        weights="random",
+        precision=facts.precision,
+        backend=facts.backend,
+        batch_size=facts.batch_size,
+        weights=facts.weights,
+        checkpoint=facts.checkpoint,
+        checkpoint_sha256=facts.checkpoint_sha256,
+        labels=facts.labels,
         gflops=_gflops(cell),
-        paper=_paper(cell, setting),
+        paper=_paper(cell, here.device),
     )
 
 
-def failed_arm(cell: Cell, setting: Setting, verdict: str) -> Arm:
-    """The row of an arm that could not be measured."""
-    return replace(_base(cell, setting), verdict=verdict, verdict_detail=REMEDIES[verdict])
+def _fingerprint(session: Session) -> tuple[str, ...]:
+    return tuple(repr(session.environment.get(name)) for name in FINGERPRINT)
 
 
-def _speedup(times: list[float], measured: Measured, *, is_baseline: bool) -> Estimate:
-    return Estimate(1.0) if is_baseline else paired_speedup(measured.rounds[measured.baseline], times)
+def _planned_facts(here: Place) -> Facts:
+    kind = here.device.kind
+    return Facts(precision_for(here.plan, kind), batch_size_for(here.plan, kind), here.plan.backend)
 
 
-def arm_record(arm: BuiltArm, setting: Setting, measured: Measured) -> Arm:
-    """The row of a measured arm. Intervals are 95 %; the speed-up is paired within rounds, the accuracy by image."""
-    name = arm.cell.name
-    times = measured.rounds[name]
-    verdict = measured.verdict
-    if len(times) < FEWEST_ROUNDS and verdict != "INTERRUPTED":
-        verdict = "NOT_MEASURED"
-    if arm.model.token_counts() != arm.model.planned_token_counts():
-        verdict = "TOKENS_MISMATCH"
-    enough = len(times) >= FEWEST_ROUNDS
-    is_baseline = name == measured.baseline
-    correct, reference_correct = measured.correct(name), measured.correct(measured.baseline)
-    top5 = None
-    if correct is not None and measured.labels is not None:
-        hits = (measured.predictions[name][: len(correct)] == measured.labels[:, None]).any(1)
-        top5 = wilson(int(hits.sum()), len(hits))
+@dataclass(frozen=True)
+class Accuracy:
+    """What the accuracy pass of a place left: labels of the images done, its session and the facts of its arms."""
+
+    labels: NDArray[np.int64]
+    session: Session
+    facts: Mapping[str, dict[str, Any]]
+
+
+def _accuracy(here: Place) -> Accuracy | None:
+    found = here.store.labels(here.device.id, here.model)
+    passes = [s for s in here.store.sessions(here.device.id, here.model, "accuracy") if s.status in ("done", "stopped")]
+    if found is None or not len(found) or not passes:
+        return None
+    return Accuracy(found, passes[-1], here.store.facts(here.device.id, passes[-1].session))
+
+
+def _with_accuracy(arm: Arm, here: Place, accuracy: Accuracy | None, baseline: str) -> Arm:
+    """The row with top-1, top-5 and the difference to the baseline by image."""
+    if accuracy is None:
+        return arm
+    predictions = here.store.predictions(here.device.id, arm.arm)[: len(accuracy.labels)]
+    if len(predictions) < len(accuracy.labels):
+        return arm
+    correct = predictions[:, 0] == accuracy.labels
+    hits = (predictions == accuracy.labels[:, None]).any(1)
     delta: Estimate | None = None
-    if correct is not None and reference_correct is not None and not is_baseline:
-        delta = paired_delta(reference_correct, correct)
-    provenance = arm.provenance
+    reference_predictions = here.store.predictions(here.device.id, baseline)[: len(accuracy.labels), 0]
+    if arm.arm != baseline and len(reference_predictions) == len(accuracy.labels):
+        delta = paired_delta(reference_predictions == accuracy.labels, correct)
     return replace(
-        _base(arm.cell, setting),
-        backend=arm.model.kernels.name,
-        labels=arm.labels(),
-        token_counts=arm.model.token_counts(),
-        final_tokens=arm.model.token_counts()[-1],
-        weights=arm.weights,
-        checkpoint=None if provenance is None else provenance.path.name,
-        checkpoint_sha256=None if provenance is None else provenance.sha256,
-        images_per_second=rate(times) if enough else None,
-        speedup=_speedup(times, measured, is_baseline=is_baseline) if enough else None,
-        top1=None if correct is None else wilson(int(correct.sum()), len(correct)),
-        top5=top5,
+        arm,
+        top1=wilson(int(correct.sum()), len(correct)),
+        top5=wilson(int(hits.sum()), len(hits)),
         delta_top1=delta,
-        n_images=0 if correct is None else len(correct),
-        rounds=len(times),
-        verdict=verdict,
-        verdict_detail=REMEDIES[verdict],
+        n_images=len(correct),
     )
+
+
+def _identity(arm: str, here: Place, accuracy: Accuracy | None) -> str | None:
+    """How the timed program differs from the evaluated one, or None."""
+    if accuracy is None or arm not in accuracy.facts:
+        return None
+    evaluated = (here.store.probes(here.device.id, accuracy.session.session).get(arm), accuracy.facts[arm])
+    if evaluated[0] is None:
+        return None  # random weights: not evaluated
+    predictions = here.store.predictions(here.device.id, arm)
+    for session in here.timing:
+        if session.status == "done":
+            timed = here.store.probes(here.device.id, session.session).get(arm)
+            found = difference((timed, here.store.facts(here.device.id, session.session).get(arm, {})), evaluated, predictions)
+            if found is not None:
+                return found
+    return None
+
+
+def _results(here: Place) -> list[RoundsResult]:
+    """How the rounds of each counting session went; a session that never said so was interrupted."""
+    found = []
+    for session in here.timing:
+        rounds = session.result.get("rounds")
+        if rounds is not None:
+            found.append(RoundsResult(**rounds))
+        elif session.status != "done":
+            blocks = [b for b in here.store.blocks(here.device.id) if b.session == session.session]
+            complete = complete_rounds(blocks, sorted({b.arm for b in blocks}))
+            number = max((len(next(iter(times.values()), [])) for times in complete), default=0)
+            found.append(RoundsResult(number, False, "interrupted", float("inf")))
+    return found
+
+
+def _extras(arm: Arm, here: Place) -> Arm:
+    """Latency at batch 1, and the paper's protocol."""
+    latencies = [here.store.latencies(here.device.id, number).get(arm.arm) for number in here.session_numbers]
+    known = [seconds for seconds in latencies if seconds is not None]
+    paper: dict[str, float] | None = None
+    for session in here.store.sessions(here.device.id, here.model, "paper"):
+        seconds = session.result.get("seconds", {})
+        if session.status == "done" and arm.arm in seconds:
+            first = next(iter(seconds.values()))
+            paper = {
+                "images_per_second": session.result["images"] / seconds[arm.arm],
+                "speedup": first / seconds[arm.arm],
+            }
+    return replace(arm, latency_ms=percentiles(np.concatenate(known)) if known else None, paper_mode=paper)
+
+
+def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None) -> Arm:
+    """The row with its verdict and labels."""
+    evidence = Evidence(
+        simulated=here.device.kind == "sim",
+        out_of_memory=facts.failure == "OOM",
+        tokens_mismatch=facts.token_counts != facts.planned_token_counts,
+        identity_failed=different is not None,
+        slow_path=facts.failure == "SLOW_PATH",
+        environment_changed=len({_fingerprint(session) for session in here.timing}) > 1,
+        synthetic_input=any(session.result.get("noise", False) for session in here.timing),
+        host_bound=facts.host_bound,
+        mig=bool(here.device.details.get("mig")),
+    )
+    protocol = protocol_for(here.plan, here.device.kind)
+    results = _results(here) or [RoundsResult(0, False, "interrupted", float("inf"))]
+    code = worst(judge(result, protocol, evidence) for result in results)
+    if facts.failure is None and arm.rounds < FEWEST_ROUNDS and code not in ("INTERRUPTED", "THROTTLED", "CONTENDED"):
+        code = "NOT_MEASURED"
+    if code in ("VALID", "EXPLORATORY", "SIMULATED") and len(here.timing) < protocol.sessions:
+        code = "INTERRUPTED"
+    marked = dict.fromkeys(label for result in results for label in labels(result, evidence))
+    detail = REMEDIES[code] if different is None or code != "IDENTITY_FAILED" else f"{different}; {REMEDIES[code]}"
+    return replace(arm, verdict=code, verdict_detail=detail, labels=(*arm.labels, *marked))
+
+
+def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
+    """The rows of a model on a device, by ascending r. `failure`: the code of a device that could run none of them.
+
+    Intervals are 95 %; the speed-up is paired within rounds, sessions are its replicates, the accuracy is paired by image.
+    """
+    planned = cells(here.plan, here.model)
+    baseline = planned[0].name
+    facts = dict.fromkeys((cell.name for cell in planned), replace(_planned_facts(here), failure=failure))
+    for number in here.session_numbers:
+        found = here.store.facts(here.device.id, number)
+        facts |= {name: Facts.from_dict(value) for name, value in found.items() if name in facts}
+    running = [name for name in facts if facts[name].failure is None]
+    blocks = [b for b in here.store.blocks(here.device.id) if b.session in here.session_numbers]
+    noise = {block.arm for block in blocks if block.arm.endswith(NOISE)}
+    names = [*running, *(name + NOISE for name in running if name + NOISE in noise)]
+    sessions = [times for times in complete_rounds(blocks, names) if times and len(next(iter(times.values()))) > 0]
+    accuracy = _accuracy(here)
+    rows = []
+    for cell in planned:
+        arm = _base(cell, here, facts[cell.name])
+        times = [session[cell.name] for session in sessions] if cell.name in running else []
+        arm = replace(arm, rounds=sum(map(len, times)), sessions=len(times))
+        if arm.rounds >= FEWEST_ROUNDS:
+            first = [session[baseline] for session in sessions]
+            speedup = Estimate(1.0) if cell.name == baseline else run_speedup(first, times)
+            arm = replace(arm, images_per_second=run_rate(times), speedup=speedup)
+            if cell.name + NOISE in noise:
+                arm = replace(arm, noise_speed=run_speedup(times, [session[cell.name + NOISE] for session in sessions]))
+        arm = _extras(_with_accuracy(arm, here, accuracy, baseline), here)
+        rows.append(_verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy)))
+    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,18 +12,21 @@ from types import FrameType
 
 @contextmanager
 def graceful(message: str) -> Iterator[Callable[[], bool]]:
-    """Inside the block the yielded function says whether Ctrl-C was pressed once; `message` says what happens then."""
-    asked = False
+    """Inside the block the yielded function says whether Ctrl-C was pressed once; `message` says what happens then.
+
+    SIGTERM, by which schedulers end a job, asks like the first Ctrl-C.
+    """
+    asked = threading.Event()
 
     def ask(_: int, __: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        if asked.is_set():
             raise KeyboardInterrupt
-        asked = True
+        asked.set()
         print(f"\n{message} (Ctrl-C again stops at once)", file=sys.stderr)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -19,6 +19,10 @@ from rmeeto_bench.errors import RmeetoError
 COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",
     "retrain": "train a model with merging switched on",
+    "resume": "continue a run that was cut short",
+    "rerun": "measure a stored run again, by its plan",
+    "ls": "list the runs in a folder",
+    "show": "show a stored run, down to its rounds",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "flops": "count operations per image under every convention in use",
     "roofline": "show the limit of a GPU for each ratio, what bounds it, and how much of it a run reached",
@@ -31,7 +35,9 @@ EPILOGUE = """exit codes: 0 done, 2 bad input, 5 nothing valid measured, 6 the m
 examples:
   rmeeto-bench                                         the best this machine allows
   rmeeto-bench --gpus all --ratios 0,0.14,...,0.54     every GPU, the paper's ratios
-  rmeeto-bench --gpus none --quick --out result        two minutes on the CPU"""
+  rmeeto-bench --gpus none --quick --out result        two minutes on the CPU
+  rmeeto-bench --device sim --gpus all                 no GPU: the whole flow on a simulator
+  rmeeto-bench resume result                           continue after Ctrl-C, a crash or a full disk"""
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -54,7 +60,9 @@ def _fail(message: str, code: int) -> int:
 
 def _explain(error: OSError) -> int:
     if error.errno == errno.ENOSPC:
-        return _fail(f"no space left on the disk of {error.filename or 'the output folder'}; free some and start again", 6)
+        return _fail(
+            f"no space left on the disk of {error.filename or 'the output folder'}; free some and go on with --resume", 6
+        )
     return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
 
 

@@ -1,9 +1,11 @@
-"""What is seen on standard error while a run works: a live line on a terminal, a few plain lines in a log."""
+"""What is seen on standard error while a run works: a live line per device on a terminal, a few plain lines in a log."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
@@ -11,11 +13,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from rmeeto_bench.measure.rounds import RoundsProgress
 
-EVERY = 15.0  # seconds between two lines in a log
+EVERY = 15.0  # seconds between two lines of a device in a log
+
+
+@dataclass
+class _Line:
+    """The bar of a device, or when its last line was printed."""
+
+    task: TaskID | None
+    printed: float
 
 
 class TerminalListener:
-    """A `Listener` for people; use as a context manager."""
+    """A `Listener` for people; use as a context manager. Devices that are measured at once have a line each."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -27,9 +37,8 @@ class TerminalListener:
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
-        self._task: TaskID | None = None
-        self._name = ""
-        self._printed = 0.0
+        self._lines: dict[str, _Line] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> TerminalListener:
         self._progress.start()
@@ -40,34 +49,39 @@ class TerminalListener:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(f"note: {text}", soft_wrap=True)
+        self._console.print(f"note: {text}", soft_wrap=True, markup=False)
 
     def stage(self, device: str, model: str, stage: str) -> None:
-        """Begin a new bar, or print the stage in a log."""
-        self._name = f"{device} {model} {stage}"
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(self._name, total=None, note="")
+        """Begin a new bar in place of the device's last, or print the stage in a log."""
+        with self._lock:
+            before = self._lines.get(device)
+            if before is not None and before.task is not None:
+                self._progress.remove_task(before.task)
+            task = self._progress.add_task(f"{device} {model} {stage}", total=None, note="")
+            self._lines[device] = _Line(task, time.monotonic())
         if not self._console.is_terminal:
-            self._console.print(self._name, soft_wrap=True)
-        self._printed = time.monotonic()
+            self._console.print(f"{device} {model} {stage}", soft_wrap=True, markup=False)
 
-    def _advance(self, done: int, total: int, note: str) -> None:
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total, note=note)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._printed > EVERY:
-            self._console.print(f"  {done}/{total} {note}", soft_wrap=True)
-            self._printed = now
+    def _advance(self, device: str, done: int, total: int, note: str) -> None:
+        with self._lock:
+            line = self._lines.setdefault(device, _Line(None, 0.0))
+            if line.task is not None:
+                self._progress.update(line.task, completed=done, total=total, note=note)
+            now = time.monotonic()
+            if self._console.is_terminal or now - line.printed <= EVERY:
+                return
+            line.printed = now
+        self._console.print(f"  {device}: {done}/{total} {note}", soft_wrap=True, markup=False)
 
-    def timing(self, progress: RoundsProgress) -> None:
-        """Warm-up or rounds; the note is the widest interval so far."""
+    def timing(self, device: str, progress: RoundsProgress) -> None:
+        """Warm-up or rounds; the note is the widest interval so far, and the rounds that were dropped."""
         if progress.stage == "warm-up":
-            self._advance(0, progress.rounds, "warming up")
+            self._advance(device, 0, progress.rounds, "warming up")
             return
         width = "" if math.isinf(progress.half_width) else f"speed-ups within ±{100 * progress.half_width:.2f} %"
-        self._advance(progress.round, progress.rounds, width)
+        dropped = f", {progress.rejected} rounds dropped" if progress.rejected else ""
+        self._advance(device, progress.round, progress.rounds, width + dropped)
 
-    def evaluating(self, done: int, total: int) -> None:
+    def evaluating(self, device: str, done: int, total: int) -> None:
         """Images through all arms."""
-        self._advance(done, total, f"{done} of {total} images")
+        self._advance(device, done, total, f"{done} of {total} images")

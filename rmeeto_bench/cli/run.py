@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmeeto_bench.cli.interrupt import graceful
+from rmeeto_bench.cli.result import add_output, carry_out
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.plan import BenchPlan
-    from rmeeto_bench.records import RunRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     what = parser.add_argument_group("what to measure")
-    what.add_argument("--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1 or UUIDs")
+    what.add_argument(
+        "--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1, UUIDs, or names: 4090"
+    )
+    what.add_argument(
+        "--device", choices=("auto", "sim"), default="auto", help="sim: no GPU, but a simulator that shows the whole flow"
+    )
     what.add_argument(
         "--model", metavar="NAMES", help="with commas (default: vim_small on GPUs, the bundled vim_nano on a CPU)"
     )
@@ -31,10 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--data", type=Path, metavar="DIR", help="images by class, or Fashion-MNIST files (default: what is bundled)"
     )
+    what.add_argument(
+        "--inputs", default="auto", metavar="KIND", help="timed on: real images, random noise, or both, compared round by round"
+    )
     what.add_argument("--images", type=int, metavar="N", help="evaluate on N images, in the class proportions of the whole")
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--batch-size", type=int, metavar="N", help="for speed and accuracy alike (default: 128 on a GPU, 32 on a CPU)"
+        "--batch-size",
+        metavar="N",
+        help="for speed and accuracy alike (default: 128 on a GPU, 32 on a CPU; at 1 latencies too); "
+        "sweep: also 1 to 512 and the smallest that is as fast as any",
     )
     how.add_argument("--precision", default="auto", metavar="P", help="fp32, fp16, bf16; auto is fp16 on a GPU, fp32 on a CPU")
     how.add_argument(
@@ -44,15 +53,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     preset = how.add_mutually_exclusive_group()
     preset.add_argument("--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two")
     preset.add_argument("--rigorous", dest="preset", action="store_const", const="rigorous", help="more rounds, for a paper")
+    preset.add_argument(
+        "--sustained", dest="preset", action="store_const", const="sustained", help="ten minutes of every arm, for steady heat"
+    )
+    how.add_argument(
+        "--paper-mode", action="store_true", help="also replay the paper's protocol (baseline first, 100 + 30 forwards)"
+    )
+    how.add_argument(
+        "--schedule",
+        default="serial",
+        metavar="HOW",
+        help="several GPUs one after the other (serial), or together if a test shows that it changes nothing (parallel)",
+    )
+    how.add_argument("--dry-run", action="store_true", help="say what would be done and how long it would take")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="order of rounds, noise inputs, random weights")
     out = parser.add_argument_group("output")
     out.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for tables, figure, report and raw data (default: runs/ID)"
     )
-    out.add_argument(
-        "--json", metavar="FILE", help="also write the record of the run; - for standard output instead of the table"
-    )
+    out.add_argument("--resume", action="store_true", help="continue the run in --out DIR if there is one")
+    add_output(out)
     parser.set_defaults(preset="default")
+
+
+def _spec(gpus: str, device: str) -> str:
+    """The devices of a plan from `--gpus` and `--device`."""
+    from rmeeto_bench.errors import UsageError
+
+    if device != "sim":
+        return gpus
+    if gpus == "none":
+        raise UsageError("--device sim simulates GPUs: give --gpus all, or kinds by name as `rmeeto-bench profiles` lists them")
+    return "sim" if gpus == "all" else f"sim:{gpus}"
+
+
+def _whole(text: str | None) -> int | None:
+    """A batch size as typed."""
+    from rmeeto_bench.errors import UsageError
+
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        raise UsageError(f"--batch-size is a whole number or `sweep`, not {text!r}") from None
 
 
 def plan_from(arguments: argparse.Namespace) -> BenchPlan:
@@ -62,62 +104,58 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
     from rmeeto_bench.bench.plan import TABLE_12_RATIOS, BenchPlan
     from rmeeto_bench.bench.ratios import parse_ratios, parse_rs
 
-    gpu = arguments.gpus != "none" and torch.cuda.is_available()
+    gpus = _spec(arguments.gpus, arguments.device)
+    gpu = gpus.startswith("sim") or (gpus != "none" and torch.cuda.is_available())
+    sweep = arguments.batch_size == "sweep"
     return BenchPlan(
         models=tuple((arguments.model or ("vim_small" if gpu else "vim_nano")).split(",")),
         ratios=TABLE_12_RATIOS if arguments.ratios is None else parse_ratios(arguments.ratios),
         rs=None if arguments.r is None else parse_rs(arguments.r),
-        gpus=arguments.gpus,
+        gpus=gpus,
         checkpoints=arguments.checkpoints,
         data=arguments.data,
-        batch_size=arguments.batch_size,
+        batch_size=None if sweep else _whole(arguments.batch_size),
         precision=arguments.precision,
         backend=arguments.backend,
         graphs=not arguments.no_graphs,
         preset=arguments.preset,
         images=arguments.images,
         seed=arguments.seed,
+        inputs=arguments.inputs,
+        sweep=sweep,
+        paper_mode=arguments.paper_mode,
+        schedule=arguments.schedule,
     )
 
 
-def _show(record: RunRecord, folder: Path) -> None:
-    """The tables and sentences on standard output, and in a CI job's summary."""
+def _dry_run(plan: BenchPlan, folder: Path) -> int:
+    """Say what would be done and how long it would take."""
     from rich.console import Console
 
-    from rmeeto_bench.report.summary import sentences
-    from rmeeto_bench.report.tables import markdown, rich_table
+    from rmeeto_bench.bench.devices import chosen_devices
+    from rmeeto_bench.bench.estimate import outline
 
     console = Console(highlight=False)
-    for device in record.devices:
-        for table in rich_table(record, device.id, console.width):
-            console.print(table)
-    for sentence in sentences(record):
-        console.print(sentence)
-    console.print(f"files: {folder}", soft_wrap=True)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(markdown(record) + "\n")
+    for line in outline(plan, chosen_devices(plan.gpus, seed=plan.seed)):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"files would go to {folder}", markup=False, soft_wrap=True)
+    return 0
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Measure, write the files, show the result; 5 if nothing could be measured, 130 if interrupted."""
-    from rmeeto_bench.bench.runner import new_run_id, run
-    from rmeeto_bench.cli.progress import TerminalListener
-    from rmeeto_bench.records import to_json, write_atomic
-    from rmeeto_bench.report.files import write_all
+    """Measure, write the files, show the result; 5 if nothing could be measured, 6 if a device was lost, 130 if
+    interrupted."""
+    from rmeeto_bench.bench.runner import new_run_id, resume, run
+    from rmeeto_bench.errors import UsageError
+    from rmeeto_bench.records import MANIFEST
 
     plan = plan_from(arguments)
     folder = arguments.out or Path("runs") / new_run_id(plan)
-    with graceful("finishing this block; what is measured is kept") as should_stop, TerminalListener() as listener:
-        record = run(plan, folder, listener, argv=tuple(sys.argv[1:]), should_stop=should_stop)
-    write_all(record, folder)
-    if arguments.json == "-":
-        sys.stdout.write(to_json(record))
-    else:
-        if arguments.json:
-            write_atomic(Path(arguments.json), to_json(record))
-        _show(record, folder)
-    if record.status == "interrupted":
-        return 130
-    return 0 if any(arm.images_per_second for arm in record.arms) else 5
+    if arguments.dry_run:
+        return _dry_run(plan, folder)
+    if arguments.resume and arguments.out is None:
+        raise UsageError("--resume needs the folder of the run: --out DIR, or: rmeeto-bench resume DIR")
+    if arguments.resume and (folder / MANIFEST).is_file():
+        return carry_out(lambda controls: resume(folder, controls), folder, arguments.json)
+    argv = tuple(sys.argv[1:])
+    return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json)

@@ -8,11 +8,10 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from rmeeto_bench.records import Arm, Estimate, RunRecord
+from rmeeto_bench.records import ESTIMATES, Arm, Estimate, RunRecord
 from rmeeto_bench.report.summary import groups
 
 DASH = "—"
-ESTIMATES = ("images_per_second", "speedup", "top1", "top5", "delta_top1")
 WIDE = 120  # columns of a terminal from which intervals stand beside their values
 VERDICT_SIGNS = {"VALID": "", "EXPLORATORY": ""}
 
@@ -26,7 +25,8 @@ def to_frame(record: RunRecord) -> pd.DataFrame:
             estimate = getattr(arm, name) or Estimate(float("nan"))
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         row |= {f"gflops_{name}": value for name, value in row.pop("gflops").items()}
-        row |= {f"paper_{name}": value for name, value in (row.pop("paper") or {}).items()}
+        for name in ("paper", "paper_mode", "latency_ms"):
+            row |= {f"{name}_{key}": value for key, value in (row.pop(name) or {}).items()}
         row["token_counts"] = " ".join(map(str, arm.token_counts))
         row["labels"] = " ".join(arm.labels)
         rows.append(row)
@@ -56,6 +56,23 @@ def paper_text(arm: Arm) -> str:
     return f"{published:.0f}" if ours is None else f"{published:.0f} ({100 * (ours.value / published - 1):+.0f} %)"
 
 
+def paper_mode_text(arm: Arm) -> str:
+    """Images/s and speed-up by the paper's protocol on this machine."""
+    found = arm.paper_mode
+    return "" if found is None else f"{found['images_per_second']:.0f} ({found['speedup']:.3f}x)"
+
+
+def latency_text(arm: Arm) -> str:
+    """Percentiles of single steps at batch 1."""
+    found = arm.latency_ms
+    return "" if found is None else "/".join(f"{found[name]:.2f}" for name in ("p50", "p90", "p99"))
+
+
+def _marks(arm: Arm) -> list[str]:
+    """The labels that qualify a verdict: codes in capitals, unlike remarks on how the forward ran."""
+    return [f"[{label}]" for label in arm.labels if label.isupper()]
+
+
 def _cells(arm: Arm, *, baseline: bool) -> dict[str, tuple[str, str]]:
     """Column -> (value, interval) of one row."""
     speed = arm.speedup
@@ -73,19 +90,23 @@ def _cells(arm: Arm, *, baseline: bool) -> dict[str, tuple[str, str]]:
         ),
         "GFLOPs": (f"{arm.gflops['paper']:.3f}" if "paper" in arm.gflops else DASH, ""),
         "paper images/s": (paper_text(arm), ""),
+        "paper's protocol": (paper_mode_text(arm), ""),
+        "p50/p90/p99 ms": (latency_text(arm), ""),
+        "noise": ("" if arm.noise_speed is None else f"{100 * (arm.noise_speed.value - 1):+.2f} %", ""),
         "weights": (arm.weights, ""),
-        "verdict": (VERDICT_SIGNS.get(arm.verdict, arm.verdict), ""),
+        "verdict": (" ".join([VERDICT_SIGNS.get(arm.verdict, arm.verdict), *_marks(arm)]).strip(), ""),
     }
 
 
 def _columns(arms: list[Arm]) -> list[str]:
     """The columns that say something for these arms."""
     rows = [_cells(arm, baseline=arm.r == 0) for arm in arms]
-    hidden = {name for name in ("paper images/s", "verdict") if all(row[name][0] in ("", DASH) for row in rows)}
+    hidden = {name for name in OPTIONAL if all(row[name][0] in ("", DASH) for row in rows)}
     return [name for name in rows[0] if name not in hidden]
 
 
-NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", "weights", "verdict")
+OPTIONAL = ("paper images/s", "paper's protocol", "p50/p90/p99 ms", "noise", "verdict")
+NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", *OPTIONAL[1:4], "weights", "verdict")
 
 
 def _shown(arms: list[Arm], *, wide: bool) -> list[str]:
@@ -127,8 +148,51 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
             cells = _cells(arm, baseline=arm.r == 0)
             joint = " " if wide else "\n"
             if not wide:
-                cells["verdict"] = (cells["verdict"][0].replace("_", "\n"), "")
+                cells["verdict"] = (cells["verdict"][0].replace("_", "\n").replace(" [", "\n["), "")
             table.add_row(*(joint.join(part for part in cells[name] if part) for name in columns))
+        tables.append(table)
+    return tables
+
+
+def overview_table(record: RunRecord) -> list[Table]:
+    """Images/s and speed-up of every device at every ratio, one table per model; none for a run on one device."""
+    tables = []
+    if len(record.devices) > 1:
+        for model in dict.fromkeys(arm.model for arm in record.arms):
+            mine = [arm for arm in record.arms if arm.model == model]
+            table = Table(title=f"{model}: images/s, speed-up", title_justify="left", box=None, pad_edge=False)
+            ratios = sorted({arm.r: arm.ratio_requested for arm in mine}.items())
+            table.add_column("device")
+            for r, ratio in ratios:
+                table.add_column(f"{ratio:.2f}\nr={r}", justify="right", no_wrap=True)
+            for device in record.devices:
+                found = {arm.r: arm for arm in mine if arm.device == device.id}
+                known = [found.get(r) for r, _ in ratios]
+                rates = [DASH if arm is None else rate_text(arm.images_per_second) for arm in known]
+                ups = ["" if arm is None or arm.speedup is None else f"{arm.speedup.value:.3f}x" for arm in known]
+                table.add_row(device.name, *(f"{rate}\n{up}" for rate, up in zip(rates, ups, strict=True)))
+            tables.append(table)
+    return tables
+
+
+def sweep_table(record: RunRecord, device: str) -> list[Table]:
+    """Images/s over the batch size, a column per arm; `*` marks the knee. No table for a run without a sweep."""
+    tables = []
+    rows = [row for row in record.sweep if row.device == device]
+    for model in dict.fromkeys(row.model for row in rows):
+        mine = [row for row in rows if row.model == model]
+        arms = list(dict.fromkeys(row.arm for row in mine))
+        title = f"{record.device(device).name} · {model} · images/s by batch size, * the smallest with 98 % of the best"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for name in ("batch", *(f"r={arm.rsplit('/r', 1)[1]}" for arm in arms)):
+            table.add_column(name, justify="right", no_wrap=True)
+        for size in dict.fromkeys(row.batch_size for row in mine):
+            found = {row.arm: row for row in mine if row.batch_size == size}
+            cells = [
+                f"{rate_text(row.images_per_second)}{'*' if row.knee else ' '}" if row.images_per_second else row.verdict
+                for row in (found[arm] for arm in arms)
+            ]
+            table.add_row(str(size), *cells)
         tables.append(table)
     return tables
 

@@ -1,0 +1,54 @@
+"""Which devices a plan means, and what the manifest keeps of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rmeeto_bench.errors import UnavailableError
+from rmeeto_bench.measure.device import Device, find_devices
+from rmeeto_bench.measure.nvml import snapshot
+from rmeeto_bench.profiles import match_profile
+from rmeeto_bench.records import DeviceRecord
+
+
+def _is_name(word: str) -> bool:
+    """Whether a word of `--gpus` names a kind of GPU: it is no index and no UUID."""
+    plain = word.removeprefix("GPU-").replace("-", "")
+    return not word.isdigit() and not (len(plain) >= 32 and all(c in "0123456789abcdefABCDEF" for c in plain))
+
+
+def chosen_devices(spec: str, *, seed: int = 0) -> list[Device]:
+    """The devices behind `--gpus`: what `find_devices` knows, and kinds by name (`4090`, `a100-sxm-80`).
+
+    Raises `UnavailableError` for one that is not there.
+    """
+    words = [word.strip() for word in spec.split(",")]
+    if spec in ("all", "none") or spec.partition(":")[0] == "sim" or not any(map(_is_name, words)):
+        return find_devices(spec, seed=seed)
+    present = [device for device in find_devices("all") if device.kind == "cuda"]
+    found: dict[str, Device] = {}
+    for word in words:
+        matching = [device for device in present if _matches(device, word)] if _is_name(word) else find_devices(word)
+        if not matching:
+            names = ", ".join(device.name for device in present) or "no GPU that torch can use"
+            raise UnavailableError(f"no GPU {word}: there is {names}; use --gpus none for the CPU, --device sim to simulate")
+        found |= {device.id: device for device in matching}
+    return list(found.values())
+
+
+def _matches(device: Device, word: str) -> bool:
+    profile = match_profile(device.name, device.details().get("memory_gib"))
+    return word.lower() in device.name.lower() or (profile is not None and profile.name == word.lower())
+
+
+def device_record(device: Device) -> DeviceRecord:
+    """A device as the manifest keeps it, with what the driver says if it is a GPU."""
+    details = device.details()
+    record = DeviceRecord(device.id, device.name, device.kind, device.kind, details)
+    if device.kind == "cuda":
+        profile = match_profile(device.name, details.get("memory_gib"))
+        details["nvml"] = snapshot(device.id.removeprefix("cuda:"))
+        return replace(record, profile=profile.name if profile else None)
+    if device.kind == "sim":
+        return replace(record, profile=device.id.removeprefix("sim:"))
+    return record

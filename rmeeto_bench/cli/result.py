@@ -1,0 +1,84 @@
+"""Showing a run: its tables and sentences on standard output, its files, its exit code. Shared by several commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmeeto_bench.cli.interrupt import graceful
+
+if TYPE_CHECKING:
+    from rmeeto_bench.bench.runner import Controls
+    from rmeeto_bench.records import RunRecord
+
+
+def add_output(parser: argparse._ActionsContainer) -> None:
+    """`--json`, as run, resume and rerun have it."""
+    parser.add_argument(
+        "--json", metavar="FILE", help="also write the record of the run; - for standard output instead of the table"
+    )
+
+
+def show(record: RunRecord, folder: Path) -> None:
+    """The tables and sentences on standard output."""
+    from rich.console import Console
+
+    from rmeeto_bench.report.summary import sentences
+    from rmeeto_bench.report.tables import overview_table, rich_table, sweep_table
+
+    console = Console(highlight=False)
+    for device in record.devices:
+        for table in (*rich_table(record, device.id, console.width), *sweep_table(record, device.id)):
+            console.print(table)
+    for table in overview_table(record):
+        console.print(table)
+    for sentence in sentences(record):
+        console.print(sentence, markup=False)
+    console.print(f"files: {folder}", soft_wrap=True, markup=False)
+
+
+def exit_code(record: RunRecord) -> int:
+    """0 done, 5 nothing measured, 6 a device was lost, 130 interrupted."""
+    if record.status == "interrupted":
+        return 130
+    if not any(arm.images_per_second for arm in record.arms):
+        return 5
+    return 6 if record.failures else 0
+
+
+def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | None) -> int:
+    """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code."""
+    from rmeeto_bench.bench.runner import Controls
+    from rmeeto_bench.cli.progress import TerminalListener
+    from rmeeto_bench.records import MANIFEST, to_json, write_atomic
+    from rmeeto_bench.report.files import write_all
+    from rmeeto_bench.report.tables import markdown
+
+    again = f"rmeeto-bench resume {folder}"
+    try:
+        with graceful("finishing this block; what is measured is kept") as should_stop, TerminalListener() as listener:
+            record = work(Controls(listener, should_stop))
+    except KeyboardInterrupt:
+        if (folder / MANIFEST).is_file():
+            print(f"stopped at once; continue with: {again}", file=sys.stderr)
+        raise
+    write_all(record, folder)
+    if json == "-":
+        sys.stdout.write(to_json(record))
+    else:
+        if json:
+            write_atomic(Path(json), to_json(record))
+        show(record, folder)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(markdown(record) + "\n")
+    for failure in record.failures:
+        print(f"lost: {failure}", file=sys.stderr)
+    if record.status != "complete":
+        print(f"continue with: {again}", file=sys.stderr)
+    return exit_code(record)
