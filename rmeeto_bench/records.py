@@ -70,6 +70,7 @@ class Arm:
     percentage points, `images_per_second` images/s, `speedup` a ratio over the r = 0 arm of the same device.
     `gflops`: convention name -> GFLOPs per image. `paper`: published values for this GPU and ratio, or None.
     `sessions`: fresh processes behind the numbers. `latency_ms`: p50, p90, p99 of single steps at batch 1.
+    `peak_memory_mib`: the most GPU memory that building the arm and its first step took (None on a CPU).
     `paper_mode`: images/s and speed-up by the paper's own protocol on this machine. `noise_speed`: images/s on noise over
     images/s on real images.
     """
@@ -104,6 +105,7 @@ class Arm:
     latency_ms: dict[str, float] | None = None
     paper_mode: dict[str, float] | None = None
     noise_speed: Estimate | None = None
+    peak_memory_mib: float | None = None
 
 
 @dataclass(frozen=True)

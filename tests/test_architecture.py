@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "rmeeto_bench"
 FLOORS = {
-    "errors": 0, "profiles": 0, "records": 0, "shipped": 0, "reference": 0,
+    "comparisons": 0, "errors": 0, "profiles": 0, "records": 0, "shipped": 0, "reference": 0,
     "reduction": 1, "kernels": 1,
     "checkpoints": 2, "measure": 2,
     "models": 3, "data": 3,
@@ -23,7 +23,17 @@ FLOORS = {
 EXCEPTIONS = {
     ("models.timm_models", "data.image_set"): "timm wants the normalisation a model was trained with",
 }
-REPORT_MAY = ("errors", "records", "profiles", "shipped", "reference", "reduction.schedule", "measure.statistics", "report")
+REPORT_MAY = (
+    "comparisons",
+    "errors",
+    "records",
+    "profiles",
+    "shipped",
+    "reference",
+    "reduction.schedule",
+    "measure.statistics",
+    "report",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -6,12 +6,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
 
 from rmeeto_bench.bench.gate_rule import ALPHA, Margins, Readings, Tested, collect, judge, overall, paired_points
+from rmeeto_bench.bench.store import Store
 from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, RATE, SPEEDUP, TOP1, Change, Comparison
 from rmeeto_bench.errors import MeasurementError
+from rmeeto_bench.measure.rounds import complete_rounds
+from rmeeto_bench.measure.statistics import hodges_lehmann
 from rmeeto_bench.records import Arm, Estimate, RunRecord
 
 USABLE = ("VALID", "EXPLORATORY")  # a quick session is a sound replicate: the interval comes from the processes' spread
@@ -31,15 +38,16 @@ class Rules:
 
 @dataclass
 class Measured:
-    """What one side has shown so far."""
+    """What one side has shown so far. `stored`: the sessions of a run from another day, in place of fresh processes."""
 
     name: str
     records: list[RunRecord] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
+    stored: Sequence[Readings] | None = None
 
     def readings(self) -> list[Readings]:
         """The values of each process."""
-        return [readings_of(record) for record in self.records]
+        return [readings_of(record) for record in self.records] if self.stored is None else list(self.stored)
 
 
 def order(pairs: int) -> Iterator[str]:
@@ -62,6 +70,37 @@ def readings_of(record: RunRecord) -> dict[tuple[str, str, str], float]:
     return found
 
 
+def from_store(name: str, folder: Path, record: RunRecord) -> Measured:
+    """A side that was measured another day: one value per session. Raises `MeasurementError` as for a fresh one."""
+    refuse_simulated(record)
+    reason = invalid_reason(record)
+    if reason:
+        raise MeasurementError(f"{name}: {reason}")
+    found: list[Readings] = []
+    with Store.open(folder) as store:
+        for device, model in dict.fromkeys((arm.device, arm.model) for arm in record.arms):
+            arms = [arm for arm in record.arms if (arm.device, arm.model) == (device, model) and arm.images_per_second]
+            done = {session.session for session in store.sessions(device, model, "timing") if session.status == "done"}
+            blocks = [block for block in store.blocks(device) if block.session in done]
+            for number, times in enumerate(complete_rounds(blocks, [arm.arm for arm in arms])):
+                found += [{}] * (number + 1 - len(found))
+                found[number] = {**found[number], **_session_readings(device, arms, times)}
+    return Measured(name, [record], stored=found)
+
+
+def _session_readings(
+    device: str, arms: Sequence[Arm], times: Mapping[str, Sequence[float]]
+) -> dict[tuple[str, str, str], float]:
+    readings = {}
+    baseline = next((arm.arm for arm in arms if arm.r == 0), None)
+    for arm in arms:
+        readings[device, arm.arm, RATE] = 1 / math.exp(hodges_lehmann(np.log(times[arm.arm])))
+        if arm.r and baseline is not None:
+            ratios = np.log(times[baseline]) - np.log(times[arm.arm])
+            readings[device, arm.arm, SPEEDUP] = math.exp(hodges_lehmann(ratios))
+    return readings
+
+
 def refuse_simulated(record: RunRecord) -> None:
     """Raises `MeasurementError` for a run with a simulated device."""
     if any(device.kind == "sim" for device in record.devices) or any(arm.verdict == "SIMULATED" for arm in record.arms):
@@ -79,7 +118,7 @@ def invalid_reason(record: RunRecord) -> str:
 def _measure_pairs(sides: dict[str, Measured], measure: Callable[[str, int], RunRecord], pairs: int) -> None:
     for name in order(pairs):
         side = sides[name]
-        while True:
+        while side.stored is None:
             record = measure(name, len(side.records) + len(side.invalid))
             refuse_simulated(record)
             reason = invalid_reason(record)
@@ -91,8 +130,12 @@ def _measure_pairs(sides: dict[str, Measured], measure: Callable[[str, int], Run
                 raise MeasurementError(f"{name} was not measured validly ({len(side.invalid)} processes): {reason}")
 
 
-def _accuracy(found: dict[tuple[str, str], tuple[Estimate, float, float]], rules: Rules) -> list[Tested]:
-    """Tests of top-1 from (device, arm) -> (paired difference with its 90 % interval, base, head)."""
+# (device, arm) -> points of top-1 of head over base with a 90 % interval, and the two accuracies
+Differences = dict[tuple[str, str], tuple[Estimate, float, float]]
+
+
+def _accuracy(found: Differences, rules: Rules) -> list[Tested]:
+    """Tests of top-1."""
     tested = []
     for (device, arm), (delta, base, head) in found.items():
         margin = rules.margins.of(TOP1)
@@ -133,14 +176,16 @@ def run_gate(
     names: tuple[str, str],
     measure: Callable[[str, int], RunRecord],
     rules: Rules,
-    accuracy: Callable[[RunRecord, RunRecord], dict[tuple[str, str], tuple[Estimate, float, float]]] | None = None,
+    accuracy: Callable[[RunRecord, RunRecord], Differences] | None = None,
+    stored: Sequence[Measured] = (),
 ) -> Comparison:
     """Measure `rules.pairs` processes a side, once as many more if the answer is not clear, and judge.
 
-    `accuracy` compares the predictions of the first process of each side by image. Raises `MeasurementError` (exit code 5)
+    `accuracy` compares the predictions of the first process of each side by image. With `stored` sides nothing fails: what
+    would have is inconclusive. Raises `MeasurementError` (exit code 5)
     for simulated or invalid data, and where no arm was measured on both sides: that is neither a pass nor a regression.
     """
-    sides = {name: Measured(name) for name in SIDES}
+    sides = {name: Measured(name) for name in SIDES} | {side.name: side for side in stored}
     base, head = sides["base"], sides["head"]
     changes: tuple[Change, ...] = ()
     for look in range(2):
@@ -148,28 +193,32 @@ def run_gate(
         tested = collect(base.readings(), head.readings(), rules.margins, rules.alpha)
         lost = _out_of_memory(base, head)
         if not tested and not lost:
-            raise MeasurementError("no arm was measured on both sides, so nothing is known; check --r, --model and the runs")
+            raise MeasurementError(
+                "no arm was measured in two processes of both sides, so nothing is known; check --model and --r"
+            )
         if accuracy is not None:
             tested += _accuracy(accuracy(base.records[0], head.records[0]), rules)
         changes = (*lost, *judge(tested, rules.alpha))
-        if overall(changes) != INCONCLUSIVE:
+        if overall(changes) != INCONCLUSIVE or len(stored) == len(SIDES):
             break
-    return Comparison(
+    comparison = Comparison(
         kind="gate",
         base=names[0],
         head=names[1],
         outcome=overall(changes),
         changes=changes,
         notes=tuple(_notes(base, head, changes)),
-        pairs=len(base.records),
+        pairs=max(len(side.records) for side in (base, head)),
         extended=look == 1,
     )
+    return advise(comparison) if stored else comparison
 
 
 def advise(comparison: Comparison) -> Comparison:
     """The same where a side was measured another day: driver, heat and clocks may differ, so nothing fails by it."""
     detail = "advisory: a stored run is from another time; measure both sides fresh to be sure"
     changes = tuple(
-        replace(change, outcome=INCONCLUSIVE, detail=detail) if change.outcome == FAIL else change for change in comparison.changes
+        replace(change, outcome=INCONCLUSIVE, detail=detail) if change.outcome == FAIL else change
+        for change in comparison.changes
     )
     return replace(comparison, changes=changes, outcome=overall(changes), advisory=True)
