@@ -87,7 +87,8 @@ def differences(base: RunRecord, head: RunRecord) -> Iterator[str]:
     for name in STACK:
         first, second = base.environment.get(name), head.environment.get(name)
         if first != second and isinstance(first, dict) and isinstance(second, dict):
-            yield f"the stacks differ: {', '.join(f'{k} {first.get(k)} against {second.get(k)}' for k in _unlike(first, second))}"
+            unlike = (f"{key} {first.get(key)} against {second.get(key)}" for key in _unlike(first, second))
+            yield f"the stacks differ: {', '.join(unlike)}"
         elif first != second:
             yield f"the stacks differ: {name} {first} against {second}"
     if base.plan.get("preset") != head.plan.get("preset"):

@@ -91,7 +91,7 @@ def from_store(name: str, folder: Path, record: RunRecord) -> Measured:
 def _session_readings(
     device: str, arms: Sequence[Arm], times: Mapping[str, Sequence[float]]
 ) -> dict[tuple[str, str, str], float]:
-    readings = {}
+    readings: dict[tuple[str, str, str], float] = {}
     baseline = next((arm.arm for arm in arms if arm.r == 0), None)
     for arm in arms:
         readings[device, arm.arm, RATE] = 1 / math.exp(hodges_lehmann(np.log(times[arm.arm])))
@@ -188,19 +188,21 @@ def run_gate(
     sides = {name: Measured(name) for name in SIDES} | {side.name: side for side in stored}
     base, head = sides["base"], sides["head"]
     changes: tuple[Change, ...] = ()
-    for look in range(2):
+    extended = False
+    while True:
         _measure_pairs(sides, measure, rules.pairs)
         tested = collect(base.readings(), head.readings(), rules.margins, rules.alpha)
         lost = _out_of_memory(base, head)
         if not tested and not lost:
             raise MeasurementError(
-                "no arm was measured in two processes of both sides, so nothing is known; check --model and --r"
+                "no arm was measured in two processes of each side, so nothing is known; check --r"
             )
         if accuracy is not None:
             tested += _accuracy(accuracy(base.records[0], head.records[0]), rules)
         changes = (*lost, *judge(tested, rules.alpha))
-        if overall(changes) != INCONCLUSIVE or len(stored) == len(SIDES):
+        if overall(changes) != INCONCLUSIVE or extended or len(stored) == len(SIDES):
             break
+        extended = True
     comparison = Comparison(
         kind="gate",
         base=names[0],
@@ -209,7 +211,7 @@ def run_gate(
         changes=changes,
         notes=tuple(_notes(base, head, changes)),
         pairs=max(len(side.records) for side in (base, head)),
-        extended=look == 1,
+        extended=extended,
     )
     return advise(comparison) if stored else comparison
 

@@ -1,4 +1,4 @@
-"""The difference of two stored runs in top-1, paired by image where both kept their predictions on the same images. No torch."""
+"""The difference of two stored runs in top-1, paired by image where both kept their predictions on the same images."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from rmeeto_bench.cli import comparing
 from rmeeto_bench.cli.quantities import percent, points
 
-EPILOGUE = """FASTER, SLOWER: the 95 % interval of the change excludes zero. SAME: it lies within the margin. INCONCLUSIVE: neither.
+EPILOGUE = """FASTER, SLOWER: the 95 % interval of the change excludes zero. SAME: it lies within the margin. INCONCLUSIVE:
+neither.
 exit codes: 0 nothing is slower or less accurate, 3 something is, 4 inconclusive, 5 refused (simulated or invalid data)
 Runs of different days differ by driver, heat and clocks too: to judge a change of the program use `rmeeto-bench gate`."""
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rmeeto_bench.comparisons import Comparison
     from rmeeto_bench.records import RunRecord
 
-EPILOGUE = """A side is a git ref (a branch, tag or commit of the repository here), a folder with rmeeto_bench in it, a wheel, or the
-folder of a stored run (advisory: nothing fails by it). Fresh processes of both sides take turns on one device.
+EPILOGUE = """A side is a git ref (a branch, tag or commit of the repository here), a folder with rmeeto_bench in it, a wheel, or
+the folder of a stored run (advisory: nothing fails by it). Fresh processes of both sides take turns on one device.
 FAIL: a quantity is worse by more than the margin, at one-sided 95 %. PASS: all are surely not worse by twice the margin.
 exit codes: 0 PASS, 3 FAIL, 4 inconclusive after one extension, 5 nothing measured, or simulated or invalid, 6 the machine lacks
 something"""

@@ -31,11 +31,13 @@ COMMANDS = {
     "gate": "measure two versions by turns and fail if the second is slower, larger or less accurate",
     "figure": "draw a figure of stored runs",
     "export": "write a stored run for other tools",
+    "calibrate": "measure a model against itself: how small a difference this device can show",
     "doctor": "say which kernels run here, why, and what would make it faster",
     "models": "list the models and the public checkpoints",
     "profiles": "list the known GPUs",
 }
-EPILOGUE = """exit codes: 0 done, 2 bad input, 3 slower, 4 inconclusive, 5 nothing valid measured, 6 the machine lacks something, 130 interrupted
+EPILOGUE = """exit codes: 0 done, 2 bad input, 3 slower, 4 inconclusive, 5 nothing valid measured,
+6 the machine lacks something, 130 interrupted
 examples:
   rmeeto-bench                                         the best this machine allows
   rmeeto-bench --gpus all --ratios 0,0.14,...,0.54     every GPU, the paper's ratios

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from io import RawIOBase
 from typing import IO, Any
 
 INTERVAL = 0.2  # seconds between two samples
@@ -45,7 +46,7 @@ def sample(nvml: Any, handle: Any, now: float) -> Sample:
     return found
 
 
-def serve(source: IO[bytes], answer: IO[str], look: Callable[[float], Sample]) -> None:
+def serve(source: RawIOBase | IO[bytes], answer: IO[str], look: Callable[[float], Sample]) -> None:
     """The loop of the sampling process: obey `start` and `stop` until `source` ends. `source` must be a real file."""
     samples: list[Sample] = []
     active = False
@@ -130,7 +131,8 @@ def main(uuid: str) -> None:
     os.nice(10)
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    serve(sys.stdin.buffer.raw, sys.stdout, lambda now: sample(pynvml, handle, now))  # type: ignore[attr-defined]
+    with os.fdopen(0, "rb", buffering=0) as source:  # unbuffered, as `select` does not see into a buffer
+        serve(source, sys.stdout, lambda now: sample(pynvml, handle, now))
 
 
 if __name__ == "__main__":

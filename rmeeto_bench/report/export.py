@@ -1,4 +1,4 @@
-"""A stored run for other tools: github-action-benchmark, Bencher, CSV and JSON. These draw histories; none of them is a gate."""
+"""A stored run for other tools: github-action-benchmark, Bencher, CSV and JSON. They draw histories; none is a gate."""
 
 from __future__ import annotations
 

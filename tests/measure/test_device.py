@@ -1,13 +1,17 @@
 """Finding devices on a machine without a GPU, and what the driver says or doesn't."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from rmeeto_bench.errors import UnavailableError
+from rmeeto_bench.errors import UnavailableError, UsageError
+from rmeeto_bench.measure.cpu_telemetry import CpuTelemetry
 from rmeeto_bench.measure.device import CpuDevice, CudaDevice, find_devices
 from rmeeto_bench.measure.nvml import snapshot
+from rmeeto_bench.measure.telemetry import rejection
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
@@ -91,6 +95,59 @@ def test_a_snapshot_without_driver_or_gpu_gives_the_reason() -> None:
     nvml = FakeNvml()
     assert snapshot("other", nvml) == {"unavailable": "Not Found"}
     assert nvml.open == 0
+
+
+def test_a_snapshot_tells_settings_and_leaves_out_what_the_gpu_does_not_tell() -> None:
+    nvml = FakeNvml()
+    assert not {"ecc", "mig", "persistence", "vbios"} & set(snapshot("abc", nvml))  # this fake is an old driver
+    nvml.nvmlDeviceGetEccMode = lambda _: [1, 1]  # type: ignore[attr-defined]
+    nvml.nvmlDeviceGetMigMode = lambda _: [0, 0]  # type: ignore[attr-defined]
+    nvml.nvmlDeviceGetPersistenceMode = lambda _: 1  # type: ignore[attr-defined]
+    nvml.nvmlDeviceGetPowerManagementLimitConstraints = lambda _: [100_000, 700_000]  # type: ignore[attr-defined]
+    nvml.nvmlDeviceGetCurrPcieLinkWidth = lambda _: 16  # type: ignore[attr-defined]
+    found = snapshot("abc", nvml)
+    assert (found["ecc"], found["mig"], found["persistence"], found["pcie_width"]) == (True, False, True, 16)
+    assert (found["power_limit_least_w"], found["power_limit_most_w"]) == (100, 700)
+
+
+def _proc_stat(path: Path, busy: int) -> Path:
+    path.write_text(f"cpu  {busy} 0 0 99999 5 0 0 0 0 0\ncpu0 1 2 3\n")
+    return path
+
+
+def test_a_processor_says_how_much_others_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = _proc_stat(tmp_path / "stat", 0)
+    wall, own = iter([100.0, 102.0] * 2), iter([10.0, 12.0] * 2)
+    monkeypatch.setattr("rmeeto_bench.measure.cpu_telemetry.time.perf_counter", lambda: next(wall))
+    monkeypatch.setattr("rmeeto_bench.measure.cpu_telemetry.time.process_time", lambda: next(own))
+    telemetry = CpuTelemetry(1, stat=stat, cores=2)
+    telemetry.before_block()
+    _proc_stat(stat, 3 * ticks)  # 3 s of processor time in 2 s, 2 of them ours: half a core for others
+    seen = telemetry.after_block()
+    assert (seen["foreign_cores"], seen["contended"], rejection(seen)) == (0.5, False, None)
+    _proc_stat(stat, 0)
+    telemetry.before_block()
+    _proc_stat(stat, 5 * ticks)
+    seen = telemetry.after_block()
+    assert (seen["foreign_cores"], seen["contended"]) == (1.5, True)
+    assert rejection(seen) == ("CONTENDED", "other programs used 1.5 processor cores")
+
+
+def test_a_system_without_proc_stat_still_measures(tmp_path: Path) -> None:
+    telemetry = CpuTelemetry(1, stat=tmp_path / "missing")
+    telemetry.before_block()
+    assert "contended" not in telemetry.after_block()
+
+
+def test_sim_is_one_of_each_gpu_in_the_paper() -> None:
+    devices = find_devices("sim")
+    columns = {device.profile.paper_column for device in devices}  # type: ignore[attr-defined]
+    assert len(devices) == 6
+    assert columns == {"V100", "A4000", "RTX 3090", "RTX 4090", "A100", "H100"}
+    assert [device.id for device in find_devices("sim:h100-sxm,rtx4090")] == ["sim:h100-sxm", "sim:rtx4090"]
+    with pytest.raises(UsageError, match="no profile 'h1000' to simulate; there are .*h100-sxm"):
+        find_devices("sim:h1000")
 
 
 @pytest.mark.gpu

@@ -16,7 +16,6 @@ from rmeeto_bench.measure.warmup import steady
 from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.records import Block
 
-
 PROFILE = next(profile for profile in load_profiles() if profile.name == "rtx4090")
 COSTS = {"slow": 0.10, "fast": 0.05, "middle": 0.08}
 QUIET = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0005)
