@@ -194,9 +194,7 @@ def run_gate(
         tested = collect(base.readings(), head.readings(), rules.margins, rules.alpha)
         lost = _out_of_memory(base, head)
         if not tested and not lost:
-            raise MeasurementError(
-                "no arm was measured in two processes of each side, so nothing is known; check --r"
-            )
+            raise MeasurementError("no arm was measured in two processes of each side, so nothing is known; check --r")
         if accuracy is not None:
             tested += _accuracy(accuracy(base.records[0], head.records[0]), rules)
         changes = (*lost, *judge(tested, rules.alpha))

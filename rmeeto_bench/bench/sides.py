@@ -84,8 +84,10 @@ def _unpacked(wheel: Path, cache: Path) -> Path:
     """A wheel installed without dependencies into a folder of its own, once per content."""
     target = cache / "wheels" / hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
     if not (target / PACKAGE).is_file():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel]
-        _call(command, f"installing {wheel.name}")
+        _call(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel],
+            f"installing {wheel.name}",
+        )
     if not (target / PACKAGE).is_file():
         raise UsageError(f"{wheel} holds no {PACKAGE.parent} package; give a wheel of rmeeto-bench")
     return target

@@ -33,7 +33,7 @@ def _process_sd(device: str) -> float | None:
     from rmeeto_bench.measure.noise import load_noise_profile
 
     profile = load_noise_profile(device)
-    return None if profile is None else profile.rate_sd
+    return None if profile is None else profile.noise.rate_sd
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -48,4 +48,5 @@ def main(arguments: argparse.Namespace) -> int:
     known = [_process_sd(device.id) for side in sides for device in side.record.devices]
     spread = max([PROCESS_SD, *(sd for sd in known if sd is not None)])
     limits = Limits(arguments.margin, arguments.top1_margin, spread)
-    return comparing.show(compare(*sides, limits, explain=arguments.explain), arguments)
+    base, head = sides
+    return comparing.show(compare(base, head, limits, explain=arguments.explain), arguments)

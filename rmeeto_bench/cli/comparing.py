@@ -24,7 +24,7 @@ def show(comparison: Comparison, arguments: argparse.Namespace) -> int:
 
     from rmeeto_bench.comparisons import to_json
     from rmeeto_bench.records import write_atomic
-    from rmeeto_bench.report.comparison import annotations, headline, junit, markdown, table
+    from rmeeto_bench.report.comparison import github_annotations, headline, junit, markdown, table
 
     if arguments.json == "-":
         sys.stdout.write(to_json(comparison))
@@ -42,6 +42,6 @@ def show(comparison: Comparison, arguments: argparse.Namespace) -> int:
         with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as file:
             file.write(markdown(comparison) + "\n")
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in annotations(comparison):
+        for line in github_annotations(comparison):
             print(line, file=sys.stderr)  # the runner reads both streams; standard output may be JSON
     return comparison.exit_code

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rmeeto_bench.comparisons import Comparison
     from rmeeto_bench.records import RunRecord
 
-EPILOGUE = """A side is a git ref (a branch, tag or commit of the repository here), a folder with rmeeto_bench in it, a wheel, or
-the folder of a stored run (advisory: nothing fails by it). Fresh processes of both sides take turns on one device.
+EPILOGUE = """A side is a git ref (a branch, tag or commit of the repository here), a folder with rmeeto_bench in it, a wheel,
+or the folder of a stored run (advisory: nothing fails by it). Fresh processes of both sides take turns on one device.
 FAIL: a quantity is worse by more than the margin, at one-sided 95 %. PASS: all are surely not worse by twice the margin.
 exit codes: 0 PASS, 3 FAIL, 4 inconclusive after one extension, 5 nothing measured, or simulated or invalid, 6 the machine lacks
 something"""
@@ -97,18 +97,15 @@ def _margins(arguments: argparse.Namespace, device: str) -> tuple[Margins, str]:
     from rmeeto_bench.comparisons import RATE
     from rmeeto_bench.measure.noise import load_noise_profile
 
-    noise = load_noise_profile(device)
+    profile = load_noise_profile(device)
     given = Margins(arguments.margin, arguments.top1_margin, arguments.memory_margin)
-    if noise is None:
+    if profile is None:
         return given, "this device was never calibrated: the margin is as given (`rmeeto-bench calibrate` measures its noise)"
-    margins = Margins(
-        given.rate, given.top1, given.memory, speedup_noise=noise.smallest_speedup_effect, rate_noise=noise.smallest_rate_effect
-    )
+    noise = profile.noise
+    margins = replace(given, speedup_noise=noise.smallest_speedup_effect, rate_noise=noise.smallest_rate_effect)
     if margins.of(RATE) > given.rate:
-        return (
-            margins,
-            f"the margin of images/s is {100 * margins.of(RATE):.2g} %: what calibration found this device can resolve",
-        )
+        wide = f"the margin of images/s is {100 * margins.of(RATE):.2g} %"
+        return margins, f"{wide}: calibration found that this device resolves no less"
     return margins, ""
 
 

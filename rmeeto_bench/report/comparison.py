@@ -73,21 +73,21 @@ def table(comparison: Comparison) -> Table:
     return shown
 
 
-def _escape(text: str) -> str:
+def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def markdown(comparison: Comparison) -> str:
     """For a job's summary or a pull request."""
-    lines = [f"### rmeeto-bench {comparison.kind}: {_escape(headline(comparison))}", ""]
+    lines = [f"### rmeeto-bench {comparison.kind}: {_cell(headline(comparison))}", ""]
     lines += [f"Base `{comparison.base}`, head `{comparison.head}`, {LEVELS[comparison.kind]}.", ""]
     for device in dict.fromkeys(change.device for change in comparison.changes):
-        lines += [f"**{_escape(device)}**", "", "| " + " | ".join(COLUMNS) + " |"]
+        lines += [f"**{_cell(device)}**", "", "| " + " | ".join(COLUMNS) + " |"]
         lines.append("|" + "|".join(" --- " if name in ("arm", "quantity", "outcome") else " ---: " for name in COLUMNS) + "|")
         here = [change for change in comparison.changes if change.device == device]
-        lines += ["| " + " | ".join(map(_escape, cells(change))) + " |" for change in here]
+        lines += ["| " + " | ".join(map(_cell, cells(change))) + " |" for change in here]
         lines.append("")
-    lines += [f"- {_escape(note)}" for note in comparison.notes]
+    lines += [f"- {_cell(note)}" for note in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -118,7 +118,7 @@ def _command(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def annotations(comparison: Comparison) -> list[str]:
+def github_annotations(comparison: Comparison) -> list[str]:
     """`::error` for what fails, `::warning` for what is inconclusive, one line each."""
     lines = []
     for change in comparison.changes:
