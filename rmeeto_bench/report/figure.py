@@ -69,7 +69,18 @@ def _points(arms: list[Arm], *, accuracy: bool) -> tuple[list[Arm], list[tuple],
     return shown, speed, [(arm.top1.value, arm.top1.low, arm.top1.high) for arm in shown if arm.top1]
 
 
-def _draw(axes: Axes, index: int, name: str, arms: list[Arm], *, accuracy: bool) -> None:
+def _crowded(xs: list[float], ys: list[float]) -> list[bool]:
+    """Whether a point lies so close to the one before it that their labels would overlap."""
+    wide, high = max(xs) - min(xs) or 1.0, max(ys) - min(ys) or 1.0
+    close = [False]
+    for i in range(1, len(xs)):
+        near = abs(xs[i] - xs[i - 1]) < 0.14 * wide and abs(ys[i] - ys[i - 1]) < 0.2 * high
+        close.append(near and not close[-1])
+    return close
+
+
+def draw_speed_accuracy(axes: Axes, index: int, name: str, arms: list[Arm], *, accuracy: bool) -> None:
+    """One curve of the speed-accuracy plot; training-free points are hollow, labels are ratios."""
     shown, x, y = _points(arms, accuracy=accuracy)
     if not shown:
         return
@@ -80,8 +91,9 @@ def _draw(axes: Axes, index: int, name: str, arms: list[Arm], *, accuracy: bool)
     hollow = [i for i, arm in enumerate(shown) if arm.weights == "training-free"]
     axes.plot([xs[i] for i in hollow], [ys[i] for i in hollow], marker, color=colour, markerfacecolor="white", markersize=5)
     if accuracy:
-        for arm, left, bottom in zip(shown, xs, ys, strict=True):
-            axes.annotate(f"{arm.ratio_requested:.2f}", (left, bottom), (4, 5), textcoords="offset points", fontsize="small")
+        for arm, place, below in zip(shown, zip(xs, ys, strict=True), _crowded(xs, ys), strict=True):
+            text, offset, side = f"{arm.ratio_requested:.2f}", (-4, -11) if below else (4, 5), "right" if below else "left"
+            axes.annotate(text, place, offset, textcoords="offset points", fontsize="small", ha=side)
 
 
 def speed_accuracy(record: RunRecord, style: str = "screen") -> Figure:
@@ -93,7 +105,7 @@ def speed_accuracy(record: RunRecord, style: str = "screen") -> Figure:
         axes = figure.subplots()
         lines = list(groups(record))
         for index, (device, model, arms) in enumerate(lines):
-            _draw(axes, index, f"{record.device(device).name}, {model}", arms, accuracy=accuracy)
+            draw_speed_accuracy(axes, index, f"{record.device(device).name}, {model}", arms, accuracy=accuracy)
         axes.set_xlabel("images/s" if accuracy else "reduction ratio")
         axes.set_ylabel("top-1 (%)" if accuracy else "images/s")
         axes.grid(alpha=0.3, linewidth=0.5)
