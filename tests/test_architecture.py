@@ -31,7 +31,9 @@ REPORT_MAY = (
     "shipped",
     "reference",
     "reduction.schedule",
+    "measure.protocol",
     "measure.statistics",
+    "measure.verdict",
     "report",
 )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rmeeto_bench.cli.result import stored_blocks
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -24,7 +26,8 @@ def main(arguments: argparse.Namespace) -> int:
 
     record = load(arguments.run)
     folder = arguments.out or (arguments.run if arguments.run.is_dir() else arguments.run.parent)
-    write_all(record, folder, arguments.style)
+    source = arguments.run if arguments.run.is_dir() else arguments.run.parent
+    write_all(record, folder, arguments.style, stored_blocks(source, record))
     console = Console(highlight=False)
     for device in record.devices:
         for table in rich_table(record, device.id, console.width):

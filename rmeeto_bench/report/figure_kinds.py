@@ -16,24 +16,25 @@ from rmeeto_bench.report.lines import Line, blank, curve, legend, lines_of, look
 GREY = "0.4"
 
 
-def speed_accuracy(records: Sequence[RunRecord], style: str) -> Figure:
-    """images/s against top-1, a panel per GPU; without any accuracy, images/s against the ratio."""
+def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figure:
+    """images/s against top-1 in the manner of the paper's Figure 4, a panel per GPU; without any accuracy, images/s over the
+    ratio. Labels are ratios, hollow points training-free."""
     lines = lines_of(records)
     accuracy = any(arm.top1 for line in lines for arm in line.arms)
-    devices = list(dict.fromkeys(line.device for line in lines))
-    if not devices:
-        raise DataError("these runs have no arm; measure first")
+    devices = list(dict.fromkeys(line.device for line in lines)) or [""]
     with with_style(style):
         figure, panels = blank(style, panels=len(devices))
         for axes, device in zip(panels, devices, strict=True):
-            for index, line in enumerate(line for line in lines if line.device == device):
+            here = [line for line in lines if line.device == device]
+            for index, line in enumerate(here):
                 name = f"{line.model}{line.suffix}" if len(devices) > 1 else line.name
                 draw_speed_accuracy(axes, index, name, list(line.arms), accuracy=accuracy)
             if len(devices) > 1:
                 axes.set_title(device, fontsize="medium")
             axes.margins(0.14 if len(devices) == 1 else 0.22)
             if axes.lines:
-                axes.legend(fontsize="small", frameon=False)
+                hollow = any(arm.weights == "training-free" for line in here for arm in line.arms)
+                axes.legend(fontsize="small", frameon=False, title="hollow: training-free" if hollow else None)
         figure.supxlabel("images/s (labels: reduction ratio)" if accuracy else "reduction ratio", fontsize="medium")
         figure.supylabel("top-1 (%)" if accuracy else "images/s", fontsize="medium")
     return figure
