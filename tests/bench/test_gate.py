@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +68,16 @@ def test_the_same_program_passes_and_is_hardly_ever_blamed() -> None:
 @pytest.mark.slow
 def test_two_percent_slower_is_caught() -> None:
     assert outcomes(1 / 0.98 - 1)[FAIL] / TRIALS >= 0.99
+
+
+@pytest.mark.slow
+def test_the_page_about_the_method_prints_these_numbers() -> None:
+    page = Path(__file__).parents[2] / "docs" / "method.md"
+    if not page.is_file():
+        pytest.skip("docs/ is not part of this distribution")
+    rows = re.findall(r"^\| (none|-2 %) \| (\d+) \| (\d+) \| (\d+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    printed = {name: Counter({PASS: int(a), INCONCLUSIVE: int(b), FAIL: int(c)}) for name, a, b, c in rows}
+    assert printed == {"none": outcomes(0.0), "-2 %": outcomes(1 / 0.98 - 1)}
 
 
 def test_rounds_taken_for_replicates_would_raise_false_alarms() -> None:
@@ -238,7 +250,9 @@ def test_an_arm_that_no_longer_fits_into_memory_fails() -> None:
     assert "does not fit into memory any more" in [change.detail for change in found.changes if change.outcome == FAIL][0]
 
 
-@pytest.mark.parametrize(("delta", "outcome"), [((-2.0, -2.4, -1.6), FAIL), ((0.0, -0.1, 0.1), PASS), ((0.0, -3, 3), INCONCLUSIVE)])
+@pytest.mark.parametrize(
+    ("delta", "outcome"), [((-2.0, -2.4, -1.6), FAIL), ((0.0, -0.1, 0.1), PASS), ((0.0, -3, 3), INCONCLUSIVE)]
+)
 def test_accuracy_is_judged_beside_speed(delta: tuple[float, float, float], outcome: str) -> None:
     def accuracy(base: RunRecord, head: RunRecord):
         return {("cuda:a", "vim_small/r11"): (Estimate(*delta), 80.0, 80.0 + delta[0])}
@@ -254,5 +268,3 @@ def test_peak_memory_is_judged_where_it_is_known() -> None:
 
     found = gate(Processes(answer))
     assert {change.metric: change.outcome for change in found.changes} == {RATE: PASS, MEMORY: FAIL}
-
-
