@@ -24,18 +24,9 @@ EXCEPTIONS = {
     ("models.timm_models", "data.image_set"): "timm wants the normalisation a model was trained with",
 }
 REPORT_MAY = (
-    "comparisons",
-    "errors",
-    "records",
-    "profiles",
-    "shipped",
-    "reference",
-    "reduction.schedule",
-    "measure.protocol",
-    "measure.statistics",
-    "measure.verdict",
-    "report",
-)
+    "comparisons", "errors", "records", "profiles", "shipped", "reference", "reduction.schedule", "report",
+    "measure.protocol", "measure.statistics", "measure.tradeoff", "measure.verdict",
+)  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

@@ -10,9 +10,9 @@ import pytest
 from sample_runs import cpu_run
 
 from rmeeto_bench import reference
-from rmeeto_bench.errors import DataError
+from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.profiles import load_profiles, match_profile
-from rmeeto_bench.records import from_json, load, save, to_json, write_atomic
+from rmeeto_bench.records import from_json, load, require_measured, save, to_json, write_atomic
 
 
 def test_a_record_survives_the_file(tmp_path: Path) -> None:
@@ -119,3 +119,25 @@ def test_the_papers_numbers_are_found_by_key() -> None:
     assert reference.throughput("vim_nano", "RTX 4090", 5) is None
     assert reference.top1("vim_small", 0) == 80.5
     assert len(reference.rows()) == 620
+
+
+def test_an_earlier_manifest_and_a_later_minor_one_load() -> None:
+    value = json.loads(to_json(cpu_run()))
+    for name in ("sweep", "failures", "resumed_utc", "parent_run"):
+        del value[name]
+    for arm in value["arms"]:
+        for name in ("sessions", "latency_ms", "paper_mode", "noise_speed"):
+            del arm[name]
+    old = from_json(json.dumps(value | {"schema": "rmeeto-bench/1"}))
+    assert replace(old, schema=cpu_run().schema) == cpu_run()
+    later = json.loads(to_json(cpu_run())) | {"schema": "rmeeto-bench/1.99", "colour": "red"}
+    later["arms"][0]["smell"] = 1
+    assert from_json(json.dumps(later)).arms == cpu_run().arms
+
+
+def test_simulated_runs_are_refused_where_measurements_are_meant() -> None:
+    require_measured(cpu_run())
+    record = cpu_run()
+    simulated = replace(record, devices=(replace(record.devices[0], kind="sim"),))
+    with pytest.raises(MeasurementError, match="is simulated"):
+        require_measured(simulated)

@@ -1,10 +1,21 @@
-"""Which devices a plan means, and what the manifest keeps of them."""
+"""Which devices a plan means, and what the manifest keeps of them.
+
+GPUs are looked up by a process of their own (`python -m rmeeto_bench.bench.devices SPEC`): asking CUDA about them would leave
+the parent's context on every GPU, where the sessions would find it as a foreign program.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
 
-from rmeeto_bench.errors import UnavailableError
+import torch
+
+from rmeeto_bench import errors
+from rmeeto_bench.bench.environment import package_path
+from rmeeto_bench.errors import RmeetoError, UnavailableError
 from rmeeto_bench.measure.device import Device, find_devices
 from rmeeto_bench.measure.nvml import snapshot
 from rmeeto_bench.profiles import match_profile
@@ -17,14 +28,14 @@ def _is_name(word: str) -> bool:
     return not word.isdigit() and not (len(plain) >= 32 and all(c in "0123456789abcdefABCDEF" for c in plain))
 
 
-def chosen_devices(spec: str, *, seed: int = 0) -> list[Device]:
+def chosen_devices(spec: str) -> list[Device]:
     """The devices behind `--gpus`: what `find_devices` knows, and kinds by name (`4090`, `a100-sxm-80`).
 
     Raises `UnavailableError` for one that is not there.
     """
     words = [word.strip() for word in spec.split(",")]
     if spec in ("all", "none") or spec.partition(":")[0] == "sim" or not any(map(_is_name, words)):
-        return find_devices(spec, seed=seed)
+        return find_devices(spec)
     present = [device for device in find_devices("all") if device.kind == "cuda"]
     found: dict[str, Device] = {}
     for word in words:
@@ -52,3 +63,31 @@ def device_record(device: Device) -> DeviceRecord:
     if device.kind == "sim":
         return replace(record, profile=device.id.removeprefix("sim:"))
     return record
+
+
+def discover(spec: str) -> tuple[DeviceRecord, ...]:
+    """The records of the devices behind `--gpus`. Raises what `chosen_devices` raises."""
+    if spec == "none" or spec.partition(":")[0] == "sim" or not torch.cuda.is_available():
+        return tuple(device_record(device) for device in chosen_devices(spec))
+    command = [sys.executable, "-m", "rmeeto_bench.bench.devices", spec]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=package_path())
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UnavailableError(f"the GPUs cannot be looked up ({last}); see nvidia-smi, or use --gpus none") from None
+    if isinstance(answer, dict):
+        raise getattr(errors, answer["kind"])(answer["message"])
+    return tuple(DeviceRecord(**device) for device in answer)
+
+
+def main(spec: str) -> None:
+    """Print the records of the devices, or the error, as JSON."""
+    try:
+        print(json.dumps([asdict(device_record(device)) for device in chosen_devices(spec)]))
+    except RmeetoError as error:
+        print(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -39,6 +40,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _commit() -> str | None:
     """The commit of the checkout this runs from, `+` if it was changed since; None for an installed package."""
     root = Path(__file__).parents[2]
@@ -55,6 +57,13 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def package_path() -> dict[str, str]:
+    """This process's variables, with this package findable for a Python that is started with them."""
+    values = dict(os.environ)
+    values["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [values.get("PYTHONPATH")])])
+    return values
 
 
 def environment(gpu: str | None = None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from rmeeto_bench.bench.desk import protocol_for
 from rmeeto_bench.bench.plan import BenchPlan, Cell, cells
 from rmeeto_bench.bench.simulated import baseline_rate
 from rmeeto_bench.bench.sweep import ROUNDS, SIZES
-from rmeeto_bench.measure.device import Device
 from rmeeto_bench.profiles import match_profile
+from rmeeto_bench.records import DeviceRecord
 
 START = 8.0  # seconds from starting a process to its first block: imports, building, lazy initialisation
 
@@ -43,12 +43,12 @@ def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _unknown(plan: BenchPlan, device: Device, model: str, arms: int) -> str:
+def _unknown(plan: BenchPlan, device: DeviceRecord, model: str, arms: int) -> str:
     """What comes on top and is not in the estimate."""
     parts = []
     rate = math.nan
     if device.kind == "cuda":
-        profile = match_profile(device.name, device.details().get("memory_gib"))
+        profile = match_profile(device.name, device.details.get("memory_gib"))
         rate = math.nan if profile is None else baseline_rate(profile, model)
     if plan.paper_mode:
         parts.append("the paper's protocol" + ("" if math.isnan(rate) else f" (about {minutes(arms * 130 * 128 / rate)})"))
@@ -62,15 +62,14 @@ def _ratios(found: Sequence[Cell]) -> str:
     return ", ".join(f"{cell.reduction_ratio:.3f} (r={cell.r})" for cell in found)
 
 
-def outline(plan: BenchPlan, devices: Sequence[Device]) -> list[str]:
+def outline(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> list[str]:
     """Lines that say what would be measured, on what, and how long."""
     lines, total = [], [0.0, 0.0]
     for device in devices:
         protocol = protocol_for(plan, device.kind)
-        lines.append(
-            f"{device.name} ({device.id}): {protocol.sessions} sessions of "
-            f"{protocol.min_rounds} to {protocol.max_rounds} rounds, {precision_for(plan, device.kind)}, batch {batch_size_for(plan, device.kind)}, {plan.backend} kernels"
-        )
+        rounds = f"{protocol.sessions} sessions of {protocol.min_rounds} to {protocol.max_rounds} rounds"
+        precision, batch = precision_for(plan, device.kind), batch_size_for(plan, device.kind)
+        lines.append(f"{device.name} ({device.id}): {rounds}, {precision}, batch {batch}, {plan.backend} kernels")
         for model in plan.models:
             found = cells(plan, model)
             spans = (timing_seconds(plan, device.kind, len(found)), _extras(plan, device.kind, len(found)))

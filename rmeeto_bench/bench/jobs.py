@@ -15,9 +15,10 @@ from rmeeto_bench.bench.plan import BenchPlan
 from rmeeto_bench.bench.store import Store
 from rmeeto_bench.bench.sweep import measure_sweep
 from rmeeto_bench.bench.workload import NOISE, ModelWorkload, Workload, load_data
+from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
 from rmeeto_bench.measure.rounds import TimedArm, Watch, measure
 
-PAPER_WARMUP, PAPER_FORWARDS, PAPER_BATCH = 100, 30, 128  # as the paper's code times (its calc_flops.throughput)
+PAPER_BATCH = 128
 
 
 def _keep_facts(desk: Desk, workload: Workload, bound: Collection[str] = ()) -> None:
@@ -70,14 +71,9 @@ def run_paper(desk: Desk) -> dict[str, Any]:
     desk.stage("the paper's protocol")
     workload = prepare(plan, desk.device, desk.job.model)
     _keep_facts(desk, workload)
-    seconds: dict[str, float] = {}
-    for name in workload.names:
-        step = workload.upstream_step(name, PAPER_BATCH)
-        desk.device.time_block(step, PAPER_WARMUP)
-        seconds[name] = desk.device.time_block(step, PAPER_FORWARDS)[1]
-        if desk.should_stop():
-            break
-    return {"images": PAPER_FORWARDS * PAPER_BATCH, "seconds": seconds, "precision": precision}
+    arms = [TimedArm(name, workload.upstream_step(name, PAPER_BATCH), PAPER_BATCH) for name in workload.names]
+    rates = replay_paper_protocol(desk.device, arms, arms[0].name) if arms else {}
+    return {"images_per_second": rates, "precision": precision}
 
 
 def run_sweep(desk: Desk) -> dict[str, Any]:

@@ -77,7 +77,8 @@ class BenchPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
-        return {**asdict(self), "data": None if self.data is None else str(self.data)}
+        lists = {name: list(value) for name, value in asdict(self).items() if isinstance(value, tuple)}
+        return {**asdict(self), **lists, "data": None if self.data is None else str(self.data)}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> BenchPlan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -12,11 +11,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 from rmeeto_bench import errors
 from rmeeto_bench.bench.desk import Job
+from rmeeto_bench.bench.environment import package_path
 
 POLL = 0.2  # seconds between two looks at whether to stop
 TAIL = 20  # last lines of a worker's standard error that are kept
@@ -42,9 +41,7 @@ def worker_environment(device: str, kind: str) -> dict[str, str]:
 
     MIG instances are left as the user chose them: a process can use one only. Accuracy passes read images with more.
     """
-    values = dict(os.environ)
-    package = str(Path(errors.__file__).parents[1])
-    values["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [values.get("PYTHONPATH")])])
+    values = package_path()
     uuid = device.removeprefix("cuda:")
     if uuid != device:
         if not values.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):

@@ -19,7 +19,7 @@ from typing import Protocol
 from rmeeto_bench import __version__
 from rmeeto_bench.bench.assemble import assemble
 from rmeeto_bench.bench.desk import Job, protocol_for
-from rmeeto_bench.bench.devices import chosen_devices, device_record
+from rmeeto_bench.bench.devices import discover
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.locks import device_lock, folder_lock
 from rmeeto_bench.bench.parallel import solo_against_together
@@ -259,7 +259,7 @@ def run(
     Raises `UnavailableError` for a missing device or backend, `CheckpointError`, `DataError` and `UsageError`; then nothing
     is left behind unless something was measured.
     """
-    devices = chosen_devices(plan.gpus, seed=plan.seed)
+    devices = discover(plan.gpus)
     if plan.gpus == "all" and devices[0].kind == "cpu":
         controls.listener.note("no GPU that torch can use was found: measuring on the CPU")
     made = not folder.exists()
@@ -274,7 +274,7 @@ def run(
             argv=argv,
             plan=plan.as_dict(),
             environment=environment(),
-            devices=tuple(device_record(device) for device in devices),
+            devices=devices,
             arms=(),
             parent_run=parent_run,
         )
@@ -309,7 +309,7 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
     with folder_lock(folder):
         record = load(folder)
         plan = BenchPlan.from_dict(record.plan)
-        here = {device.id for device in chosen_devices(_spec(record), seed=plan.seed)}
+        here = {device.id for device in discover(_spec(record))}
         running = Running(plan, folder, record, controls)
         for device in record.devices:
             if device.id not in here:

@@ -191,13 +191,10 @@ def _extras(arm: Arm, here: Place) -> Arm:
     known = [seconds for seconds in latencies if seconds is not None]
     paper: dict[str, float] | None = None
     for session in here.store.sessions(here.device.id, here.model, "paper"):
-        seconds = session.result.get("seconds", {})
-        if session.status == "done" and arm.arm in seconds:
-            first = next(iter(seconds.values()))
-            paper = {
-                "images_per_second": session.result["images"] / seconds[arm.arm],
-                "speedup": first / seconds[arm.arm],
-            }
+        rates = session.result.get("images_per_second", {})
+        if session.status == "done" and arm.arm in rates:
+            first = next(iter(rates.values()))  # the baseline
+            paper = {"images_per_second": rates[arm.arm], "speedup": rates[arm.arm] / first}
     return replace(arm, latency_ms=percentiles(np.concatenate(known)) if known else None, paper_mode=paper)
 
 
@@ -210,9 +207,9 @@ def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None) -> Arm:
         identity_failed=different is not None,
         slow_path=facts.failure == "SLOW_PATH",
         environment_changed=len({_fingerprint(session) for session in here.timing}) > 1,
-        synthetic_input=any(session.result.get("noise", False) for session in here.timing),
+        synthetic_input=here.device.kind != "sim" and any(session.result.get("noise", False) for session in here.timing),
         host_bound=facts.host_bound,
-        mig=bool(here.device.details.get("mig")),
+        mig=bool(here.device.details.get("mig") or here.device.details.get("nvml", {}).get("mig")),
     )
     protocol = protocol_for(here.plan, here.device.kind)
     results = _results(here) or [RoundsResult(0, False, "interrupted", float("inf"))]

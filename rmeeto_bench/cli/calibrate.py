@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,19 +28,27 @@ class Job:
     model: str
     batch_size: int
     rounds: int
+    block_seconds: float
     seed: int
+    allow_busy: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1 or UUIDs")
-    where.add_argument("--device", metavar="SIM", help="sim, or sim:rtx4090,v100: simulated devices instead")
+    parser.add_argument("--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1 or UUIDs")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "sim"),
+        default="auto",
+        help="sim: simulated GPUs, the paper's or --gpus rtx4090,v100",
+    )
     parser.add_argument("--model", default="vim_nano", metavar="NAME", help="the model that is timed (default: vim_nano)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: 128 on a GPU, 32 on a CPU)")
     parser.add_argument("--processes", type=int, default=5, metavar="N", help="fresh processes per device (default: 5)")
     parser.add_argument("--rounds", type=int, default=12, metavar="N", help="rounds in each process (default: 12)")
+    parser.add_argument("--block-seconds", type=float, default=1.0, metavar="S", help="length of a block (default: 1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="order of rounds, inputs, simulated noise")
+    parser.add_argument("--allow-busy", action="store_true", help="keep rounds in which other programs used the device")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the profiles (default: the user's cache)")
     parser.add_argument("--json", action="store_true", help="print the profiles as JSON instead of text")
 
@@ -82,12 +91,22 @@ def run_session(job: Job) -> list[Block]:
     """Measure one session in this process; its blocks."""
     from rmeeto_bench.measure.device import find_devices
     from rmeeto_bench.measure.noise import ARM
+    from rmeeto_bench.measure.protocol import THROTTLED
     from rmeeto_bench.measure.rounds import DEFAULT, Watch, measure
 
     (device,) = find_devices(job.spec, seed=job.seed, session=job.session)
     blocks: list[Block] = []
     protocol = replace(
-        DEFAULT, min_rounds=job.rounds, max_rounds=job.rounds, target=0.0, seed=job.seed, time_limit=10 * job.rounds + 600.0
+        DEFAULT,
+        block_seconds=job.block_seconds,
+        warmup_seconds=10 * job.block_seconds,
+        warmup_limit=120 * job.block_seconds,
+        min_rounds=job.rounds,
+        max_rounds=job.rounds,
+        target=0.0,
+        seed=job.seed,
+        time_limit=math.inf,
+        reject=(THROTTLED,) if job.allow_busy else DEFAULT.reject,
     )
     measure(device, _arms(device, job), ARM, protocol, Watch(blocks.append), session=job.session)
     return blocks
@@ -100,7 +119,9 @@ def _blocks(device: Device, arguments: argparse.Namespace) -> list[Block]:
 
     spec = "none" if device.kind == "cpu" else device.id.removeprefix("cuda:")
     batch = arguments.batch_size or (32 if device.kind == "cpu" else 128)
-    jobs = [Job(spec, n, arguments.model, batch, arguments.rounds, arguments.seed) for n in range(arguments.processes)]
+    a = arguments
+    given = (a.model, batch, a.rounds, a.block_seconds, a.seed, a.allow_busy)
+    jobs = [Job(spec, number, *given) for number in range(arguments.processes)]
     if device.kind == "sim":
         return [block for job in jobs for block in run_session(job)]
     found: list[Block] = []
@@ -150,15 +171,18 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.measure.device import find_devices
     from rmeeto_bench.measure.noise import save_noise_profile
+    from rmeeto_bench.models.zoo import config
 
+    config(arguments.model)
     for name, least in (("processes", 2), ("rounds", 6), ("batch_size", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    if arguments.device is not None and arguments.device.partition(":")[0] != "sim":
-        raise UsageError(f"--device takes sim or sim:NAME, not {arguments.device!r}; --gpus chooses real devices")
+    if not 0.01 <= arguments.block_seconds <= 600:
+        raise UsageError(f"--block-seconds lies between 0.01 and 600, not {arguments.block_seconds:g}")
     profiles = []
-    for device in find_devices(arguments.device or arguments.gpus):
+    simulated = "sim" if arguments.gpus == "all" else f"sim:{arguments.gpus}"
+    for device in find_devices(simulated if arguments.device == "sim" else arguments.gpus):
         profile = calibrate(device, arguments)
         path = save_noise_profile(profile, arguments.out)
         profiles.append(asdict(profile))

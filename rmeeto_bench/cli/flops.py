@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.cli.amounts import add_amount_arguments, chosen_rs
+from rmeeto_bench.reduction.config import PRESETS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-CONVENTIONS = ("hook", "analytic", "bidirectional")
+CONVENTIONS = ("hook", "analytic", "bidirectional")  # those of models.flops, which would load torch for --help
 EPILOGUE = """conventions: hook counts what a forward hook sees, the real tokens in one of the two scan directions; analytic is
 upstream's formula, with r never clamped; bidirectional is hook with both directions. Each is printed with the matching
 and without it. paper is the paper's mixture: hook, without the matching at r = 0 and with it above. 10^9 arithmetic
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--convention", choices=(*CONVENTIONS, "all"), default="all", help="which one to print (default: all)")
     parser.add_argument(
         "--preset",
-        choices=("paper", "upstream_exact"),
+        choices=tuple(PRESETS),
         default="paper",
         help="upstream_exact: the last merge leaves 76 tokens whatever r is, as in the released code (default: paper)",
     )
@@ -41,7 +42,6 @@ def rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per model and r: GFLOPs under each convention chosen. Raises `UsageError`."""
     from rmeeto_bench.models.flops import gflops_by_convention, operations
     from rmeeto_bench.models.zoo import config
-    from rmeeto_bench.reduction.config import PRESETS
     from rmeeto_bench.reduction.schedule import reduction_ratio, token_counts
 
     base = PRESETS[arguments.preset](0, placement=arguments.placement)

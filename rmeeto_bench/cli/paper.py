@@ -52,18 +52,19 @@ def _sources(folders: list[Path]) -> Sources:
 def _list(sources: Sources) -> int:
     """What each item needs, and what there is."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
 
+    from rmeeto_bench.report.paper.figures import ours
     from rmeeto_bench.report.paper.registry import FIGURES, TABLES, fill
 
-    shown = Table("item", "title", "models", "data", "checkpoints", "GPU", "at hand", box=None, pad_edge=False)
-    for name, item in TABLES.items():
-        needs, table = item.needs, fill(item, sources)
-        shown.add_row(name, item.title, needs.models, needs.data, needs.checkpoints, needs.gpu, table.state)
+    console = Console(highlight=False)
+    blocks = [(name, item.title, item.needs.text, fill(item, sources).state) for name, item in TABLES.items()]
     for name, title in FIGURES.items():
-        like = "as tables 1a and 1b" if name == "fig1b" else "as table 12"
-        shown.add_row(name, title, "vim_small", *(like for _ in range(3)), "published numbers are enough to draw it")
-    Console(highlight=False).print(shown)
+        needs = TABLES["1b" if name == "fig1b" else "12"].needs.text
+        blocks.append((name, title, needs, f"published numbers, ours at {ours(name, sources)} points"))
+    for name, title, needs, state in blocks:
+        console.print(f"{name:6}{title}", markup=False)
+        console.print(Padding(f"needs    {needs}\nat hand  {state}", (0, 0, 0, 6)))
     return 0
 
 
@@ -84,7 +85,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Show or write the items asked for."""
     from rmeeto_bench.records import write_atomic
     from rmeeto_bench.report.figure import write_figure
-    from rmeeto_bench.report.paper.figures import DRAW
+    from rmeeto_bench.report.paper.figures import DRAW, ours
     from rmeeto_bench.report.paper.registry import FIGURES, TABLES, chosen, fill
     from rmeeto_bench.report.paper.render import index, markdown
 
@@ -97,7 +98,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError("--list only lists; leave out the items and --out")
     items, figures = chosen(names)
     if figures and arguments.out is None:
-        raise UsageError(f"{figures[0]} is a figure; say --out DIR for its files")
+        raise UsageError(f"{figures[0]} is a figure; say --out DIR for its files, and for those of the tables")
     sources = _sources(arguments.runs)
     if arguments.list:
         return _list(sources)
@@ -110,10 +111,10 @@ def main(arguments: argparse.Namespace) -> int:
         entries.append((item.label, item.title, table.state, _write(table, arguments.out)))
     for name in figures:
         paths = write_figure(DRAW[name](sources, arguments.style), arguments.out / name, arguments.style)
-        state = f"published numbers, ours where {len(sources.arms)} valid arms of stored runs belong"
+        state = f"published numbers, ours at {ours(name, sources)} points"
         entries.append((f"Figure {name.removeprefix('fig')}", FIGURES[name], state, tuple(path.name for path in paths)))
     for label, title, state, files in entries:
         print(f"{label}, {title}: {state} -> {files[0]}")
-    if entries:
+    if arguments.all and arguments.out is not None:
         write_atomic(arguments.out / "index.html", index(entries))
     return 0

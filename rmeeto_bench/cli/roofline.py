@@ -80,12 +80,24 @@ def _planned(arguments: argparse.Namespace) -> list[Case]:
 
 def _why_not(arm: Arm, profile: GpuProfile | None) -> str:
     """Why an arm of a run has no place on the roofline, or nothing."""
+    from rmeeto_bench.models.traffic import model_operations
+    from rmeeto_bench.models.zoo import config
+    from rmeeto_bench.reduction.config import ReductionConfig
+    from rmeeto_bench.reduction.schedule import token_counts
+
     if profile is None or not profile.multiprocessors:
         return "no rates are known for this device; describe it in profiles/ or name one with --gpu"
     if arm.images_per_second is None:
         return f"nothing measured ({arm.verdict})"
     if arm.precision not in HALF:
         return f"the limits are those of half precision, this arm ran in {arm.precision}"
+    try:
+        sized = config(arm.model)
+        model_operations(sized, ReductionConfig(r=arm.r), arm.batch_size)
+    except UsageError as error:
+        return str(error)
+    if token_counts(ReductionConfig(r=arm.r), depth=sized.depth, initial_tokens=sized.num_tokens) != arm.token_counts:
+        return "the limits are worked out for merging as in the paper, this arm's tokens per block are others"
     return ""
 
 

@@ -132,11 +132,11 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
     """Say what would be done and how long it would take."""
     from rich.console import Console
 
-    from rmeeto_bench.bench.devices import chosen_devices
+    from rmeeto_bench.bench.devices import discover
     from rmeeto_bench.bench.estimate import outline
 
     console = Console(highlight=False)
-    for line in outline(plan, chosen_devices(plan.gpus, seed=plan.seed)):
+    for line in outline(plan, discover(plan.gpus)):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"files would go to {folder}", markup=False, soft_wrap=True)
     return 0

@@ -21,6 +21,7 @@ from rmeeto_bench.kernels.add_norm import reference as add_norm_reference
 from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.causal_conv1d import native as conv_native
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
+from rmeeto_bench.kernels.merge import native as merge_native
 from rmeeto_bench.kernels.merge.plan import MergePlan
 from rmeeto_bench.kernels.native.build import library
 from rmeeto_bench.kernels.selective_scan import chunked as scan_chunked
@@ -55,14 +56,18 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Operands:
-    """What decides whether a backend can serve a model: the device kind and two sizes of the mixer."""
+    """What decides whether a backend can serve a model: the device kind, two sizes of the mixer, and whether the model is in
+    float64, which only the plain torch backends compute in."""
 
     device: str
     d_state: int
     d_conv: int
+    float64: bool = False
 
 
 def _sizes(operands: Operands, name: str, states: tuple[int, ...], width: int) -> None:
+    if operands.float64:
+        raise UnavailableError(f"the {name} kernels compute in fp32, this model is in float64; chunked and reference serve it")
     if operands.d_state not in states or operands.d_conv != width:
         raise UnavailableError(
             f"the {name} kernels serve d_state {states} and d_conv {width}, "
@@ -75,7 +80,8 @@ def _native(operands: Operands) -> Kernels:
         raise UnavailableError(f"the native kernels are for the CPU, this model is on {operands.device}")
     _sizes(operands, "native", scan_native.STATES, conv_native.WIDTH)
     library()
-    return Kernels("native", scan_native.selective_scan, conv_native.causal_conv1d, add_norm_native.add_norm)
+    merging = MergeKernels(merge_native.match, merge_native.merge_add_norm, merge_native.MOST)
+    return Kernels("native", scan_native.selective_scan, conv_native.causal_conv1d, add_norm_native.add_norm, merging)
 
 
 def interpreting() -> bool:
@@ -105,6 +111,8 @@ def _triton(operands: Operands) -> Kernels:
 def _mamba_ssm(operands: Operands) -> Kernels:
     if operands.device != "cuda":
         raise UnavailableError(f"mamba-ssm's kernels are for CUDA GPUs, this model is on {operands.device}")
+    if operands.float64:
+        raise UnavailableError("mamba-ssm's kernels compute in fp32, this model is in float64; chunked and reference serve it")
     mamba_ssm.require()
     return Kernels("mamba_ssm", mamba_ssm.selective_scan, mamba_ssm.causal_conv1d, add_norm_reference.add_norm)
 

@@ -28,7 +28,7 @@ def _megahertz(folder: Path) -> float | None:
 
 
 class CpuTelemetry:
-    """Reads `/proc/stat` before and after a block: about 0.1 ms outside the timed part, nothing inside it.
+    """Reads `/proc/stat` before and after a block: a fraction of a millisecond outside the timed part, nothing inside it.
 
     `threads`: how many processor threads the measured program uses.
     """

@@ -13,7 +13,7 @@ import torch
 
 from rmeeto_bench.errors import UnavailableError, UsageError
 from rmeeto_bench.measure.cpu_telemetry import CpuTelemetry
-from rmeeto_bench.measure.nvml import NvmlTelemetry
+from rmeeto_bench.measure.nvml import NvmlTelemetry, snapshot
 from rmeeto_bench.measure.simulated import SimDevice
 from rmeeto_bench.measure.telemetry import Telemetry
 from rmeeto_bench.profiles import GpuProfile, load_profiles
@@ -101,13 +101,14 @@ class CudaDevice:
         return torch.device("cuda", self.index)
 
     def details(self) -> dict[str, Any]:
-        """Memory, compute capability, multiprocessors."""
+        """Memory, compute capability, multiprocessors, whether it is cut into MIG slices."""
         properties = torch.cuda.get_device_properties(self.index)
         return {
             "index": self.index,
             "memory_gib": round(self.memory_gib, 1),
             "compute_capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": properties.multi_processor_count,
+            "mig": bool(snapshot(self.id.removeprefix("cuda:")).get("mig")),
         }
 
     def time_block(self, step: Callable[[], Any], steps: int) -> tuple[float, float]:

@@ -64,11 +64,12 @@ def smallest_effect(sd: float, processes: int = GATE_PROCESSES, *, level: float 
 
 
 def _drift_per_minute(blocks: Sequence[Block]) -> float:
-    """Slope of one session's log seconds per image over the wall time of its blocks, after Theil and Sen."""
+    """Slope of `ARM`'s log seconds per image over the wall time of one session's blocks, after Theil and Sen."""
     times, logs, now = [], [], 0.0
     for block in blocks:
-        times.append((now + block.wall_seconds / 2) / 60)
-        logs.append(np.log(block.seconds / block.images))
+        if block.arm == ARM:
+            times.append((now + block.wall_seconds / 2) / 60)
+            logs.append(np.log(block.seconds / block.images))
         now += block.wall_seconds
     return float(stats.theilslopes(logs, times)[0])
 
@@ -83,8 +84,6 @@ def estimate_noise(blocks: Iterable[Block]) -> Noise:
     Raises `MeasurementError` for fewer than two sessions of six complete rounds: these have no spread to speak of.
     """
     everything = list(blocks)
-    kept = [block for block in everything if not block.rejected_reason]
-    ordered = sorted({block.session for block in kept})
     by_session = complete_rounds(everything, (ARM, TWIN, UNOBSERVED))
     whole = [rounds for rounds in by_session if len(rounds[ARM]) >= 6]
     if len(whole) < 2:
@@ -102,6 +101,10 @@ def estimate_noise(blocks: Iterable[Block]) -> Noise:
     by_chance = 2 * within**2 * (np.pi / 3) * np.mean([1 / len(d) for d in differences])  # of a Hodges-Lehmann estimate
     between = np.sqrt(max(0.0, centres.var(ddof=1) - by_chance) / 2)
     rate_sd = float(np.std([hodges_lehmann(one) for one in first], ddof=1))
+    sessions: dict[int, list[Block]] = {}
+    for block in everything:
+        sessions.setdefault(block.session, []).append(block)
+    drifts = [_drift_per_minute(found) for found in sessions.values() if sum(b.arm == ARM for b in found) >= 6]
     cost = run_speedup([rounds[ARM] for rounds in whole], [rounds[UNOBSERVED] for rounds in whole])
     return Noise(
         sessions=len(whole),
@@ -109,7 +112,7 @@ def estimate_noise(blocks: Iterable[Block]) -> Noise:
         within_sd=within,
         between_sd=float(between),
         rate_sd=rate_sd,
-        drift=float(np.median([_drift_per_minute([b for b in kept if b.session == s and b.arm == ARM]) for s in ordered])),
+        drift=float(np.median(drifts)),
         smallest_speedup_effect=smallest_effect(float(centres.std(ddof=1))),
         smallest_rate_effect=smallest_effect(rate_sd),
         telemetry_cost=Estimate(cost.value - 1, *(None if end is None else end - 1 for end in (cost.low, cost.high))),

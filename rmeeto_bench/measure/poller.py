@@ -17,7 +17,8 @@ from io import RawIOBase
 from typing import IO, Any
 
 INTERVAL = 0.2  # seconds between two samples
-PATIENCE = 5.0  # seconds to wait for an answer before giving the process up
+PATIENCE = 20.0  # seconds to wait for an answer, the first being delayed by imports, before giving the process up
+FAREWELL = 5.0  # seconds for it to end by itself
 Sample = dict[str, Any]
 
 
@@ -73,7 +74,7 @@ class Poller:
     def __init__(self, uuid: str, *, command: Sequence[str] = ()) -> None:
         words = list(command) or [sys.executable, "-m", "rmeeto_bench.measure.poller", uuid]
         self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True
         )  # a session of its own: Ctrl-C is for the parent, which closes the pipe when it is done
 
     def _say(self, word: bytes) -> None:
@@ -118,7 +119,7 @@ class Poller:
             if pipe is not None:
                 pipe.close()
         try:
-            process.wait(PATIENCE)
+            process.wait(FAREWELL)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

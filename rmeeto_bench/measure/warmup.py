@@ -20,18 +20,25 @@ LEAST = 0.05  # seconds of one arm in a cycle, so that a timer's resolution does
 MARGIN = 1.03  # blocks are planned this much too long, so that noise leaves them long enough
 
 
+def _trend(values: Sequence[float]) -> float:
+    """Least-squares slope per step."""
+    middle = (len(values) - 1) / 2
+    return sum((i - middle) * value for i, value in enumerate(values)) / (len(values) * (len(values) ** 2 - 1) / 12)
+
+
 def steady(cycles: Sequence[float], seen: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last cycles (seconds of each; telemetry of each) show a machine that has settled."""
+    """Whether the last cycles (seconds of each; telemetry of each) show a machine that has settled.
+
+    Of the clock the trend counts: at the power cap it wavers by a per cent or two for ever.
+    """
     if len(cycles) < CYCLES:
         return False
     last = cycles[-CYCLES:]
-    mean = sum(last) / CYCLES
-    slope = sum((i - (CYCLES - 1) / 2) * value for i, value in enumerate(last)) / (CYCLES * (CYCLES**2 - 1) / 12)
-    if abs(slope) >= SLOPE * mean:
+    if abs(_trend(last)) >= SLOPE * sum(last) / CYCLES:
         return False
     clocks = [s["sm_mhz_mean"] for s in seen[-CYCLES:] if s.get("sm_mhz_mean")]
     warmth = [s["temperature_c"] for s in seen[-CYCLES:] if "temperature_c" in s]
-    clock_holds = not clocks or max(clocks) - min(clocks) < CLOCK * max(clocks)
+    clock_holds = len(clocks) < CYCLES or abs(_trend(clocks)) * (CYCLES - 1) < CLOCK * max(clocks)
     return clock_holds and (not warmth or max(warmth) - min(warmth) <= DEGREES)
 
 

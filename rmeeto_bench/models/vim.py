@@ -169,10 +169,11 @@ class Vim(nn.Module):
     @property
     def kernels(self) -> Kernels:
         """The kernels that serve this model where it lies now."""
-        kind = self.cls_token.device.type
-        if kind not in self._kernels:
-            self._kernels[kind] = select(self.backend, Operands(kind, self.config.d_state, self.config.d_conv))
-        return self._kernels[kind]
+        kind, float64 = self.cls_token.device.type, self.cls_token.dtype == torch.float64
+        place = f"{kind} float64" if float64 else kind
+        if place not in self._kernels:
+            self._kernels[place] = select(self.backend, Operands(kind, self.config.d_state, self.config.d_conv, float64))
+        return self._kernels[place]
 
     def token_counts(self) -> tuple[int, ...]:
         """Tokens entering each block's mixer: realised in the last forward, or by the schedule before the first."""

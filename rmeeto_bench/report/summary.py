@@ -61,16 +61,15 @@ def _notes(arms: list[Arm]) -> Iterator[str]:
     if free:
         names = ", ".join(f"{arm.reduction_ratio:.2f}" for arm in free)
         yield f"training-free (baseline weights, merging switched on): ratio {names}; re-training wins accuracy back"
-    for code, detail in dict.fromkeys((arm.verdict, arm.verdict_detail) for arm in arms if arm.verdict != "VALID"):
-        yield f"{code}: {detail}"
 
 
 def sentences(record: RunRecord) -> list[str]:
-    """The conclusion of each device and model, then its notes."""
+    """The conclusion of each device and model, then its notes; at the end what each verdict means."""
     lines = []
     for device, model, arms in groups(record):
         parts = [part for part in (_fastest(arms), _break_even(arms)) if part]
         conclusion = "; ".join(parts)
         lines.append(f"{record.device(device).name}, {model}: {conclusion}.")
         lines.extend(f"  {note}" for note in _notes(arms))
-    return lines
+    verdicts = dict.fromkeys((arm.verdict, arm.verdict_detail) for arm in record.arms if arm.verdict != "VALID")
+    return [*lines, *(f"  {code}: {detail}" for code, detail in verdicts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -68,13 +69,20 @@ def latency_text(arm: Arm) -> str:
     return "" if found is None else "/".join(f"{found[name]:.2f}" for name in ("p50", "p90", "p99"))
 
 
-def _marks(arm: Arm) -> list[str]:
+def _marks(arm: Arm) -> set[str]:
     """The labels that qualify a verdict: codes in capitals, unlike remarks on how the forward ran."""
-    return [f"[{label}]" for label in arm.labels if label.isupper()]
+    return {label for label in arm.labels if label.isupper()}
 
 
-def _cells(arm: Arm, *, baseline: bool) -> dict[str, tuple[str, str]]:
-    """Column -> (value, interval) of one row."""
+def _common(arms: list[Arm]) -> set[str]:
+    """The labels that all arms of a table bear: they stand in its caption."""
+    return set.intersection(*map(_marks, arms)) if arms else set()
+
+
+def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]:
+    """Column -> (value, interval) of one row. `common`: labels that need not stand in it."""
+    baseline = arm.r == 0
+    marks = [f"[{label}]" for label in sorted(_marks(arm) - set(common))]
     speed = arm.speedup
     return {
         "ratio": (f"{arm.ratio_requested:.2f}", ""),
@@ -94,13 +102,14 @@ def _cells(arm: Arm, *, baseline: bool) -> dict[str, tuple[str, str]]:
         "p50/p90/p99 ms": (latency_text(arm), ""),
         "noise": ("" if arm.noise_speed is None else f"{100 * (arm.noise_speed.value - 1):+.2f} %", ""),
         "weights": (arm.weights, ""),
-        "verdict": (" ".join([VERDICT_SIGNS.get(arm.verdict, arm.verdict), *_marks(arm)]).strip(), ""),
+        "verdict": (" ".join([VERDICT_SIGNS.get(arm.verdict, arm.verdict), *marks]).strip(), ""),
     }
 
 
 def _columns(arms: list[Arm]) -> list[str]:
     """The columns that say something for these arms."""
-    rows = [_cells(arm, baseline=arm.r == 0) for arm in arms]
+    common = _common(arms)
+    rows = [_cells(arm, common) for arm in arms]
     hidden = {name for name in OPTIONAL if all(row[name][0] in ("", DASH) for row in rows)}
     return [name for name in rows[0] if name not in hidden]
 
@@ -125,7 +134,7 @@ def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
     images = f"{data['images']} images of {data['name']}" if data.get("images") else "no accuracy"
     return (
         f"{record.device(device).name} · {first.model} · {first.precision} · batch {first.batch_size} · "
-        f"{first.backend} kernels · {images}"
+        f"{first.backend} kernels · {images}" + "".join(f" · {label}" for label in sorted(_common(arms)))
     )
 
 
@@ -145,7 +154,7 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
         for name in columns:
             table.add_column(name, justify="left" if name in ("weights", "verdict") else "right", no_wrap=True)
         for arm in arms:
-            cells = _cells(arm, baseline=arm.r == 0)
+            cells = _cells(arm, _common(arms))
             joint = " " if wide else "\n"
             if not wide:
                 cells["verdict"] = (cells["verdict"][0].replace("_", "\n").replace(" [", "\n["), "")
@@ -202,7 +211,7 @@ def plain_rows(arms: list[Arm]) -> tuple[list[str], list[list[str]]]:
     columns = _columns(arms)
     rows = []
     for arm in arms:
-        cells = _cells(arm, baseline=arm.r == 0)
+        cells = _cells(arm, _common(arms))
         rows.append([" ".join(part for part in cells[name] if part) for name in columns])
     return columns, rows
 
@@ -234,6 +243,9 @@ TEX = {
     "—": "---",
     "·": r"$\cdot$",
     "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
 }
 
 

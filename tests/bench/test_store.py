@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.store import Probe, Store
 from rmeeto_bench.errors import DataError, UnavailableError
+from rmeeto_bench.measure.rounds import complete_rounds
 from rmeeto_bench.records import DATABASE, Block
 
 
@@ -34,7 +35,7 @@ def test_only_complete_unrejected_rounds_count(tmp_path: Path) -> None:
     with Store.create(tmp_path) as store:
         for item in (block(0, "a", 4.0), block(0, "b", 2.0), block(1, "a"), block(1, "b", reason="throttled"), block(2, "a")):
             store.add_block(item)
-        assert store.rounds("cpu", ["a", "b"]) == {"a": [0.1], "b": [0.05]}
+        assert complete_rounds(store.blocks("cpu"), ["a", "b"]) == [{"a": [0.1], "b": [0.05]}]
 
 
 def test_predictions_stop_at_a_gap(tmp_path: Path) -> None:
@@ -103,3 +104,84 @@ def test_a_killed_process_loses_nothing_it_had_stored(tmp_path: Path) -> None:
     with Store.open(tmp_path / "run") as store:
         stored = [item.round for item in store.blocks("cpu")]
     assert stored[: last + 1] == list(range(last + 1))
+
+
+def test_sessions_are_numbered_once_per_device(tmp_path: Path) -> None:
+    with Store.create(tmp_path) as store:
+        assert [store.begin_session("cpu", "m", "timing", {"driver": "1"}) for _ in range(2)] == [0, 1]
+        assert store.begin_session("cuda:a", "m", "timing", {}) == 0
+        store.end_session("cpu", 0, "done", {"rounds": {"rounds": 3}})
+        assert store.lose_sessions("cpu") == 1
+        first, second = store.sessions("cpu", "m", "timing")
+        assert (first.status, first.result, first.environment) == ("done", {"rounds": {"rounds": 3}}, {"driver": "1"})
+        assert (second.status, second.result) == ("lost", {})
+        assert second.ended is not None
+        assert store.sessions("cuda:a")[0].status == "running"
+        assert store.sessions("cpu", "m", "accuracy") == store.sessions("cpu", "other") == []
+
+
+def test_what_a_session_found_out_comes_back(tmp_path: Path) -> None:
+    with Store.create(tmp_path) as store:
+        store.add_facts("cpu", 0, "a", {"backend": "native"})
+        store.add_facts("cpu", 0, "a", {"backend": "chunked"})
+        store.add_probe("cpu", 0, "a", Probe((3, 1, 999), "ab"))
+        store.add_latencies("cpu", 0, "a", [0.5, 0.25])
+        store.add_labels("cpu", "m", np.array([1, 70000]))
+        assert store.facts("cpu", 0) == {"a": {"backend": "chunked"}}
+        assert store.probes("cpu", 0) == {"a": Probe((3, 1, 999), "ab")}
+        assert store.latencies("cpu", 0)["a"].tolist() == [0.5, 0.25]
+        labels = store.labels("cpu", "m")
+        assert labels is not None
+        assert labels.tolist() == [1, 70000]
+        assert store.labels("cpu", "other") is None
+
+
+def test_several_processes_write_at_once(tmp_path: Path) -> None:
+    Store.create(tmp_path).close()
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from rmeeto_bench.bench.store import Store
+        from rmeeto_bench.records import Block
+        with Store.open(Path(sys.argv[1])) as store:
+            for number in range(40):
+                store.add_block(Block(sys.argv[2], 0, number, 0, "a", 1, 1, 1.0, 1.0))
+        """
+    )
+    children = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), name]) for name in ("x", "y")]
+    assert [child.wait() for child in children] == [0, 0]
+    with Store.open(tmp_path) as store:
+        assert store.count_blocks() == 80
+
+
+def old_run(folder: Path) -> None:
+    """A database as the first version made it."""
+    folder.mkdir(exist_ok=True)
+    with sqlite3.connect(folder / DATABASE) as connection:
+        connection.executescript(
+            "CREATE TABLE block(device TEXT, session INTEGER, round INTEGER, position INTEGER, arm TEXT, steps INTEGER,"
+            "images INTEGER, seconds REAL, wall_seconds REAL, rejected_reason TEXT, telemetry TEXT,"
+            "PRIMARY KEY(device, session, round, arm));"
+            "CREATE TABLE prediction(device TEXT, arm TEXT, start INTEGER, top5 BLOB, count INTEGER,"
+            "PRIMARY KEY(device, arm, start));"
+            "INSERT INTO block VALUES('cpu',0,0,0,'a',4,40,1.0,1.0,NULL,'{}');"
+            "PRAGMA user_version=1;"
+        )
+
+
+def test_a_run_of_the_first_version_is_read_but_not_continued(tmp_path: Path) -> None:
+    old_run(tmp_path)
+    with Store.open(tmp_path) as store:
+        assert store.blocks("cpu")[0].images == 40
+        assert store.sessions("cpu") == []
+    with pytest.raises(DataError, match="rerun"):
+        Store.create(tmp_path, resume=True)
+
+
+def test_a_database_whose_making_was_cut_short_is_made_again(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / DATABASE).close()
+    (tmp_path / DATABASE).touch()
+    with Store.create(tmp_path, resume=True) as store:
+        store.add_block(block(0, "a"))
+        assert store.count_blocks() == 1

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from sample_runs import arms, cpu_run, record, two_gpus
 
+from rmeeto_bench.cli import flops as cli_flops
 from rmeeto_bench.cli.main import main
+from rmeeto_bench.models import flops
 from rmeeto_bench.records import DeviceRecord, save
 
 
@@ -88,9 +90,17 @@ def test_what_has_no_limit_is_named_and_left_out(tmp_path: Path, capsys: pytest.
     assert main(["roofline", str(tmp_path)]) == 5
     assert "no rates are known for this device" in capsys.readouterr().err
     run = two_gpus()
-    full = replace(run, arms=(*run.arms[:-1], replace(run.arms[-1], precision="fp32")))
-    save(full, tmp_path)
-    assert len(answer(capsys, "roofline", str(tmp_path))) == len(run.arms) - 1
+    for change, reason in (
+        ({"precision": "fp32"}, "half precision"),
+        ({"token_counts": (197,) * 24}, "tokens per block"),
+        ({"model": "vim_huge"}, "unknown model"),
+        ({"images_per_second": None, "verdict": "OOM"}, "nothing measured (OOM)"),
+    ):
+        save(replace(run, arms=(*run.arms[:-1], replace(run.arms[-1], **change))), tmp_path)
+        assert main(["roofline", str(tmp_path), "--json", "-"]) == 0
+        found = capsys.readouterr()
+        assert len(json.loads(found.out)) == len(run.arms) - 1
+        assert reason in found.err
 
 
 @pytest.mark.parametrize(
@@ -113,3 +123,7 @@ def test_bad_input_is_one_line_with_a_remedy(
     error = capsys.readouterr().err
     assert remedy in error
     assert error.count("\n") == 1
+
+
+def test_the_choices_are_those_that_are_counted() -> None:
+    assert cli_flops.CONVENTIONS == flops.CONVENTIONS

@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import rmeeto_bench as rb
 from rmeeto_bench.errors import UnavailableError, UsageError
 from rmeeto_bench.kernels.add_norm import native as add_norm_native
 from rmeeto_bench.kernels.add_norm import reference as add_norm_reference
 from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.causal_conv1d import native as conv_native
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
+from rmeeto_bench.kernels.merge import native as merge_native
+from rmeeto_bench.kernels.merge import reference as merge_reference
 from rmeeto_bench.kernels.registry import Operands, sample_arguments, select
 from rmeeto_bench.kernels.selective_scan import chunked, native, reference
 
@@ -149,3 +152,45 @@ def test_asking_for_a_backend_that_cannot_run_is_an_error() -> None:
 def test_sample_arguments_are_the_same_every_time() -> None:
     first, second = sample_arguments("cpu", 8), sample_arguments("cpu", 8)
     assert torch.equal(first.u, second.u)
+
+
+MERGES = [(1, 3, 8, 1, 0), (2, 4, 8, 1, 2), (2, 6, 5, 3, 5), (1, 20, 40, 9, 10), (3, 35, 33, 17, 17), (2, 197, 48, 20, 98)]
+
+
+@pytest.mark.parametrize(("batch", "length", "channels", "r", "cls"), MERGES)
+@pytest.mark.parametrize("sized", [True, False])
+def test_native_merge_matches_the_reference(batch: int, length: int, channels: int, r: int, cls: int, sized: bool) -> None:
+    generator = torch.Generator().manual_seed(length)
+    hidden, residual = (torch.randn(batch, length, channels, generator=generator) for _ in range(2))
+    weight = torch.randn(channels, generator=generator)
+    size = torch.randint(1, 4, (batch, length, 1), generator=generator).float() if sized else None
+    moved = cls * (length - r) // length
+    expected = merge_reference.match(hidden, cls, moved, r)
+    plan = merge_native.match(hidden, cls, moved, r)
+    for name in ("survivors", "merged", "slots"):
+        assert torch.equal(getattr(plan, name), getattr(expected, name)), name
+    streams = (hidden, residual)
+    found = merge_native.merge_add_norm(streams, size, plan, weight, 1e-5)
+    assert_close(list(merge_reference.merge_add_norm(streams, size, expected, weight, 1e-5)), list(found))
+
+
+def test_native_matching_takes_the_first_of_equals_and_survives_nan() -> None:
+    same = torch.ones(2, 20, 8)
+    assert torch.equal(merge_native.match(same, 9, 7, 4).merged, merge_reference.match(same, 9, 7, 4).merged)
+    broken = torch.randn(1, 20, 8)
+    broken[0, 3] = torch.nan
+    plan = merge_native.match(broken, 9, 7, 4)
+    assert sorted([*plan.survivors[0].tolist(), *plan.merged[0].tolist()]) == list(range(20))
+
+
+def test_a_float64_model_runs_in_float64() -> None:
+    torch.manual_seed(0)
+    model = rb.create_model("vim_nano", r=6, depth=3, embed_dim=16, img_size=14).double()
+    with torch.inference_mode():
+        exact = model(torch.randn(2, 1, 14, 14, dtype=torch.float64))
+    assert exact.dtype == torch.float64
+    assert bool(exact.isfinite().all())
+    assert model.kernels.name == "chunked"
+    assert "fp32" in model.kernels.refused["native"]
+    with pytest.raises(UnavailableError, match="float64"):
+        select("native", Operands("cpu", 16, 4, float64=True))

@@ -158,3 +158,25 @@ def test_cuda_events_time_a_block() -> None:
     seconds, wall = device.time_block(lambda: x @ x, 50)
     assert 0 < seconds <= wall
     assert find_devices(device.id.removeprefix("cuda:"))[0].id == device.id
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_nvml_watches_a_real_block() -> None:
+    device = CudaDevice(0)
+    x = torch.randn(4096, 4096, device=device.torch_device)
+    telemetry = device.telemetry()
+    try:
+        telemetry.before_block()
+        device.time_block(lambda: x @ x, 1)
+        telemetry.after_block()  # the first block waits for the sampling process to start
+        telemetry.before_block()
+        seconds, _ = device.time_block(lambda: x @ x, 300)
+        seen = telemetry.after_block()
+    finally:
+        telemetry.close()
+    assert "unavailable" not in seen
+    assert seen["samples"] >= 1 + int(seconds / 0.4)
+    assert seen["sm_mhz_mean"] > 100
+    assert seen["power_w"] > 1
+    assert seen["reserved_delta_bytes"] == 0

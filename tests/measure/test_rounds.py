@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, Protocol, TimedArm, Watch, balanced_orders, complete_rounds, measure
+from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, Protocol, TimedArm, Watch, balanced_orders, complete_rounds, measure
 from rmeeto_bench.measure.simulated import Scenario, SimDevice
+from rmeeto_bench.measure.statistics import paired_speedup
 from rmeeto_bench.measure.verdict import judge
 from rmeeto_bench.measure.warmup import steady
 from rmeeto_bench.profiles import load_profiles
@@ -131,12 +133,46 @@ def test_sessions_are_read_apart_and_incomplete_rounds_left_out() -> None:
         ([2.0, 1.0, 1.0, 1.0, 1.0, 1.0], [{}] * 6, True),
         ([1.0, 1.003, 1.006, 1.009, 1.012], [{}] * 5, False),
         ([1.0] * 5, [{"sm_mhz_mean": 2000}] * 4 + [{"sm_mhz_mean": 1970}], False),
+        ([1.0] * 5, [{"sm_mhz_mean": mhz} for mhz in (2000, 1970, 2000, 1970, 2000)], True),
         ([1.0] * 5, [{"temperature_c": t} for t in (60, 60, 61, 61, 62)], False),
         ([1.0] * 5, [{"temperature_c": t, "sm_mhz_mean": 1999 + t % 2} for t in (60, 60, 61, 61, 61)], True),
     ],
 )
 def test_steady_means_time_clock_and_temperature(cycles: list[float], seen: list[dict], expected: bool) -> None:
     assert steady(cycles, seen) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "sessions", "rounds"), [("quick", 1, 8), ("default", 3, 16), ("rigorous", 5, 34), ("sustained", 1, 60)]
+)
+def test_presets_measure_as_long_as_they_say(name: str, sessions: int, rounds: int) -> None:
+    protocol = PRESETS[name]
+    result, blocks = run(protocol=protocol)
+    assert (protocol.sessions, result.rounds) == (sessions, rounds)
+    assert all(block.seconds >= min(1.0, protocol.block_seconds) and block.steps >= protocol.min_steps for block in blocks)
+    if name == "sustained":
+        assert all(sum(b.seconds for b in blocks if b.arm == arm) >= 600 for arm in COSTS)
+
+
+def test_an_unobserved_arm_has_no_telemetry() -> None:
+    device = SimDevice(PROFILE, seed=0, scenario=replace(QUIET, telemetry_cost=0.01))
+    step = device.step("a", 0.1)
+    blocks: list[Block] = []
+    measure(device, [TimedArm("a", step, 8), TimedArm("b", step, 8, observed=False)], "a", DEFAULT, Watch(blocks.append))
+    assert all(bool(block.telemetry) is (block.arm == "a") for block in blocks)
+    (session,) = complete_rounds(blocks, ["a", "b"])
+    assert paired_speedup(session["a"], session["b"]).value == pytest.approx(1.01, abs=0.001)
+
+
+def test_telemetry_is_closed_even_if_a_step_fails() -> None:
+    closed = []
+    device = SimDevice(PROFILE, seed=0, scenario=replace(QUIET, out_of_memory=("a",)))
+    telemetry = device.telemetry()
+    telemetry.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    device.telemetry = lambda: telemetry  # type: ignore[method-assign]
+    with pytest.raises(torch.OutOfMemoryError):
+        measure(device, [TimedArm("a", device.step("a", 0.1), 8)], "a", DEFAULT, Watch(lambda _: None))
+    assert closed == [True]
 
 
 def test_orders_are_balanced_over_positions() -> None:

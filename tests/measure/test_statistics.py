@@ -10,10 +10,14 @@ from rmeeto_bench.measure.statistics import (
     break_even,
     half_width,
     hodges_lehmann,
+    holm,
     mcnemar,
     paired_delta,
     paired_speedup,
     rate,
+    run_estimate,
+    run_rate,
+    run_speedup,
     t_interval,
     wilcoxon_interval,
     wilson,
@@ -122,3 +126,48 @@ def test_break_even(ratios: list[float], speedups: list[float], expected: float 
 
 def test_break_even_of_the_papers_rtx_3090() -> None:
     assert break_even([0, 0.14, 0.28], [1, 706 / 739, 825 / 739]) == pytest.approx(0.18, abs=0.01)
+
+
+def test_one_session_is_wilcoxons_and_three_are_students() -> None:
+    generator = np.random.default_rng(0)
+    sessions = [generator.normal(0.3, 1, 12) + offset for offset in (0.0, 1.0, 5.0)]
+    assert run_estimate(sessions[:1]) == wilcoxon_interval(sessions[0])
+    assert run_estimate(sessions) == t_interval([hodges_lehmann(x) for x in sessions])
+    two = run_estimate(sessions[:2])
+    assert two.value == pytest.approx((hodges_lehmann(sessions[0]) + hodges_lehmann(sessions[1])) / 2)
+    pooled = wilcoxon_interval(np.concatenate(sessions[:2]))
+    assert (two.low, two.high) == (pooled.low, pooled.high)
+
+
+def test_the_interval_of_two_unequal_sessions_holds_its_estimate() -> None:
+    found = run_estimate([[0.0, 0.1] * 3, [10.0, 10.1] * 20])
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.value <= found.high
+
+
+def test_sessions_without_rounds_do_not_count_and_a_run_of_none_is_an_error() -> None:
+    assert run_estimate([[], [1.0, 1.2, 1.1]]) == run_estimate([[1.0, 1.2, 1.1]])
+    with pytest.raises(ValueError, match="without rounds"):
+        run_estimate([[], []])
+    assert run_estimate([[1.0]]).low is None
+
+
+def test_a_run_of_one_session_agrees_with_its_rounds() -> None:
+    baseline, arm = simulated_rounds(1)
+    assert run_speedup([baseline], [arm]) == paired_speedup(baseline, arm)
+    assert run_rate([baseline]) == rate(baseline)
+
+
+def test_holm_on_the_textbook_example_and_its_properties() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Holm (1979), also R's p.adjust
+    assert holm([]) == []
+    assert holm([0.7, 0.8]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_never_lowers_a_p_value_nor_changes_the_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted))
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert [adjusted[i] for i in order] == sorted(adjusted)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from rmeeto_bench.measure.roofline import share_of_peak
 from rmeeto_bench.models.flops import count_flops, gflops_by_convention, operations, published_gflops
 from rmeeto_bench.models.vim import VimConfig
 from rmeeto_bench.models.zoo import config
+from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.reduction.config import PRESETS, ReductionConfig
+from rmeeto_bench.reference import throughput
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "flops.json").read_text(encoding="utf-8"))["cases"]
 # The released hook counts delta twice as wide; a model without its merge term; and a rule that aims at -23 tokens.
@@ -52,6 +55,18 @@ def test_true_operations_count_multiply_adds_twice_and_both_directions() -> None
     assert operations(small, ReductionConfig()) == pytest.approx(10.76, abs=0.005)
     both = count_flops(small, ReductionConfig(r=11), "bidirectional")
     assert both.total < operations(small, ReductionConfig(r=11)) < 2 * both.total
+
+
+@pytest.mark.parametrize(
+    ("gpu", "share"), [("h100-sxm", 0.021), ("a100-sxm-40", 0.035), ("a4000", 0.056), ("v100", 0.063), ("rtx4090", 0.096)]
+)
+def test_the_published_rates_are_these_shares_of_the_tensor_peak(gpu: str, share: float) -> None:
+    """Worked out by hand from Table 12 and the datasheets, operations being what is really done."""
+    profile = next(profile for profile in load_profiles() if profile.name == gpu)
+    published = throughput("vim_small", profile.paper_column, 0)
+    assert published is not None
+    done = operations(config("vim_small"), ReductionConfig())
+    assert share_of_peak(published["images_per_second"], done, profile) == pytest.approx(share, abs=0.0006)
 
 
 def test_all_names_at_once_are_the_single_counts() -> None:

@@ -8,11 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmeeto_bench.kernels.native.build import library
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+from rmeeto_bench.kernels.native.build import library, pointer
 
 
 class _AddNorm(torch.autograd.Function):
@@ -25,15 +21,15 @@ class _AddNorm(torch.autograd.Function):
         tokens = hidden.numel() // channels
         out, total, rstd = torch.empty_like(hidden), torch.empty_like(hidden), hidden.new_empty(tokens)
         library().rmeeto_add_norm_forward(
-            _pointer(hidden),
-            _pointer(residual),
-            _pointer(weight),
+            pointer(hidden),
+            pointer(residual),
+            pointer(weight),
             ctypes.c_long(tokens),
             channels,
             ctypes.c_float(eps),
-            _pointer(total),
-            _pointer(rstd),
-            _pointer(out),
+            pointer(total),
+            pointer(rstd),
+            pointer(out),
             torch.get_num_threads(),
         )
         ctx.save_for_backward(total, rstd, weight)
@@ -47,15 +43,15 @@ class _AddNorm(torch.autograd.Function):
         threads, channels = torch.get_num_threads(), total.shape[-1]
         din, dweight = torch.empty_like(total), total.new_zeros(threads, channels)
         library().rmeeto_add_norm_backward(
-            _pointer(dout),
-            _pointer(dtotal),
-            _pointer(total),
-            _pointer(rstd),
-            _pointer(weight),
+            pointer(dout),
+            pointer(dtotal),
+            pointer(total),
+            pointer(rstd),
+            pointer(weight),
             ctypes.c_long(rstd.numel()),
             channels,
-            _pointer(din),
-            _pointer(dweight),
+            pointer(din),
+            pointer(dweight),
             threads,
         )
         return din, din if ctx.has_residual else None, dweight.sum(0), None

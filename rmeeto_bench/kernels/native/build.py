@@ -16,9 +16,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from torch import Tensor
+
 from rmeeto_bench.errors import UnavailableError
 
-SOURCES = ("scan.cpp", "conv.cpp", "norm.cpp")
+SOURCES = ("scan.cpp", "conv.cpp", "norm.cpp", "merge.cpp")
 # No -ffast-math: exp2 and softplus rely on the order of additions.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
 
@@ -72,3 +74,8 @@ def library() -> ctypes.CDLL:
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise UnavailableError(f"cannot write or load the fast CPU kernels in {target.parent}: {error}") from error
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor's data lies, for a call of the library; null for None. The caller keeps the tensor alive."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -10,13 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rmeeto_bench import reference
+from rmeeto_bench.records import Arm, Estimate
 from rmeeto_bench.report.figure import COLOURS, LINES, MARKERS, STYLES, settings
 from rmeeto_bench.report.paper.sources import Sources
-from rmeeto_bench.report.paper.throughput import on_gpu
+from rmeeto_bench.report.paper.throughput import PAPER_PRECISION, on_gpu
 
 MODEL = "vim_small"
 GPUS = ("H100", "RTX 4090", "A100", "V100", "RTX 3090", "A4000")
 RS = (0, 5, 10, 11, 15, 20)
+OTHERS = COLOURS[-1]  # black: GPUs that the paper does not have
+# Lines of Figure 1b: method and regime as published, table, name, and the weights of ours ("" where there can be none).
+SERIES = (
+    ("pruning", "training-free", "1a", "pruning", ""),
+    ("merging", "training-free", "1a", "merging", "training-free"),
+    ("merging", "re-trained 3ep", "1b", "merging, re-trained", "retrained"),
+)
 
 
 def _canvas(style: str, draw: Callable[[Axes], None]) -> Figure:
@@ -29,24 +37,78 @@ def _canvas(style: str, draw: Callable[[Axes], None]) -> Figure:
     return figure
 
 
-def _ours_on(axes: Axes, sources: Sources, gpu: str, colour: str) -> int:
-    """Our points of one kind of GPU, filled stars with intervals; returns how many."""
-    shown = 0
+def _has_place(arm: Arm) -> bool:
+    """Figure 4 is about speed and accuracy in the paper's precision."""
+    return arm.precision == PAPER_PRECISION and arm.images_per_second is not None and arm.top1 is not None
+
+
+def speed_arms(sources: Sources, gpu: str) -> list[Arm]:
+    """Our arms that belong on Figure 4 for a kind of GPU: the latest at each r with both speed and accuracy."""
+    found = []
     for r in RS:
-        both = (stored.arm for stored in on_gpu(sources, MODEL, r, gpu) if stored.arm.images_per_second and stored.arm.top1)
-        arm = next(both, None)
-        if arm is None or arm.images_per_second is None or arm.top1 is None:
-            continue
-        speed, top1 = arm.images_per_second, arm.top1
-        spread = [[top1.value - (top1.low or top1.value)], [(top1.high or top1.value) - top1.value]]
-        label = "ours" if not shown else None
-        axes.errorbar([speed.value], [top1.value], yerr=spread, fmt="*", color=colour, markersize=9, label=label, zorder=3)
-        shown += 1
-    return shown
+        both = (stored.arm for stored in on_gpu(sources, MODEL, r, gpu) if _has_place(stored.arm))
+        found += [arm for arm in (next(both, None),) if arm is not None]
+    return found
+
+
+def other_gpus(sources: Sources) -> dict[str, list[Arm]]:
+    """Our arms on GPUs that the paper does not have, by the name of the GPU: for each the latest at every r."""
+    found: dict[str, list[Arm]] = {}
+    for r in RS:
+        for stored in sources.find(MODEL, r):
+            arm, profile = stored.arm, stored.profile
+            foreign = stored.device.kind == "cuda" and (profile is None or profile.paper_column not in GPUS)
+            arms = found.setdefault(stored.device.name, []) if foreign and _has_place(arm) else None
+            if arms is not None and all(known.r != r for known in arms):
+                arms.append(arm)
+    return found
+
+
+def accuracy_arms(sources: Sources, weights: str) -> list[Arm]:
+    """Our arms that belong on Figure 1b: the latest at each r with these weights and an accuracy."""
+    found = []
+    for r in RS:
+        arms = (stored.arm for stored in sources.find(MODEL, r) if stored.arm.weights == weights and stored.arm.top1)
+        found += [arm for arm in (next(arms, None),) if arm is not None]
+    return found
+
+
+def ours(name: str, sources: Sources) -> int:
+    """How many of our points a figure shows."""
+    if name == "fig4":
+        known = sum(len(speed_arms(sources, gpu)) for gpu in GPUS)
+        return known + sum(map(len, other_gpus(sources).values()))
+    return sum(len(accuracy_arms(sources, weights)) for *_, weights in SERIES if weights)
+
+
+def _speed_points(arms: list[Arm]) -> list[tuple[float, Estimate]]:
+    return [(arm.images_per_second.value, arm.top1) for arm in arms if arm.images_per_second and arm.top1]
+
+
+def _stars(axes: Axes, points: list[tuple[float, Estimate]], colour: str, label: str) -> None:
+    """Our points: filled stars with the intervals of their accuracy."""
+    if points:
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        below = [y.value - (y.low or y.value) for y in ys]
+        above = [(y.high or y.value) - y.value for y in ys]
+        values = [y.value for y in ys]
+        axes.errorbar(xs, values, yerr=[below, above], fmt="*", color=colour, markersize=9, label=label, zorder=3)
+
+
+def _legend(axes: Axes, *, above: bool) -> None:
+    """One entry per name; above the axes where lines fill all of them."""
+    handles, names = axes.get_legend_handles_labels()
+    unique = dict(zip(names, handles, strict=True))
+    if above:
+        figure = axes.get_figure()
+        assert isinstance(figure, Figure)
+        figure.legend(unique.values(), unique.keys(), fontsize="small", frameon=False, ncols=4, loc="outside upper center")
+    else:
+        axes.legend(unique.values(), unique.keys(), fontsize="small", frameon=False, loc="lower left")
 
 
 def fig4(sources: Sources, style: str = "screen") -> Figure:
-    """Images/s against top-1 of Vim-S at r = 0 ... 20 on six GPUs; stars are ours."""
+    """Images/s against top-1 of Vim-S at r = 0 ... 20 on six GPUs; stars are ours, on these and on others."""
 
     def draw(axes: Axes) -> None:
         for index, gpu in enumerate(GPUS):
@@ -57,16 +119,19 @@ def fig4(sources: Sources, style: str = "screen") -> Figure:
             axes.plot(
                 xs, ys, line, color=colour, marker=marker, markerfacecolor="white", markersize=5, linewidth=1.2, label=gpu
             )
-            _ours_on(axes, sources, gpu, colour)
+            _stars(axes, _speed_points(speed_arms(sources, gpu)), colour, "ours")
+        for index, (name, arms) in enumerate(other_gpus(sources).items()):
+            measured = _speed_points(arms)
+            line = LINES[index % len(LINES)]
+            axes.plot([x for x, _ in measured], [y.value for _, y in measured], line, color=OTHERS, linewidth=1.2)
+            _stars(axes, measured, OTHERS, f"ours, {name}")
         axes.set_xscale("log")
-        axes.set_xticks([400, 700, 1000, 1500, 2500])
+        axes.set_xticks([tick for tick in (400, 700, 1000, 1500, 2500, 5000, 10_000, 20_000) if tick <= axes.get_xlim()[1]])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("images/s (fp16, log scale)")
         axes.set_ylabel("top-1 (%)")
-        handles, names = axes.get_legend_handles_labels()
-        unique = dict(zip(names, handles, strict=True))
-        axes.legend(unique.values(), unique.keys(), fontsize="small", frameon=False, ncols=2, loc="lower left")
+        _legend(axes, above=True)
 
     return _canvas(style, draw)
 
@@ -82,30 +147,21 @@ def _published(method: str, regime: str, table: str) -> tuple[list[float], list[
 
 def fig1b(sources: Sources, style: str = "screen") -> Figure:
     """Top-1 of Vim-S over the reduction ratio: pruned, merged, merged and re-trained; stars are ours."""
-    series = (
-        ("pruning", "training-free", "1a", "pruning", ()),
-        ("merging", "training-free", "1a", "merging", ("training-free",)),
-        ("merging", "re-trained 3ep", "1b", "merging, re-trained", ("retrained",)),
-    )
 
     def draw(axes: Axes) -> None:
         axes.axhline(reference.top1(MODEL, 0) or 0.0, color="0.4", linewidth=1, linestyle=":", label="unmerged")
-        for index, (method, regime, table, name, weights) in enumerate(series):
+        for index, (method, regime, table, name, weights) in enumerate(SERIES):
             xs, ys = _published(method, regime, table)
             colour = COLOURS[index]
             axes.plot(
                 xs, ys, LINES[index], color=colour, marker=MARKERS[index], markerfacecolor="white", markersize=5, label=name
             )
-            for r in RS:
-                arms = (stored.arm for stored in sources.find(MODEL, r) if stored.arm.weights in weights and stored.arm.top1)
-                arm = next(arms, None)
-                if arm is not None and arm.top1 is not None:
-                    axes.plot([arm.reduction_ratio], [arm.top1.value], "*", color=colour, markersize=9, label=f"{name}, ours")
+            if weights:
+                points = [(arm.reduction_ratio, arm.top1) for arm in accuracy_arms(sources, weights)]
+                _stars(axes, [(x, y) for x, y in points if y], colour, f"{name}, ours")
         axes.set_xlabel("reduction ratio")
         axes.set_ylabel("top-1 (%)")
-        handles, names = axes.get_legend_handles_labels()
-        unique = dict(zip(names, handles, strict=True))
-        axes.legend(unique.values(), unique.keys(), fontsize="small", frameon=False, loc="lower left")
+        _legend(axes, above=False)
 
     return _canvas(style, draw)
 

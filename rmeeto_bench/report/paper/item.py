@@ -28,7 +28,12 @@ class Needs:
     models: str
     data: str = "ImageNet-1k validation set"
     checkpoints: str = "public baselines"
-    gpu: str = "none in particular"
+    gpu: str = "any"
+
+    @property
+    def text(self) -> str:
+        """In one line."""
+        return f"models: {self.models}; data: {self.data}; checkpoints: {self.checkpoints}; GPU: {self.gpu}"
 
 
 Finder = Callable[[PaperRow, Sources], Ours | None]
@@ -87,5 +92,6 @@ class PaperTable:
     def state(self) -> str:
         """What is there, and what is lacking, in one line."""
         published = sum(line.published is not None for line in self.lines)
-        numbers = f"{published} published numbers, ours for {self.found}"
+        stand_ins = sum(line.ours is not None and not line.ours.comparable for line in self.lines)
+        numbers = f"{published} published numbers, ours for {self.found}" + (f" ({stand_ins} stand-ins)" if stand_ins else "")
         return numbers if self.found == len(self.lines) else f"{numbers}; {self.item.lacks}"

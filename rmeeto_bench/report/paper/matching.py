@@ -25,6 +25,7 @@ METHOD = {
     "train_fraction": "100%",
     "epochs": None,
 }
+WHOLE_SET = 50_000  # images of the ImageNet-1k validation set
 OURS_METHODS = ("merging", "R-MeeTo", "R-MeeTo (odd-block)", "R-MeeTo (training-free)", "R-MeeTo (re-train)")
 
 
@@ -58,7 +59,8 @@ def weights(row: PaperRow) -> tuple[str, ...]:
 
 
 def _accuracy_match(stored: StoredArm, row: PaperRow) -> str:
-    data = f"data: {stored.data}"
+    whole = stored.arm.n_images == WHOLE_SET and stored.arm.model != STAND_IN
+    data = f"{'as many images' if whole else 'other data'} ({stored.data})"
     training = "; our re-training" if stored.arm.weights == "retrained" else ""
     stand_in = f"stand-in {STAND_IN} for {row.model}; " if stored.arm.model == STAND_IN else ""
     return f"{stand_in}{data}{training}"

@@ -14,12 +14,20 @@ from rmeeto_bench.report.tables import DASH, escape_tex
 
 VALUES = ("published", "ours", "deviation", "match")
 DIGITS = {"%": 2, "pp": 2, "pp/epoch": 2, "G": 3, "x": 3, "fraction": 4, "min": 1, "im/s": 0}
+MATCH_COLUMN = r"p{0.25\linewidth}"  # the only long text
+PRINTED = {"%": 1, "pp": 1, "G": 2, "x": 2, "fraction": 2}  # decimals the paper prints at least
 IN_POINTS = ("%", "pp", "pp/epoch")
 
 
 def _number(value: float, digits: int, *, sign: bool = False) -> str:
     text = f"{value:{'+' if sign else ''}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text  # no -0.00
+
+
+def _published(value: float, unit: str) -> str:
+    """As the paper prints it: what a number has, but no fewer decimals than its column."""
+    decimals = len(f"{value:g}".partition(".")[2])
+    return f"{value:.{max(decimals, PRINTED.get(unit, 0))}f}"
 
 
 def _with_interval(values: tuple[float, float | None, float | None], digits: int, *, sign: bool = False) -> str:
@@ -48,7 +56,7 @@ def deviation(line: Line) -> tuple[float, float | None, float | None] | None:
 def cells(line: Line) -> tuple[str, ...]:
     """The text of a line's cells: its keys, then `VALUES`."""
     digits = DIGITS[line.unit]
-    published = DASH if line.published is None else f"{line.published:g}"
+    published = DASH if line.published is None else _published(line.published, line.unit)
     if line.ours is None:
         return (*line.keys, published, DASH, DASH, DASH)
     ours = _with_interval((line.ours.value, line.ours.low, line.ours.high), digits)
@@ -76,13 +84,20 @@ def markdown(table: PaperTable) -> str:
 def latex(table: PaperTable) -> str:
     """For `\\input`: booktabs rules in a longtable, for some tables are longer than a page; needs both packages."""
     columns = (*table.columns, *VALUES)
-    align = "".join("r" if name in VALUES[:3] else "l" for name in columns)
+    align = "l" * len(table.columns) + "rrr" + MATCH_COLUMN
     head = " & ".join(escape_tex(name) for name in columns) + r" \\"
-    lines = [rf"\begin{{longtable}}{{{align}}}", rf"\caption{{{escape_tex(table.caption)}}} \\", r"\toprule", head, r"\midrule"]
+    lines = [
+        r"\begingroup\footnotesize",
+        rf"\begin{{longtable}}{{{align}}}",
+        rf"\caption*{{{escape_tex(table.caption)}}} \\",
+        r"\toprule",
+        head,
+        r"\midrule",
+    ]
     lines += [r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"]
     # Braces keep a cell that opens with a bracket from being read as the optional argument of the row before it.
     lines += [" & ".join(f"{{{escape_tex(cell)}}}" for cell in cells(line)) + r" \\" for line in table.lines]
-    lines += [r"\end{longtable}", r"\begin{itemize}"]
+    lines += [r"\end{longtable}", r"\endgroup", r"\begin{itemize}"]
     lines += [rf"\item {{\footnotesize {escape_tex(note)}}}" for note in (table.state, *table.footnotes, *table.left_out)]
     return "\n".join([*lines, r"\end{itemize}"]) + "\n"
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.reduction.schedule import reduction_ratio, token_counts
+from rmeeto_bench.reduction.schedule import ReductionConfig, reduction_ratio, token_counts
 from rmeeto_bench.reference import PaperRow
 from rmeeto_bench.report.paper.item import Item, Needs, Ours
 from rmeeto_bench.report.paper.sources import Sources

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from rmeeto_bench.profiles import GpuProfile, load_profiles
 from rmeeto_bench.records import Arm, DeviceRecord, RunRecord
-from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.reduction.schedule import token_counts
+from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
+from rmeeto_bench.reference import PAPER_NAMES
 
+SIZES = (("Ti", "tiny"), ("S", "small"), ("B", "base"))
 IMAGE_MODELS = {
-    **{f"Vim-{short}": f"vim_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
-    **{f"VideoM-{short}": f"videomamba_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
-    **{f"DeiT-{short}": f"deit_{long}" for short, long in (("Ti", "tiny"), ("S", "small"), ("B", "base"))},
+    **{printed: ours for ours, printed in PAPER_NAMES.items()},
+    **{f"VideoM-{short}": f"videomamba_{long}" for short, long in SIZES},
+    **{f"DeiT-{short}": f"deit_{long}" for short, long in SIZES},
 }
 VIDEO_MODELS = {
     f"VideoM-{short}": f"videomamba_{long}_k400_f8" for short, long in (("Ti", "tiny"), ("S", "small"), ("M", "middle"))
@@ -94,7 +95,7 @@ def gather(records: Sequence[RunRecord], gflops: Gflops = no_gflops) -> Sources:
                 refused.setdefault((record.run_id, reason), []).append(arm.arm)
                 continue
             known = record.data.get(arm.model, {})
-            data = f"{known['name']}, {arm.n_images} images" if known.get("name") and arm.n_images else "no data"
+            data = f"{known.get('name') or 'unnamed data'}, {arm.n_images} images" if arm.n_images else "no data"
             arms.append(StoredArm(arm, device, data, record.run_id, record.created_utc, placement))
     lines = [f"left out of run {run}: {', '.join(names)} ({reason})" for (run, reason), names in refused.items()]
     return Sources(tuple(arms), tuple(lines), gflops)

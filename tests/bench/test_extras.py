@@ -1,0 +1,208 @@
+"""What a run can measure beside its main table: batch sweep, latency, both inputs, the paper's protocol, many GPUs at once."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from bench_harness import Heard, controls, sim_plan
+
+from rmeeto_bench.bench.assemble import spread_arms
+from rmeeto_bench.bench.desk import Job, protocol_for
+from rmeeto_bench.bench.equivalence import equivalent, verdict
+from rmeeto_bench.bench.latency import percentiles, single_steps
+from rmeeto_bench.bench.plan import BenchPlan, cells
+from rmeeto_bench.bench.processes import death, worker_environment
+from rmeeto_bench.bench.runner import run
+from rmeeto_bench.bench.simulated import true_seconds
+from rmeeto_bench.bench.sweep import SIZES, knee, measure_sweep
+from rmeeto_bench.errors import MeasurementError
+from rmeeto_bench.measure.device import find_devices
+from rmeeto_bench.measure.protocol import QUICK, Watch
+from rmeeto_bench.measure.simulated import SimDevice
+from rmeeto_bench.profiles import load_profiles
+from rmeeto_bench.records import RunRecord, require_measured
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    plan = sim_plan("rtx4090,h100-sxm", preset="quick", rs=(0, 5, 20), inputs="both", sweep=True, paper_mode=True)
+    record = run(plan, tmp_path_factory.mktemp("all") / "run", controls())
+    assert record.status == "complete"
+    return record
+
+
+def test_merging_little_is_slower_than_not_merging_on_every_simulated_gpu() -> None:
+    for profile in load_profiles():
+        if profile.fp16_tflops:
+            baseline, low, high = (true_seconds(cell, profile, 128) for cell in cells(sim_plan(rs=(0, 5, 20)), "vim_small"))
+            assert 0.90 < baseline / low < 0.96
+            assert 1.3 < baseline / high < 1.6
+
+
+def test_simulated_results_say_so_and_are_refused_where_measurements_are_meant(everything: RunRecord) -> None:
+    assert {arm.verdict for arm in everything.arms} == {"SIMULATED"}
+    assert {arm.paper for arm in everything.arms} == {None}
+    assert {arm.top1 for arm in everything.arms} == {None}
+    with pytest.raises(MeasurementError, match="simulated"):
+        require_measured(everything)
+
+
+def test_simulated_speedups_are_the_true_ones(everything: RunRecord) -> None:
+    profile = next(profile for profile in load_profiles() if profile.name == "rtx4090")
+    truth = [true_seconds(cell, profile, 128) for cell in cells(sim_plan(rs=(0, 5, 20)), "vim_tiny")]
+    found = [arm.speedup.value for arm in everything.arms if arm.device == "sim:rtx4090" and arm.speedup]
+    assert found == pytest.approx([truth[0] / value for value in truth], rel=0.005)
+
+
+def test_the_papers_protocol_stands_beside_ours(everything: RunRecord) -> None:
+    for arm in everything.arms:
+        assert arm.paper_mode is not None
+        assert arm.speedup is not None
+        assert arm.paper_mode["speedup"] == pytest.approx(arm.speedup.value, rel=0.02)
+        assert arm.images_per_second is not None
+        assert arm.paper_mode["images_per_second"] == pytest.approx(arm.images_per_second.value, rel=0.02)
+
+
+def test_noise_and_images_are_compared_round_by_round(everything: RunRecord) -> None:
+    for arm in everything.arms:
+        assert arm.noise_speed is not None
+        assert arm.noise_speed.low is not None
+        assert arm.noise_speed.high is not None
+        assert arm.noise_speed.low < 1.002
+        assert arm.noise_speed.high > 0.998
+
+
+def test_a_sweep_has_a_row_for_every_size_and_one_knee_per_arm(everything: RunRecord) -> None:
+    assert len(everything.sweep) == 2 * 3 * len(SIZES)
+    for device, arm in {(row.device, row.arm) for row in everything.sweep}:
+        rows = {row.batch_size: row for row in everything.sweep if (row.device, row.arm) == (device, arm)}
+        assert tuple(rows) == SIZES == (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+        (chosen,) = [size for size, row in rows.items() if row.knee]
+        rates = {size: row.images_per_second.value for size, row in rows.items() if row.images_per_second}
+        assert chosen == knee(rates)
+        assert chosen > 1
+
+
+def test_the_knee_is_the_smallest_within_two_per_cent() -> None:
+    assert knee({1: 10, 2: 50, 4: 97.9, 8: 98.1, 16: 100, 32: 99}) == 8
+    assert knee({1: 10}) == 1
+    assert knee({}) is None
+
+
+def test_a_batch_that_does_not_fit_is_left_out_and_never_made_smaller() -> None:
+    profile = next(profile for profile in load_profiles() if profile.name == "rtx4090")
+    device, stored = SimDevice(profile, seed=0), []
+
+    def step(arm: str, size: int) -> object:
+        if size > 64:
+            raise torch.OutOfMemoryError
+        return device.step(arm, 0.001 * size)
+
+    result = measure_sweep(device, SimpleNamespace(names=["a"], step=step), QUICK, Watch(stored.append), 0)
+    assert result["arms"]["a"]["fitting"] == [1, 2, 4, 8, 16, 32, 64]
+    assert {block.arm for block in stored} == {f"a@b{2**i}" for i in range(7)}
+
+
+def test_batch_1_is_reported_as_latency(tmp_path: Path) -> None:
+    record = run(sim_plan(preset="quick", batch_size=1), tmp_path / "run", controls())
+    for arm in record.arms:
+        assert arm.latency_ms is not None
+        assert arm.images_per_second is not None
+        assert arm.latency_ms["steps"] >= 200
+        assert arm.latency_ms["p50"] == pytest.approx(1000 / arm.images_per_second.value, rel=0.01)
+        assert arm.latency_ms["p50"] <= arm.latency_ms["p90"] <= arm.latency_ms["p99"]
+
+
+def test_percentiles_are_those_of_single_steps() -> None:
+    assert percentiles(np.arange(1, 101) / 1000) == pytest.approx({"p50": 50.5, "p90": 90.1, "p99": 99.01, "steps": 100})
+    calls: list[str] = []
+    device = SimpleNamespace(time_block=lambda step, steps: (step(), (0.0, 0.05))[1])
+    found = single_steps(device, {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, lambda: False)
+    assert len(found["a"]) == len(found["b"]) >= 200
+    assert calls[:40] == ["a"] * 20 + ["b"] * 20
+
+
+def test_equal_cards_that_differ_are_labelled(everything: RunRecord) -> None:
+    twins = tuple(replace(device, name="One Card") for device in everything.devices)
+    spread = spread_arms(replace(everything, devices=twins), list(everything.arms))
+    assert spread == {(arm.device, arm.arm) for arm in everything.arms}
+    assert spread_arms(everything, list(everything.arms)) == set()  # two kinds may differ
+
+
+def test_equivalence_needs_the_whole_interval_within_the_margin() -> None:
+    random = np.random.default_rng(0)
+    alone = np.exp(random.normal(0, 0.001, 12))
+    assert equivalent(alone, alone * np.exp(random.normal(0, 0.001, 12)))[0]
+    assert not equivalent(alone, 1.01 * alone)[0]
+    assert not equivalent(alone, alone * np.exp(random.normal(0, 0.05, 12)))[0]  # too noisy to tell
+    assert not equivalent(alone, np.full(12, math.nan))[0]
+    passed, words = verdict({"A": (alone, alone), "B": (alone, 1.02 * alone)})
+    assert not passed
+    assert words.startswith("B: blocks last +2.")
+
+
+def test_gpus_that_do_not_disturb_each_other_are_measured_together(tmp_path: Path) -> None:
+    listening = controls()
+    record = run(sim_plan("rtx4090,h100-sxm", preset="quick", schedule="parallel"), tmp_path / "run", listening)
+    heard = listening.listener
+    assert isinstance(heard, Heard)
+    assert [note for note in heard.notes if "measuring all together" in note]
+    assert {arm.verdict for arm in record.arms} == {"SIMULATED"}
+    assert {arm.device for arm in record.arms} == {"sim:rtx4090", "sim:h100-sxm"}
+
+
+def test_gpus_that_disturb_each_other_are_measured_one_after_the_other(tmp_path: Path) -> None:
+    busy = tmp_path / "busy"
+    busy.mkdir()
+
+    def coupled(job: Job) -> None:
+        time_block = SimDevice.time_block
+
+        def slower_in_company(self: SimDevice, step: object, steps: int) -> tuple[float, float]:
+            mine = busy / str(os.getpid())
+            mine.touch()
+            time.sleep(0.05)
+            factor = 1.03 if len(list(busy.iterdir())) > 1 else 1.0
+            mine.unlink()
+            seconds, wall = time_block(self, step, steps)  # type: ignore[arg-type]
+            return factor * seconds, factor * wall
+
+        if job.kind == "equivalence":
+            SimDevice.time_block = slower_in_company  # type: ignore[method-assign]
+
+    listening = controls(coupled)
+    run(sim_plan("rtx4090,h100-sxm", preset="quick", schedule="parallel"), tmp_path / "run", listening)
+    assert isinstance(listening.listener, Heard)
+    assert [note for note in listening.listener.notes if "measuring one after the other" in note]
+
+
+def test_a_worker_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    values = worker_environment("cuda:1234-5678", "timing")
+    assert (values["CUDA_VISIBLE_DEVICES"], values["OMP_NUM_THREADS"]) == ("GPU-1234-5678", "1")
+    assert "OMP_NUM_THREADS" not in worker_environment("cuda:1234-5678", "accuracy")
+    assert worker_environment("cpu", "timing")["CUDA_VISIBLE_DEVICES"] == "0,1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-abc")
+    assert worker_environment("cuda:1234-5678", "timing")["CUDA_VISIBLE_DEVICES"] == "MIG-abc"
+
+
+def test_deaths_are_told_in_one_line() -> None:
+    assert "SIGKILL, by hand or for lack of memory" in death(-9, [])
+    assert "SIGSEGV: a crash in native code" in death(-11, [])
+    assert death(1, ["Traceback\n", "RuntimeError: CUDA error: unknown\n", "\n"]).endswith("RuntimeError: CUDA error: unknown")
+
+
+def test_a_cpus_sessions_share_the_time_of_one() -> None:
+    on_gpu, on_cpu = (protocol_for(BenchPlan(), kind) for kind in ("cuda", "cpu"))
+    assert on_cpu.sessions == on_gpu.sessions == 3
+    assert on_cpu.sessions * on_cpu.time_limit <= on_gpu.time_limit
+    assert find_devices("none")[0].kind == "cpu"

@@ -1,0 +1,103 @@
+"""`calibrate` from the command line, on simulated devices and, in fresh processes, on the CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rmeeto_bench.cli.main import main
+from rmeeto_bench.measure.device import find_devices
+from rmeeto_bench.measure.noise import load_noise_profile
+from rmeeto_bench.measure.simulated import Scenario, SimDevice
+
+
+def test_it_keeps_a_profile_per_simulated_device_and_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["calibrate", "--device", "sim", "--gpus", "rtx4090,v100", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "RTX 4090 (simulated): 5 processes, 60 rounds" in said
+    assert "smallest change a gate of 5 processes a side finds" in said
+    profiles = [load_noise_profile(device, tmp_path) for device in ("sim:rtx4090", "sim:v100")]
+    assert all(profile is not None and 0 < profile.noise.within_sd < 0.01 for profile in profiles)
+    assert profiles[0] is not None
+    assert profiles[1] is not None
+    assert profiles[0].noise != profiles[1].noise
+
+
+def simulate(monkeypatch: pytest.MonkeyPatch, scenario: Scenario) -> None:
+    """Let `--device sim` be one device that behaves so."""
+    (quiet,) = find_devices("sim:v100")
+    assert isinstance(quiet, SimDevice)
+
+    def found(_: str, **noise: int) -> list[SimDevice]:
+        return [SimDevice(quiet.profile, scenario=scenario, **{"seed": 0, **noise})]
+
+    monkeypatch.setattr("rmeeto_bench.measure.device.find_devices", found)
+
+
+def test_a_busy_device_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    simulate(monkeypatch, Scenario(contended_share=1.0))
+    words = ["calibrate", "--device", "sim", "--out", str(tmp_path)]
+    assert main(words) == 5
+    assert main([*words, "--allow-busy"]) == 0
+
+
+@pytest.mark.parametrize("cost", [0.0, 0.01])
+def test_telemetry_that_slows_the_device_down_is_flagged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture, cost: float
+) -> None:
+    simulate(monkeypatch, Scenario(telemetry_cost=cost))
+    assert main(["calibrate", "--device", "sim", "--out", str(tmp_path)]) == 0
+    assert ("warning: watching this device slows it down" in capsys.readouterr().out) is (cost > 0)
+
+
+def test_flags_reach_the_measurement(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = [
+        "calibrate",
+        "--device",
+        "sim",
+        "--gpus",
+        "v100",
+        "--out",
+        str(tmp_path),
+        "--json",
+        "--processes",
+        "3",
+        "--rounds",
+        "7",
+    ]
+    assert main([*words, "--seed", "1"]) == 0
+    (first,) = json.loads(capsys.readouterr().out)
+    assert (first["noise"]["sessions"], first["noise"]["rounds"]) == (3, 21)
+    assert main([*words, "--seed", "2"]) == 0
+    (second,) = json.loads(capsys.readouterr().out)
+    assert second["noise"] != first["noise"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--device", "sim", "--gpus", "nothing"], "no profile 'nothing' to simulate"),
+        (["--device", "sim", "--processes", "1"], "--processes must be at least 2, not 1"),
+        (["--device", "sim", "--rounds", "5"], "--rounds must be at least 6, not 5"),
+        (["--gpus", "none", "--batch-size", "0"], "--batch-size must be at least 1, not 0"),
+        (["--gpus", "none", "--model", "vim_none"], "vim_none"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["calibrate", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_cpu_is_calibrated_in_fresh_processes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["--gpus", "none", "--processes", "2", "--rounds", "6", "--batch-size", "1", "--block-seconds", "0.02"]
+    assert main(["calibrate", *words, "--allow-busy", "--out", str(tmp_path)]) == 0
+    assert "process 2 of 2" in capsys.readouterr().err
+    profile = load_noise_profile("cpu", tmp_path)
+    assert profile is not None
+    assert profile.noise.rounds == 12
+    assert 0 < profile.noise.within_sd < 1

@@ -1,0 +1,143 @@
+"""resume, rerun, ls, show, --dry-run and --device sim as typed, in processes as they are for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bench_harness import controls, sim_plan
+
+from rmeeto_bench.bench.runner import run
+from rmeeto_bench.cli.main import main
+from rmeeto_bench.records import MANIFEST, load
+from rmeeto_bench.report.files import write_all
+
+COMMAND = [sys.executable, "-m", "rmeeto_bench", "--device", "sim", "--quick", "--r", "0,20", "--model", "vim_tiny"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "one"
+    write_all(run(sim_plan("rtx4090,h100-sxm", preset="quick"), out, controls()), out)
+    return out
+
+
+@pytest.mark.slow
+def test_a_simulated_run_as_typed_shows_one_table_over_kinds_in_a_log(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--gpus", "rtx4090,h100-sxm", "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "80"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert max(len(line) for line in done.stdout.splitlines() if "files:" not in line and "simulated)," not in line) <= 110
+    overview = done.stdout[done.stdout.index("vim_tiny: images/s, speed-up") :]
+    assert "RTX 4090 (simulated)" in overview
+    assert "H100 SXM (simulated)" in overview
+    assert "SIMULATED" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stderr.count("session 1: timing") == 2
+    with_worker_pid = load(tmp_path / "run")
+    assert [arm.verdict for arm in with_worker_pid.arms] == ["SIMULATED"] * 4
+
+
+@pytest.mark.slow
+def test_the_second_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "rmeeto_bench", "--gpus", "none", "--rigorous", "--r", "0", "--out", str(out)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (out / MANIFEST).exists():
+        time.sleep(0.1)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"continue with: rmeeto-bench resume {out}" in errors
+    assert "Traceback" not in errors
+
+
+def test_ls_lists_runs_and_says_which_cannot_be_read(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    damaged = folder.parent / "damaged"
+    damaged.mkdir(exist_ok=True)
+    (damaged / MANIFEST).write_text("{")
+    assert main(["ls", str(folder.parent)]) == 0
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "complete" in text
+    assert "unreadable" in text
+    assert main(["ls", str(folder)]) == 0
+    assert main(["ls", str(folder / "nowhere")]) == 2
+
+
+def test_show_prints_the_run_and_its_rounds(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["show", str(folder), "--rounds", "--plan"]) == 0
+    text = capsys.readouterr().out
+    assert load(folder).run_id in text
+    assert "ms per image (place)" in text
+    assert '"preset": "quick"' in text
+    assert len(re.findall(r"^\d +\d+ +[\d.]+ \([01]\) +[\d.]+ \([01]\)", text, re.MULTILINE)) == sum(
+        arm.rounds for arm in load(folder).arms if arm.r == 0
+    )
+
+
+def test_resuming_a_complete_run_measures_nothing(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    before = load(folder).arms
+    assert main(["resume", str(folder), "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [arm["images_per_second"] for arm in record["arms"]] == [
+        {"value": arm.images_per_second.value, "low": arm.images_per_second.low, "high": arm.images_per_second.high}
+        for arm in before
+        if arm.images_per_second
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--device", "sim", "--gpus", "none"], 2, "--gpus all"),
+        (["--device", "sim", "--gpus", "gtx1"], 2, "no profile 'gtx1'"),
+        (["--gpus", "none", "--batch-size", "many"], 2, "whole number or `sweep`"),
+        (["--gpus", "none", "--inputs", "zeros"], 2, "real, random, both"),
+        (["--gpus", "none", "--schedule", "chaos"], 2, "serial, parallel"),
+        (["--gpus", "RTX 9090"], 6, "no GPU RTX 9090"),
+        (["--gpus", "none", "--resume"], 2, "needs the folder"),
+        (["resume", "no/such/run"], 2, "give the folder of a run"),
+        (["rerun", "no/such/run"], 2, "give the folder of a run"),
+        (["show", "no/such/run"], 2, "give the folder of a run"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str], code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == code
+    errors = capsys.readouterr().err
+    assert says in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_and_how_long_and_does_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--gpus", "none", "--dry-run", "--ratios", "0,0.54", "--paper-mode"]) == 0
+    text = capsys.readouterr().out
+    assert "3 sessions of 12 to 40 rounds, fp32, batch 32" in text
+    assert "0.540 (r=20)" in text
+    assert "the paper's protocol" in text
+    assert re.search(r"timing in all: \d+ (s|min) to \d+ min", text)
+    assert not list(tmp_path.iterdir())
