@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from rmeeto_bench.records import Estimate
+
 KINDS = {
     "speed_accuracy": "images/s against top-1, a panel per GPU",
     "speedup": "speed-up over the ratio, with the token bound and the break-even ratio",
@@ -47,7 +49,7 @@ def _draw(arguments: argparse.Namespace) -> Figure:
     if arguments.kind == "energy":
         from rmeeto_bench.bench.energy_of_run import energy_of_run
 
-        joules = {}
+        joules: dict[tuple[str, str, str], Estimate] = {}
         for path, record in zip(arguments.runs, records, strict=True):
             joules |= energy_of_run(path if path.is_dir() else path.parent, record)
         return figure_kinds.energy(records, arguments.style, joules)

@@ -247,7 +247,8 @@ def test_an_arm_that_no_longer_fits_into_memory_fails() -> None:
 
     found = gate(Processes(answer))
     assert found.outcome == FAIL
-    assert [change.detail for change in found.changes if change.outcome == FAIL] == ["vim_small/r11 does not fit into memory any more"]
+    failed = [change.detail for change in found.changes if change.outcome == FAIL]
+    assert failed == ["vim_small/r11 does not fit into memory any more"]
 
 
 @pytest.mark.parametrize(
