@@ -192,6 +192,7 @@ def compare(base: StoredRun, head: StoredRun, limits: Limits, *, explain: bool =
             f"{refused[0].arm} cannot be compared ({refused[0].detail}); measure again, or look at the numbers with --explain"
         )
     notes = list(differences(base.record, head.record))
+    notes += [f"{arm} is not judged: {why}" for arm, why in dict.fromkeys((change.arm, change.detail) for change in refused)]
     quick = [run.name for run in (base, head) if any(arm.verdict == "EXPLORATORY" for arm in run.record.arms)]
     if quick:
         notes.append(f"a quick look, not for conclusions: {', '.join(quick)}")

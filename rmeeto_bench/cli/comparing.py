@@ -32,7 +32,7 @@ def show(comparison: Comparison, arguments: argparse.Namespace) -> int:
         if arguments.json:
             write_atomic(Path(arguments.json), to_json(comparison))
         console = Console(highlight=False)
-        console.print(table(comparison))
+        console.print(table(comparison, console.width))
         for note in comparison.notes:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
         console.print(headline(comparison), markup=False, soft_wrap=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from rich.markup import escape
 from rich.table import Table
 
 from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, RATE, REFUSED, SLOWER, SPEEDUP, TOP1, WORSE, Change, Comparison
 
 COLUMNS = ("arm", "quantity", "base", "head", "change", "margin", "outcome")
+WIDE = 100  # columns of a terminal from which an interval stands beside its value
 BAD, UNSURE = (FAIL, SLOWER, WORSE), (INCONCLUSIVE, REFUSED)
 LEVELS = {"gate": "one-sided 95 % bounds over processes", "compare": "95 % intervals"}
 
@@ -34,7 +36,7 @@ def cells(change: Change) -> tuple[str, ...]:
         value_text(change.head, change.metric),
         change.text,
         margin_text(change),
-        change.outcome + (f" ({change.detail})" if change.outcome == REFUSED else ""),
+        change.outcome,
     )
 
 
@@ -57,19 +59,29 @@ def headline(comparison: Comparison) -> str:
     return f"{comparison.outcome}: {'; '.join(parts)}{how}"
 
 
-def table(comparison: Comparison) -> Table:
-    """For a terminal, the devices one below the other."""
+def table(comparison: Comparison, width: int = 120) -> Table:
+    """For a terminal of `width` columns; narrow ones put intervals below their values and drop the margin."""
+    wide = width >= WIDE
     shown = Table(
-        title=f"{comparison.base} (base) against {comparison.head} (head)", title_justify="left", box=None, pad_edge=False
+        title=f"{comparison.base} (base) against {comparison.head} (head)",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0) if wide else (0, 1, 0, 0),
     )
-    for name in COLUMNS:
-        shown.add_column(name, justify="left" if name in ("arm", "quantity", "outcome") else "right")
+    columns = [name for name in COLUMNS if wide or name != "margin"]
+    for name in columns:
+        left = name in ("arm", "quantity", "outcome")
+        shown.add_column(name, justify="left" if left else "right", no_wrap=name != "arm", overflow="fold")
     devices = list(dict.fromkeys(change.device for change in comparison.changes))
     for device in devices:
         if len(devices) > 1:
-            shown.add_row(f"[bold]{device}")
+            shown.add_row(f"[bold]{escape(device)}")
         for change in (change for change in comparison.changes if change.device == device):
-            shown.add_row(*cells(change))
+            row = dict(zip(COLUMNS, cells(change), strict=True))
+            if not wide:
+                row["change"] = row["change"].replace(" [", "\n[")
+            shown.add_row(*(escape(row[name]) for name in columns))
     return shown
 
 

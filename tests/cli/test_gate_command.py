@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ import pytest
 from sample_runs import cpu_run
 
 import rmeeto_bench
+from rmeeto_bench.bench import sides
 from rmeeto_bench.bench.sides import cache_folder, resolve
 from rmeeto_bench.bench.store import Store
 from rmeeto_bench.cli.main import main
@@ -102,6 +104,32 @@ def test_worktrees_are_kept_and_used_again(repository: Path) -> None:
     assert marker.exists()
     shutil.rmtree(first.path)  # a cache that was cleaned: git still remembers the worktree
     assert (resolve("base", repository, cache_folder()).path / "rmeeto_bench").is_dir()
+
+
+def test_other_dependencies_get_an_environment_that_is_kept(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = program(tmp_path / "other", 1.0)
+    (other / "pyproject.toml").write_text('[project]\ndependencies = ["torch>=99"]\n', encoding="utf-8")
+    commands: list[list[str]] = []
+
+    def call(command: list[str | Path], what: str) -> str:
+        commands.append([str(word) for word in command])
+        if "venv" in commands[-1]:
+            Path(commands[-1][-1]).mkdir(parents=True)
+        return ""
+
+    monkeypatch.setattr(sides, "_call", call)
+    side = resolve(str(other), repository, cache_folder())
+    assert str(side.python) != sys.executable
+    assert [words[1:3] for words in commands] == [["-m", "venv"], ["-m", "pip"]]
+    assert commands[1][-1] == "torch>=99"
+    assert resolve(str(other), repository, cache_folder()) == side
+    assert len(commands) == 2, "made once"
+    own = Path(rmeeto_bench.__file__).parents[1] / "pyproject.toml"
+    if own.is_file():
+        shutil.copy(own, other / "pyproject.toml")
+        assert str(resolve(str(other), repository, cache_folder()).python) == sys.executable
 
 
 def test_a_folder_and_a_wheel_are_sides_too(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -34,12 +34,14 @@ def test_the_headline_names_the_worst_and_what_is_unclear() -> None:
     )
 
 
-def test_the_table_holds_every_change_and_fits_a_terminal() -> None:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table(GATE))
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_holds_every_change_and_fits_a_terminal(width: int) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table(GATE, width))
     text = console.export_text()
-    assert max(map(len, text.splitlines())) <= 120
-    for words in ("-5.33 [-5.60, -5.00] %", "-0.20 [-0.50, +0.10] points", "2000 MiB", "79.30 %", "FAIL"):
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for words in ("-5.33", "[-5.60, -5.00] %", "-0.20", "[-0.50, +0.10] points", "2000 MiB", "79.30 %", "FAIL", "INCONCLUSIVE"):
         assert words in text
 
 
