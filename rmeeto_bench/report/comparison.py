@@ -48,8 +48,11 @@ def headline(comparison: Comparison) -> str:
     if bad:
         worst = max(bad, key=lambda change: abs(change.change.value) / (change.margin or 1))
         parts.append(f"{worst.metric} of {worst.arm} {worst.text}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""))
-    if unsure:
-        parts.append(f"{len(unsure)} of {len(comparison.changes)} quantities cannot be told apart well enough")
+    refused = [change for change in unsure if change.outcome == REFUSED]
+    if refused:
+        parts.append(f"{len(refused)} of {len(comparison.changes)} quantities may not be judged")
+    if len(unsure) > len(refused):
+        parts.append(f"{len(unsure) - len(refused)} of {len(comparison.changes)} quantities cannot be told apart well enough")
     if not parts:
         parts.append(f"{len(comparison.changes)} quantities compared")
     how = ""

@@ -13,7 +13,7 @@ from rich.console import Console
 from sample_runs import arms, cpu_run, record, two_gpus
 
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, PASS, RATE, TOP1, Change, Comparison, to_json
+from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, PASS, RATE, REFUSED, TOP1, Change, Comparison, to_json
 from rmeeto_bench.records import DeviceRecord, Estimate, save
 from rmeeto_bench.report.comparison import github_annotations, headline, junit, markdown, table
 from rmeeto_bench.report.export import FORMATS
@@ -43,6 +43,12 @@ def test_the_table_holds_every_change_and_fits_a_terminal(width: int) -> None:
     assert "…" not in text
     for words in ("-5.33", "[-5.60, -5.00] %", "-0.20", "[-0.50, +0.10] points", "2000 MiB", "79.30 %", "FAIL", "INCONCLUSIVE"):
         assert words in text
+
+
+def test_the_headline_says_what_was_refused() -> None:
+    refused = replace(CHANGES[0], outcome=REFUSED, detail="base THROTTLED")
+    only = replace(GATE, kind="compare", outcome=REFUSED, changes=(refused,))
+    assert headline(only) == "REFUSED: 1 of 1 quantities may not be judged"
 
 
 def test_markdown_is_one_table_whose_cells_cannot_break_out() -> None:
