@@ -7,7 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from rmeeto_bench.records import ESTIMATES, Arm, Estimate, RunRecord
 from rmeeto_bench.report.summary import groups
@@ -114,8 +116,9 @@ def _columns(arms: list[Arm]) -> list[str]:
     return [name for name in rows[0] if name not in hidden]
 
 
-OPTIONAL = ("paper images/s", "paper's protocol", "p50/p90/p99 ms", "noise", "verdict")
-NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", *OPTIONAL[1:4], "weights", "verdict")
+BESIDE = ("paper's protocol", "p50/p90/p99 ms", "noise")  # measured beside; a narrow terminal has them in a table below
+OPTIONAL = ("paper images/s", *BESIDE, "verdict")
+NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", "weights", "verdict")
 
 
 def _shown(arms: list[Arm], *, wide: bool) -> list[str]:
@@ -160,7 +163,23 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
                 cells["verdict"] = (cells["verdict"][0].replace("_", "\n").replace(" [", "\n["), "")
             table.add_row(*(joint.join(part for part in cells[name] if part) for name in columns))
         tables.append(table)
+        if not wide:
+            tables += _beside(arms)
     return tables
+
+
+def _beside(arms: list[Arm]) -> list[Table]:
+    """What was measured beside the main table, as a small one; none if there is nothing."""
+    columns = [name for name in _columns(arms) if name in BESIDE]
+    if not columns:
+        return []
+    table = Table(box=None, pad_edge=False)
+    for name in ("r", *columns):
+        table.add_column(name, justify="right", no_wrap=True)
+    for arm in arms:
+        cells = _cells(arm)
+        table.add_row(*(cells[name][0] for name in ("r", *columns)))
+    return [table]
 
 
 def overview_table(record: RunRecord) -> list[Table]:
@@ -184,7 +203,7 @@ def overview_table(record: RunRecord) -> list[Table]:
     return tables
 
 
-def sweep_table(record: RunRecord, device: str) -> list[Table]:
+def sweep_table(record: RunRecord, device: str) -> list[Group]:
     """Images/s over the batch size, a column per arm; `*` marks the knee. No table for a run without a sweep."""
     tables = []
     rows = [row for row in record.sweep if row.device == device]
@@ -192,7 +211,7 @@ def sweep_table(record: RunRecord, device: str) -> list[Table]:
         mine = [row for row in rows if row.model == model]
         arms = list(dict.fromkeys(row.arm for row in mine))
         title = f"{record.device(device).name} · {model} · images/s by batch size, * the smallest with 98 % of the best"
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for name in ("batch", *(f"r={arm.rsplit('/r', 1)[1]}" for arm in arms)):
             table.add_column(name, justify="right", no_wrap=True)
         for size in dict.fromkeys(row.batch_size for row in mine):
@@ -202,7 +221,7 @@ def sweep_table(record: RunRecord, device: str) -> list[Table]:
                 for row in (found[arm] for arm in arms)
             ]
             table.add_row(str(size), *cells)
-        tables.append(table)
+        tables.append(Group(Text(title, "italic"), table))  # a title of the table's own is cut to its width
     return tables
 
 

@@ -24,12 +24,12 @@ from rmeeto_bench.records import MANIFEST, RunRecord, load
 
 PLAN = sim_plan()
 POINTS = 50
-ROUNDS = 7
+ROUNDS = 5
 
 
 @pytest.fixture(autouse=True, scope="module")
 def short_sessions() -> Iterator[None]:
-    """Three sessions of seven rounds: what is tested is how they end."""
+    """Three sessions of five rounds: what is tested is how they end."""
     with pytest.MonkeyPatch.context() as patch:
         short = replace(DEFAULT, min_rounds=ROUNDS, max_rounds=ROUNDS, target=0.1)
         patch.setitem(PRESETS, DEFAULT.name, short)
@@ -215,3 +215,12 @@ def test_a_refused_plan_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         run(plan, tmp_path / "run", controls())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_driver_that_changed_between_sessions_is_found(tmp_path: Path) -> None:
+    def update(job: Job) -> None:
+        from rmeeto_bench.bench import jobs
+
+        jobs.environment = lambda _: {"driver": "2" if job.session == 1 else "1"}  # type: ignore[assignment]
+
+    assert {arm.verdict for arm in run(PLAN, tmp_path / "run", controls(update)).arms} == {"ENV_CHANGED"}

@@ -129,3 +129,22 @@ def test_tokens_that_are_not_the_schedules_are_found(tmp_path: Path) -> None:
     record = measured(tmp_path, miscount, rs=(0, 20), checkpoints="none")
     assert {arm.verdict for arm in record.arms} == {"TOKENS_MISMATCH"}
     assert record.arms[1].final_tokens == 99
+
+
+def test_an_arm_that_does_not_fit_is_a_row_and_the_others_are_measured(tmp_path: Path) -> None:
+    def small_memory(job: Job) -> None:
+        from rmeeto_bench.bench import workload
+
+        build = workload.build
+
+        def build_if_it_fits(cell: object, *rest: object) -> object:
+            if cell.r == 20:  # type: ignore[attr-defined]
+                raise torch.OutOfMemoryError
+            return build(cell, *rest)  # type: ignore[arg-type]
+
+        workload.build = build_if_it_fits  # type: ignore[assignment]
+
+    record = measured(tmp_path, small_memory, rs=(0, 11, 20), checkpoints="none")
+    assert [arm.verdict for arm in record.arms] == ["EXPLORATORY", "EXPLORATORY", "OOM"]
+    assert [arm.images_per_second is None for arm in record.arms] == [False, False, True]
+    assert {arm.batch_size for arm in record.arms} == {4}

@@ -141,3 +141,19 @@ def test_a_dry_run_says_what_and_how_long_and_does_nothing(
     assert "the paper's protocol" in text
     assert re.search(r"timing in all: \d+ (s|min) to \d+ min", text)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_measured_beside_fits_a_narrow_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = sim_plan("v100", preset="quick", inputs="both", paper_mode=True, sweep=True, batch_size=1)
+    run(plan, tmp_path / "run", controls())
+    for width in ("80", "160"):
+        monkeypatch.setenv("COLUMNS", width)
+        assert main(["show", str(tmp_path / "run")]) == 0
+        text = capsys.readouterr().out
+        table = text[: text.index("files:")]
+        assert "…" not in table
+        assert max(map(len, table.splitlines())) <= int(width)
+        for title in ("paper's protocol", "p50/p90/p99 ms", "noise", "images/s by batch size", "512"):
+            assert title in table
