@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from rmeeto_bench.bench.plan import BenchPlan
     from rmeeto_bench.checkpoints.reader import load_checkpoint
     from rmeeto_bench.models.zoo import create_model
-    from rmeeto_bench.reduction.config import ReductionConfig
+    from rmeeto_bench.reduction.config import Ablation, ReductionConfig, VitOptions
     from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
+    from rmeeto_bench.reduction.pruning import HiddenStateAlignment, TokenRecognition
 
 __version__ = "0.1.0"
 __all__ = [
+    "Ablation",
     "BenchPlan",
+    "HiddenStateAlignment",
     "MergeResult",
     "ReductionConfig",
+    "TokenRecognition",
+    "VitOptions",
     "create_model",
     "load_checkpoint",
     "load_run",
@@ -31,6 +36,10 @@ __all__ = [
     "run",
 ]
 _HOME = {
+    "Ablation": "reduction.config",
+    "HiddenStateAlignment": "reduction.pruning",
+    "TokenRecognition": "reduction.pruning",
+    "VitOptions": "reduction.config",
     "BenchPlan": "bench.plan",
     "MergeResult": "reduction.merging",
     "ReductionConfig": "reduction.config",

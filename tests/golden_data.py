@@ -25,6 +25,12 @@ def text(stem: str) -> Any:
     return json.loads((folder(stem) / f"{stem}.json").read_text(encoding="utf-8"))
 
 
+def weights(kind: str) -> dict[str, Tensor]:
+    """A model's recorded weights. Upstream's Vim and VideoMamba of one width got the same ones, so the copy keeps one file."""
+    own = (folder(kind) / f"{kind}_weights.safetensors").is_file()
+    return tensors(f"{kind}_weights", kind) if own else tensors("vim_d32_weights", "vim_d32")
+
+
 @cache
 def tensors(stem: str, beside: str) -> dict[str, Tensor]:
     """`<stem>.safetensors` from the folder that `<beside>.json` is read from."""

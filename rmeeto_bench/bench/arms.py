@@ -15,8 +15,8 @@ from rmeeto_bench.checkpoints.reader import Provenance, load_checkpoint
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.device import Device
+from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.graphs import GraphedForward
-from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.models.zoo import create_model
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -64,7 +64,7 @@ class BuiltArm:
     """A model ready to run, and where its weights come from (None: random)."""
 
     cell: Cell
-    model: Vim
+    model: ReducedModel
     weights: str
     provenance: Provenance | None
     forward: Callable[[Tensor], Tensor]
@@ -89,17 +89,17 @@ def build(cell: Cell, plan: BenchPlan, setting: Setting) -> BuiltArm:
     provenance = None if weights.path is None else load_checkpoint(model, weights.path, ema=weights.ema)
     trained_r = None if provenance is None else provenance.trained_r
     model = model.to(setting.device.torch_device, setting.dtype).eval()
-    _ = model.kernels  # refuse a backend that cannot run before anything is measured
+    _ = model.kernels_name  # refuse a backend that cannot run before anything is measured
     forward = GraphedForward(model) if setting.graphs else model
     return BuiltArm(cell, model, weights.label(cell.r, trained_r), provenance, forward)
 
 
-def resident_batches(model: Vim, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
+def resident_batches(model: ReducedModel, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
     """A few full batches on the device: real images where there is data, else standard normal noise.
 
     Raises `UsageError` if the data set's images do not fit the model.
     """
-    shape = (model.config.in_chans, model.config.img_size, model.config.img_size)
+    shape = model.config.input_shape
     if data is None:
         generator = torch.Generator().manual_seed(seed)
         return [setting.place(torch.randn(setting.batch_size, *shape, generator=generator)) for _ in range(RESIDENT_BATCHES)]

@@ -10,7 +10,7 @@ from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.measure.rounds import PRESETS, Protocol
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.reduction.schedule import PAPER_RATIOS, r_for_ratio, reduction_ratio, token_counts
+from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
 
 CHOICES = {
     "precision": ("auto", "fp32", "fp16", "bf16"),
@@ -118,20 +118,12 @@ class Cell:
 def cells(plan: BenchPlan, model: str) -> tuple[Cell, ...]:
     """The cells of one model in ascending r; the baseline r = 0 is always among them, as every speed-up needs it."""
     sized = config(model)
-    sizes = {"depth": sized.depth, "initial_tokens": sized.num_tokens}
-    requested: dict[int, float] = {}
-    for r in plan.rs or ():
-        requested[r] = reduction_ratio(token_counts(ReductionConfig(r=r), **sizes), sized.num_tokens)
+
+    def ratio_of(r: int) -> float:
+        return reduction_ratio(sized.token_counts(ReductionConfig(r=r)), sized.num_tokens)
+
+    requested: dict[int, float] = {r: ratio_of(r) for r in plan.rs or ()}
     for ratio in plan.ratios if plan.rs is None else ():
-        r, _ = r_for_ratio(ratio, depth=sized.depth, initial_tokens=sized.num_tokens)
-        requested.setdefault(r, ratio)
+        requested.setdefault(sized.r_for_ratio(ratio)[0], ratio)
     requested.setdefault(0, 0.0)
-    return tuple(
-        Cell(
-            model,
-            ReductionConfig(r=r),
-            requested[r],
-            reduction_ratio(token_counts(ReductionConfig(r=r), **sizes), sized.num_tokens),
-        )
-        for r in sorted(requested)
-    )
+    return tuple(Cell(model, ReductionConfig(r=r), requested[r], ratio_of(r)) for r in sorted(requested))

@@ -19,7 +19,6 @@ from rmeeto_bench.models.flops import count_flops
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.profiles import GpuProfile, load_profiles
 from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.reduction.schedule import token_counts
 
 EFFICIENCY = 0.04  # share of the dense fp16 peak; Table 12's baselines lie between 0.02 (H100) and 0.10 (RTX 4090)
 MATCHING = 0.207  # matching and merging cost this share of the baseline, whatever r: Table 12's RTX 4090 column gives it
@@ -72,7 +71,7 @@ class SimulatedWorkload:
         found = {}
         for name, cell in self._cells.items():
             sized = config(cell.model)
-            counts = token_counts(cell.reduction, depth=sized.depth, initial_tokens=sized.num_tokens)
+            counts = sized.token_counts(cell.reduction)
             precision = precision_for(self._plan, "sim")
             found[name] = Facts(
                 precision, self.batch_size, "simulated", "none", token_counts=counts, planned_token_counts=counts

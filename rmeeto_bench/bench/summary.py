@@ -24,7 +24,6 @@ from rmeeto_bench.models.flops import CONVENTIONS, count_flops, published_gflops
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records import Arm, DeviceRecord, Estimate
-from rmeeto_bench.reduction.schedule import token_counts
 
 # What must not change between the sessions of a run (environment's names): another driver is another machine.
 FINGERPRINT = ("python", "packages", "cuda", "git_commit", "driver", "power_limit_w", "threads")
@@ -81,8 +80,7 @@ def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
 def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
     """The row of a cell before anything is measured."""
     sized = config(cell.model)
-    planned = token_counts(cell.reduction, depth=sized.depth, initial_tokens=sized.num_tokens)
-    counts = facts.token_counts or planned
+    counts = facts.token_counts or sized.token_counts(cell.reduction)
     return Arm(
         device=here.device.id,
         arm=cell.name,

@@ -181,7 +181,7 @@ class ModelWorkload:
             origin = arm.provenance
             found[name] = replace(
                 base,
-                backend=arm.model.kernels.name,
+                backend=arm.model.kernels_name,
                 weights=arm.weights,
                 checkpoint=None if origin is None else origin.path.name,
                 checkpoint_sha256=None if origin is None else origin.sha256,
@@ -207,5 +207,4 @@ class ModelWorkload:
 def load_data(plan: BenchPlan, model: str) -> ImageSet | None:
     """The evaluation set of a model under a plan, or None. Raises `DataError`."""
     sized = config(model)
-    shape = (sized.in_chans, sized.img_size, sized.img_size)
-    return find_data(plan.data, shape=shape, num_classes=sized.num_classes, images=plan.evaluated_images)
+    return find_data(plan.data, shape=sized.input_shape, num_classes=sized.num_classes, images=plan.evaluated_images)

@@ -19,6 +19,9 @@ class Sized(Protocol):
     def num_tokens(self) -> int:
         """Tokens of one image, class token included."""
 
+    def token_counts(self, reduction: ReductionConfig) -> tuple[int, ...]:
+        """Tokens entering each block."""
+
 
 def add_amount_arguments(parser: argparse.ArgumentParser) -> None:
     """`--ratios` or `--r`."""
@@ -30,12 +33,12 @@ def add_amount_arguments(parser: argparse.ArgumentParser) -> None:
 def chosen_rs(arguments: argparse.Namespace, sized: Sized, reduction: ReductionConfig) -> tuple[int, ...]:
     """The r of each row: as given, or nearest to each ratio under this reduction's schedule. Raises `UsageError`."""
     from rmeeto_bench.bench.ratios import parse_ratios, parse_rs
-    from rmeeto_bench.reduction.schedule import PAPER_RATIOS, r_for_ratio
+    from rmeeto_bench.reduction.schedule import PAPER_RATIOS, nearest_r
 
     if arguments.r is not None:
         return parse_rs(arguments.r)
     if arguments.ratios is None:
         return tuple(PAPER_RATIOS.values())
-    sizes = {"depth": sized.depth, "initial_tokens": sized.num_tokens}
     ratios = parse_ratios(arguments.ratios)
-    return tuple(dict.fromkeys(r_for_ratio(ratio, config=reduction, **sizes)[0] for ratio in ratios))
+    found = (nearest_r(ratio, sized.token_counts, sized.num_tokens, reduction)[0] for ratio in ratios)
+    return tuple(dict.fromkeys(found))

@@ -74,7 +74,7 @@ def _arms(device: Device, job: Job) -> list[TimedArm]:
     sized = config(job.model)
     generator = torch.Generator().manual_seed(job.seed)
     dtype = torch.float16 if device.kind == "cuda" else torch.float32
-    shape = (job.batch_size, sized.in_chans, sized.img_size, sized.img_size)
+    shape = (job.batch_size, *sized.input_shape)
     images = torch.randn(shape, generator=generator).to(device.torch_device, dtype)
     steps = []
     for _ in range(2):

@@ -100,6 +100,7 @@ def _hazard_lines(found: list[tuple[bool, str, str]]) -> list[str]:
 def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:
     """What there is to say about one device."""
     from rmeeto_bench.kernels.registry import Operands, select
+    from rmeeto_bench.models.sizes import DeitConfig
     from rmeeto_bench.models.zoo import config
     from rmeeto_bench.profiles import match_profile
 
@@ -110,6 +111,8 @@ def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:
         profile = match_profile(device.name, details.get("memory_gib"))
         lines.append(f"  profile: {profile.display if profile else 'none: results carry the name as it is'}")
         lines.append("  now: " + (", ".join(f"{name} {value}" for name, value in state.items()) or "NVML says nothing"))
+    if isinstance(sized, DeitConfig):
+        return [*lines, f"  kernels for {model}: torch's attention, merging in torch operations"]
     kernels = select("auto", Operands(device.torch_device.type, sized.d_state, sized.d_conv))
     merging = "fused" if kernels.merge is not None else "in torch operations"
     lines.append(f"  kernels for {model}: {kernels.name}, merging {merging}")

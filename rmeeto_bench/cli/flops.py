@@ -42,7 +42,7 @@ def rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per model and r: GFLOPs under each convention chosen. Raises `UsageError`."""
     from rmeeto_bench.models.flops import gflops_by_convention, operations
     from rmeeto_bench.models.zoo import config
-    from rmeeto_bench.reduction.schedule import reduction_ratio, token_counts
+    from rmeeto_bench.reduction.schedule import reduction_ratio
 
     base = PRESETS[arguments.preset](0, placement=arguments.placement)
     wanted = CONVENTIONS if arguments.convention == "all" else (arguments.convention,)
@@ -51,7 +51,7 @@ def rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         sized = config(model)
         for r in chosen_rs(arguments, sized, base):
             reduction = replace(base, r=r)
-            counts = token_counts(reduction, depth=sized.depth, initial_tokens=sized.num_tokens)
+            counts = sized.token_counts(reduction)
             values = gflops_by_convention(sized, reduction)
             shown = {name: value for name, value in values.items() if name == "paper" or name.startswith(wanted)}
             row = {"model": model, "r": r, "reduction_ratio": reduction_ratio(counts, sized.num_tokens)}

@@ -15,12 +15,12 @@ def main(_: argparse.Namespace) -> int:
     from rich.table import Table
 
     from rmeeto_bench.checkpoints.catalogue import PUBLIC
-    from rmeeto_bench.models.zoo import VIM, bundled_checkpoint
+    from rmeeto_bench.models.zoo import MODELS, bundled_checkpoint
 
     models = Table("model", "width", "depth", "input", "tokens", "weights", box=None, title="models", title_justify="left")
-    for name, sized in VIM.items():
+    for name, sized in MODELS.items():
         weights = "bundled" if bundled_checkpoint(name, 0) else "--checkpoints"
-        size = f"{sized.in_chans}x{sized.img_size}x{sized.img_size}"
+        size = "x".join(str(side) for side in sized.input_shape)
         models.add_row(name, str(sized.embed_dim), str(sized.depth), size, str(sized.num_tokens), weights)
     public = Table("name", "file on the hub", "top-1 %", "", box=None, title="public checkpoints", title_justify="left")
     for entry in PUBLIC:

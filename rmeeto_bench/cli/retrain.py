@@ -50,13 +50,12 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def _rs(arguments: argparse.Namespace) -> tuple[int, ...]:
     from rmeeto_bench.bench.ratios import parse_ratios, parse_rs
     from rmeeto_bench.models.zoo import config
-    from rmeeto_bench.reduction.schedule import r_for_ratio
 
     if arguments.r is not None:
         return parse_rs(arguments.r)
     sized = config(arguments.model)
     ratios = parse_ratios(arguments.ratios or "0")
-    return tuple(r_for_ratio(ratio, depth=sized.depth, initial_tokens=sized.num_tokens)[0] for ratio in ratios)
+    return tuple(sized.r_for_ratio(ratio)[0] for ratio in ratios)
 
 
 def _show(progress: Progress) -> None:

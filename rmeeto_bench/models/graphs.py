@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmeeto_bench.models.vim import Vim
+from rmeeto_bench.models.base import ReducedModel
 
 MOST = 8  # graphs kept; the one used least recently makes room
 WARMUP = 3
@@ -30,7 +30,7 @@ class GraphedForward:
     graphs of one object share a memory pool.
     """
 
-    def __init__(self, model: Vim, most: int = MOST) -> None:
+    def __init__(self, model: ReducedModel, most: int = MOST) -> None:
         self.model = model
         self.most = most
         self.refused: str | None = None

@@ -84,8 +84,8 @@ class Mixer(nn.Module):
             self._kept = (key, self._stack(dtype))
         return self._kept[1]
 
-    def forward(self, x: Tensor, kernels: Kernels) -> tuple[Tensor, SsmFeatures]:
-        """x [B, L, C] -> (mixed [B, L, C], the SSM quantities of this block)."""
+    def project(self, x: Tensor, kernels: Kernels) -> ScanArguments:
+        """x [B, L, C] -> the operands of the scan: everything before it."""
         batch, length, _ = x.shape
         u0, z = self.in_proj(x).chunk(2, dim=-1)  # [B, L, D] each, views
         stacked = self._stacked(u0.dtype)
@@ -94,8 +94,13 @@ class Mixer(nn.Module):
         x_dbl = torch.bmm(rows, stacked.x_proj)  # [2, B L, R + 2N]
         dt = torch.bmm(x_dbl[..., : self.dt_rank], stacked.dt_proj).view(u.shape)
         B, C = x_dbl[..., self.dt_rank :].view(2, batch, length, -1).chunk(2, dim=-1)
-        y = kernels.selective_scan(ScanArguments(u, dt, stacked.A, B, C, stacked.D, z, stacked.dt_bias, scale=self.scale))
-        return self.out_proj(y), SsmFeatures(B, C, dt)
+        return ScanArguments(u, dt, stacked.A, B, C, stacked.D, z, stacked.dt_bias, scale=self.scale)
+
+    def forward(self, x: Tensor, kernels: Kernels) -> tuple[Tensor, SsmFeatures]:
+        """x [B, L, C] -> (mixed [B, L, C], the SSM quantities of this block)."""
+        operands = self.project(x, kernels)
+        y = kernels.selective_scan(operands)
+        return self.out_proj(y), SsmFeatures(operands.B, operands.C, operands.dt)
 
     @torch.no_grad()
     def initialise(self, depth: int) -> None:

@@ -1,4 +1,7 @@
-"""The models under timm's names: `vim_small_patch16_224`, with tags `.rmeeto_r5` ... for the paper's r."""
+"""The models under timm's names, with tags `.rmeeto_r5` ... for the paper's r: `vim_small_patch16_224.rmeeto_r11`.
+
+timm has a `deit_small_patch16_224` of its own, so ours, which merges, is `rmeeto_deit_small_patch16_224`.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,26 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
 
 from rmeeto_bench.data.image_set import IMAGENET
-from rmeeto_bench.models.vim import Vim
-from rmeeto_bench.models.zoo import VIM, create_model
-from rmeeto_bench.reduction.schedule import PAPER_RATIOS
+from rmeeto_bench.models.base import ReducedModel
+from rmeeto_bench.models.zoo import MODELS, create_model
+from rmeeto_bench.reduction.schedule import PAPER_RATIOS, VIDEO_RS
 
 TAG = "rmeeto_r"
+BUNDLED = ("vim_nano",)  # trained on other images than timm's names promise
+
+
+def timm_name(name: str) -> str:
+    """`vim_small` -> `vim_small_patch16_224`, `deit_small` -> `rmeeto_deit_small_patch16_224`."""
+    sized = MODELS[name]
+    own = f"rmeeto_{name}" if name.startswith("deit") else name
+    return f"{own}_patch{sized.patch_size}_{sized.img_size}"
 
 
 def _settings(name: str) -> Any:
-    sized = VIM[name]
+    sized = MODELS[name]
     return {
         "num_classes": sized.num_classes,
-        "input_size": (sized.in_chans, sized.img_size, sized.img_size),
+        "input_size": sized.input_shape,
         "mean": IMAGENET.mean,
         "std": IMAGENET.std,
         "crop_pct": 0.875,
@@ -29,9 +40,9 @@ def _settings(name: str) -> Any:
     }
 
 
-def _entry(name: str, timm_name: str) -> Any:
-    def build(pretrained: bool = False, pretrained_cfg: Any = None, r: int | None = None, **kwargs: Any) -> Vim:  # noqa: FBT001, FBT002
-        settings = resolve_pretrained_cfg(timm_name, pretrained_cfg=pretrained_cfg)
+def _entry(name: str, registered: str) -> Any:
+    def build(pretrained: bool = False, pretrained_cfg: Any = None, r: int | None = None, **kwargs: Any) -> ReducedModel:  # noqa: FBT001, FBT002
+        settings = resolve_pretrained_cfg(registered, pretrained_cfg=pretrained_cfg)
         tag = settings.tag or ""
         if r is None:
             r = int(tag.removeprefix(TAG)) if tag.startswith(TAG) else 0
@@ -40,7 +51,7 @@ def _entry(name: str, timm_name: str) -> Any:
         model.pretrained_cfg = model.default_cfg = settings.to_dict()
         return model
 
-    build.__name__ = build.__qualname__ = timm_name
+    build.__name__ = build.__qualname__ = registered
     build.__module__ = __name__
     return build
 
@@ -48,11 +59,11 @@ def _entry(name: str, timm_name: str) -> Any:
 def register() -> None:
     """Make the models known to timm. `pretrained=True` loads the public baseline checkpoint through the hub's client."""
     module = sys.modules[__name__]
-    for name in ("vim_tiny", "vim_small", "vim_base"):
-        timm_name = f"{name}_patch16_224"
-        if hasattr(module, timm_name):
+    for name in MODELS:
+        registered = timm_name(name)
+        if name in BUNDLED or hasattr(module, registered):
             continue
-        tags = ["", *(f".{TAG}{r}" for r in PAPER_RATIOS.values() if r)]
-        settings = {timm_name + tag: _settings(name) for tag in tags}
+        rs = VIDEO_RS if len(MODELS[name].input_shape) == 4 else tuple(PAPER_RATIOS.values())
+        settings = {registered + tag: _settings(name) for tag in ["", *(f".{TAG}{r}" for r in rs if r)]}
         module.__dict__["default_cfgs"] = {**getattr(module, "default_cfgs", {}), **generate_default_cfgs(settings)}
-        setattr(module, timm_name, register_model(_entry(name, timm_name)))
+        setattr(module, registered, register_model(_entry(name, registered)))

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.roofline import Operation
-from rmeeto_bench.models.vim import VimConfig
+from rmeeto_bench.models.sizes import DeitConfig, VimConfig
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import merges, token_counts
 
@@ -32,12 +32,14 @@ SCAN_INSTRUCTIONS = {"ideal": 2.94 + 0.6, "fused": 4.73}
 NORM_OPERATIONS = 6  # fp32, per element of add + RMSNorm
 
 
-def model_operations(config: VimConfig, reduction: ReductionConfig, batch_size: int, cut: str = "ideal") -> list[Operation]:
+def model_operations(
+    config: VimConfig | DeitConfig, reduction: ReductionConfig, batch_size: int, cut: str = "ideal"
+) -> list[Operation]:
     """All kernels of one forward of `batch_size` images. Raises `UsageError` for an unknown cut or a model that is no Vim."""
     if cut not in CUTS:
         raise UsageError(f"kernels are cut as {' or '.join(CUTS)}, not {cut!r}")
-    if not isinstance(config, VimConfig):
-        raise UsageError("the traffic of this model is not described; the roofline knows the Vim models")
+    if not isinstance(config, VimConfig) or config.frames:
+        raise UsageError("the traffic of this model is not described; the roofline knows Vim and VideoMamba on images")
     sizes = {"depth": config.depth, "initial_tokens": config.num_tokens}
     removed = merges(reduction, **sizes)
     found = [_patch_embedding(config, batch_size), _head(config, batch_size)]

@@ -1,14 +1,13 @@
-"""Vision Mamba (Vim) with optional token merging: one module, the unmerged baseline being r = 0.
+"""Vision Mamba (Vim, VideoMamba) with optional token merging: one module, the unmerged baseline being r = 0.
 
-The class token sits in the middle of the sequence; every block is "add, norm, mixer" on two streams, hidden and
-residual (fp32). A merging block merges both streams before anything else (paper section 3). State-dict keys and
-shapes are the public checkpoints'.
+The class token sits in the middle of the sequence (Vim) or leads it (VideoMamba); every block is "add, norm, mixer" on
+two streams, hidden and residual (fp32). A merging block merges both streams before anything else (paper section 3).
+State-dict keys and shapes are the public checkpoints'.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -16,58 +15,28 @@ from torch import Tensor, nn
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.kernels.registry import Kernels, MergeKernels, Operands, select
+from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.mixer import Mixer, RMSNorm, SsmFeatures, direction_mean, drop_path
+from rmeeto_bench.models.sizes import VimConfig
 from rmeeto_bench.reduction import schedule
-from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.config import ATTENTION_METRICS, ReductionConfig
+from rmeeto_bench.reduction.grouping import shuffle_patches
 from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
 
 FUSIBLE = ReductionConfig()  # the merge kernels do the paper's method; a merge that differs in one of these runs in torch
-FUSED = ("metric", "distance", "choose_k", "mode", "ordered", "prune", "cls_position", "score_dtype", "first_token_as_cls")
-
-
-@dataclass(frozen=True)
-class VimConfig:
-    """Sizes of a Vim. Defaults are Vim-Ti on 224 px ImageNet (paper appendix, Vim's model zoo)."""
-
-    img_size: int = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
-    embed_dim: int = 192
-    depth: int = 24
-    d_state: int = 16
-    d_conv: int = 4
-    expand: int = 2
-    drop_path_rate: float = 0.1
-    norm_eps: float = 1e-5
-    divide_out: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "d_state", "expand"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.img_size % self.patch_size:
-            raise UsageError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
-
-    @property
-    def num_patches(self) -> int:
-        """Patch tokens of one image."""
-        return (self.img_size // self.patch_size) ** 2
-
-    @property
-    def num_tokens(self) -> int:
-        """Patch tokens and the class token."""
-        return self.num_patches + 1
-
-    @property
-    def cls_position(self) -> int:
-        """Index at which the class token enters the sequence: the middle."""
-        return self.num_patches // 2
-
-    @property
-    def dt_rank(self) -> int:
-        """Rank of the dt projection."""
-        return math.ceil(self.embed_dim / 16)
+FUSED = (
+    "metric",
+    "distance",
+    "choose_k",
+    "mode",
+    "ordered",
+    "prune",
+    "cls_position",
+    "score_dtype",
+    "first_token_as_cls",
+    "ablation",
+)
+BLOCK_STRIDE = 1_000_003  # between the seeds of two merging blocks
 
 
 @dataclass
@@ -75,7 +44,8 @@ class Tokens:
     """The state between blocks: hidden [B, L, C], residual [B, L, C] fp32 or None, size [B, L, 1] or None (ones).
 
     `cls_position` is an int, or one per sample [B] when it is tracked exactly. `source` [B, L, L_0] says which
-    original tokens each one holds, where it was asked for. `counts` are the tokens that entered each block's mixer.
+    original tokens each one holds, where it was asked for, and `sources` keeps it after every block. `counts` are the tokens
+    that entered each block's mixer.
     """
 
     hidden: Tensor
@@ -85,19 +55,27 @@ class Tokens:
     source: Tensor | None
     counts: list[int]
     positions: list[int | Tensor]
+    sources: list[Tensor] = field(default_factory=list)
 
 
 class PatchEmbed(nn.Module):
-    """Images [B, in_chans, H, W] -> patch tokens [B, P, C] in raster order."""
+    """Images [B, in_chans, H, W] -> patches [B, 1, P, C] in raster order; clips [B, in_chans, T, H, W] -> [B, T', P, C]."""
 
     def __init__(self, config: VimConfig) -> None:
         super().__init__()
         size = config.patch_size
-        self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=size, stride=size)
+        self.proj: nn.Conv2d | nn.Conv3d
+        if config.frames:
+            kernel = (config.tubelet, size, size)
+            self.proj = nn.Conv3d(config.in_chans, config.embed_dim, kernel_size=kernel, stride=kernel)
+        else:
+            self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=size, stride=size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Project every patch with the same linear map."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+        x = self.proj(images)
+        x = x[:, :, None] if x.dim() == 4 else x  # [B, C, T', H', W']
+        return x.flatten(3).permute(0, 2, 3, 1)
 
 
 class Block(nn.Module):
@@ -117,8 +95,8 @@ class Block(nn.Module):
         return self.norm(hidden, residual, kernels)
 
 
-class Vim(nn.Module):
-    """Vision Mamba. `reduction.r = 0` is the plain model; any other r merges (or prunes) by the schedule.
+class Vim(ReducedModel):
+    """Vim, or VideoMamba by its config. `reduction.r = 0` is the plain model; any other r merges (or prunes) by the schedule.
 
     `backend` names the kernels (`auto`, `native`, `chunked`, `reference`, ...); the choice is made once per kind of
     device and readable as `model.kernels`.
@@ -126,26 +104,35 @@ class Vim(nn.Module):
 
     def __init__(self, config: VimConfig, reduction: ReductionConfig | None = None, backend: str = "auto") -> None:
         super().__init__()
-        self.config = config
+        self.config: VimConfig = config
         self.backend = backend
         self.reduction = reduction or ReductionConfig()
         dim = config.embed_dim
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.frame_patches + 1, dim))
+        if config.frames:
+            self.temporal_pos_embedding = nn.Parameter(torch.zeros(1, config.steps, dim))
         rates = [0.0, *(config.drop_path_rate * i / max(1, config.depth - 1) for i in range(config.depth))]
         self.layers = nn.ModuleList(Block(config, rates[i]) for i in range(config.depth))
         self.norm_f = RMSNorm(dim, config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
         self._initialise()
         self._kernels: dict[str, Kernels] = {}
-        self._last_counts: tuple[int, ...] | None = None
         self._set_merges()
 
     def _set_merges(self) -> None:
         """Fix what each block does before the first forward: nothing about the schedule is decided at run time."""
+        if self.reduction.metric in ATTENTION_METRICS:
+            raise UsageError(f"metric {self.reduction.metric} is an attention's; a Mamba model has X, B, C and delta")
+        self._fused_out = self._unfusible()
         removed = schedule.merges(self.reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens)
-        self._merges = {block: replace(self.reduction, r=r) for block, r in removed.items() if r > 0}
+        self._merges = {block: self._at_block(block, r) for block, r in removed.items() if r > 0}
+
+    def _at_block(self, block: int, r: int) -> ReductionConfig:
+        """What one block does: its own r, and draws of its own."""
+        ablation = self.reduction.ablation
+        return replace(self.reduction, r=r, ablation=replace(ablation, seed=ablation.seed + BLOCK_STRIDE * block))
 
     def set_reduction(self, reduction: ReductionConfig) -> None:
         """Change how tokens are reduced; the weights stay."""
@@ -161,7 +148,7 @@ class Vim(nn.Module):
         fan_in = self.patch_embed.proj.weight[0].numel()
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
+            if isinstance(module, nn.Conv2d | nn.Conv3d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
             if isinstance(module, Mixer):
                 module.initialise(self.config.depth)
@@ -175,51 +162,76 @@ class Vim(nn.Module):
             self._kernels[place] = select(self.backend, Operands(kind, self.config.d_state, self.config.d_conv, float64))
         return self._kernels[place]
 
-    def token_counts(self) -> tuple[int, ...]:
-        """Tokens entering each block's mixer: realised in the last forward, or by the schedule before the first."""
-        return self._last_counts or self.planned_token_counts()
-
-    def planned_token_counts(self) -> tuple[int, ...]:
-        """Tokens entering each block's mixer by the schedule (paper Table 10)."""
-        return schedule.token_counts(self.reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens)
-
     @property
-    def reduction_ratio(self) -> float:
-        """1 - mean tokens per block / initial tokens (paper Table 10)."""
-        return schedule.reduction_ratio(self.token_counts(), self.config.num_tokens)
+    def kernels_name(self) -> str:
+        """Name of `kernels`."""
+        return self.kernels.name
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images [B, in_chans, H, W] -> tokens [B, L_0, C] with the class token in the middle and positions added."""
-        expected = (self.config.in_chans, self.config.img_size, self.config.img_size)
-        if images.dim() != 4 or tuple(images.shape[1:]) != expected:
+        """Images [B, in_chans, H, W] (or clips) -> tokens [B, L_0, C], class token in its place, positions added.
+
+        A clip's tokens are frame after frame, each in raster order with the same spatial positions.
+        """
+        expected = self.config.input_shape
+        if tuple(images.shape[1:]) != expected:
             raise UsageError(f"this model takes images of shape (B, *{expected}), not {tuple(images.shape)}")
-        x = self.patch_embed(images)
-        middle = self.config.cls_position
-        cls_token = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
-        return torch.cat([x[:, :middle], cls_token, x[:, middle:]], dim=1) + self.pos_embed.to(x.dtype)
+        p = 0 if self.config.cls_first else self.config.frame_patches // 2  # the class token's row of pos_embed
+        rows = self.pos_embed.to(self.patch_embed.proj.weight.dtype)
+        x = self.patch_embed(images) + torch.cat([rows[:, :p], rows[:, p + 1 :]], dim=1)[:, None]  # [B, T', P, C]
+        if self.config.frames:
+            x = x + self.temporal_pos_embedding.to(x.dtype)[:, :, None]
+        x = x.flatten(1, 2)
+        cls_token = (self.cls_token.to(x.dtype) + rows[:, p : p + 1]).expand(x.shape[0], -1, -1)
+        place = self.config.cls_position
+        return torch.cat([x[:, :place], cls_token, x[:, place:]], dim=1)
+
+    def _start(self, images: Tensor, *, track_source: bool) -> Tokens:
+        """The state before the first block."""
+        hidden = self.embed(images)
+        eye = torch.eye(hidden.shape[1], device=hidden.device) if track_source else None
+        source = None if eye is None else eye.expand(hidden.shape[0], -1, -1)
+        position = 0 if self.reduction.first_token_as_cls else self.config.cls_position
+        return Tokens(hidden, None, None, position, source, [], [])
 
     def forward_tokens(self, images: Tensor, *, track_source: bool = False) -> Tokens:
         """Run all blocks; returns the streams of the last one, before the final norm."""
         kernels = self.kernels
-        hidden = self.embed(images)
-        length = hidden.shape[1]
-        source = torch.eye(length, device=hidden.device).expand(hidden.shape[0], -1, -1) if track_source else None
-        start = 0 if self.reduction.first_token_as_cls else self.config.cls_position
-        tokens = Tokens(hidden, None, None, start, source, [], [])
+        tokens = self._start(images, track_source=track_source)
         features: SsmFeatures | None = None
+        draws = torch.Generator().manual_seed(self.reduction.ablation.seed) if self.reduction.ablation.shuffle else None
         for index, layer in enumerate(cast(list[Block], self.layers)):
             merge = self._merges.get(index)
             if merge is not None and kernels.merge is not None and self._fusible(tokens, kernels.merge):
                 normed = self._merge_add_norm(tokens, merge.r, layer.norm, kernels.merge)
             else:
                 if merge is not None:
+                    self._shuffle(tokens, draws)
                     tokens = self._merge(tokens, merge, features)
                 normed, tokens.residual = layer.add_norm(tokens.hidden, tokens.residual, kernels)
             tokens.hidden, features = layer.mixer(normed, kernels)
-            tokens.counts.append(tokens.hidden.shape[1])
-            tokens.positions.append(tokens.cls_position)
+            self._note(tokens)
         self._last_counts = tuple(tokens.counts)
         return tokens
+
+    @staticmethod
+    def _note(tokens: Tokens) -> None:
+        """What is remembered of a block that has just run."""
+        tokens.counts.append(tokens.hidden.shape[1])
+        tokens.positions.append(tokens.cls_position)
+        if tokens.source is not None:
+            tokens.sources.append(tokens.source)
+
+    def _shuffle(self, tokens: Tokens, draws: torch.Generator | None) -> None:
+        """The shuffle ablation: before the metric is taken (but B, C and delta keep their order, as upstream's do)."""
+        if draws is None:
+            return
+        assert isinstance(tokens.cls_position, int)
+        streams = (tokens.hidden, tokens.residual, tokens.size, tokens.source)
+        hidden, tokens.residual, tokens.size, tokens.source = shuffle_patches(
+            streams, tokens.cls_position, self.reduction.ablation.shuffle, draws
+        )
+        assert hidden is not None
+        tokens.hidden = hidden
 
     @property
     def merge_path(self) -> str:
@@ -228,16 +240,23 @@ class Vim(nn.Module):
             return "none"
         if self.kernels.merge is None:
             return f"torch: the {self.kernels.name} backend has no merge kernels"
-        other = [name for name in FUSED if getattr(self.reduction, name) != getattr(FUSIBLE, name)]
+        other = self._fused_out
         if other:
             return f"torch: the merge kernels do not serve {', '.join(f'{n}={getattr(self.reduction, n)}' for n in other)}"
         if self.config.num_tokens > 2 * self.kernels.merge.most_sources:
             return f"torch: the merge kernels serve up to {2 * self.kernels.merge.most_sources} tokens"
         return "fused"
 
+    def _unfusible(self) -> list[str]:
+        """Settings that the merge kernels do not serve; the seed of an ablation that draws nothing is none."""
+        wanted = self.reduction
+        if not wanted.ablation.stochastic:
+            wanted = replace(wanted, ablation=replace(wanted.ablation, seed=0))
+        return [name for name in FUSED if getattr(wanted, name) != getattr(FUSIBLE, name)]
+
     def _fusible(self, tokens: Tokens, merge: MergeKernels) -> bool:
         """Whether this merge may run in the kernels: the paper's method, at inference, nothing else to fold along."""
-        plain = all(getattr(self.reduction, name) == getattr(FUSIBLE, name) for name in FUSED)
+        plain = not self._fused_out
         small = tokens.hidden.shape[1] <= 2 * merge.most_sources
         return plain and small and tokens.residual is not None and tokens.source is None and not torch.is_grad_enabled()
 
@@ -287,10 +306,6 @@ class Vim(nn.Module):
         normed, _ = self.norm_f(*_class_rows(hidden, tokens), self.kernels)
         return normed[:, 0]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, in_chans, H, W] -> logits [B, num_classes], in training and evaluation alike."""
-        return self.head(self.forward_features(images))
-
 
 def _class_rows(hidden: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
     """The class rows [B, 1, C] of both streams: the final norm is per token, so the others need none."""
@@ -299,3 +314,6 @@ def _class_rows(hidden: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         return hidden[:, p : p + 1], None if residual is None else residual[:, p : p + 1]
     index = p.view(-1, 1, 1).expand(-1, 1, hidden.shape[2])
     return hidden.gather(1, index), None if residual is None else residual.gather(1, index)
+
+
+__all__ = ["Tokens", "Vim", "VimConfig"]

@@ -1,6 +1,7 @@
 """Who merges with whom: bipartite matching of patch tokens, decided once and applied to any number of tensors.
 
-Patch tokens are indexed without the class token; even ones are sources, odd ones destinations (paper section 3).
+Patch tokens are indexed without the class token; even ones are sources, odd ones destinations (paper section 3), unless
+an ablation groups them otherwise.
 Everything is batched, gradient-free and free of host synchronisation. Ties go to the lowest index.
 """
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.grouping import Groups, group
 from rmeeto_bench.reduction.schedule import moved_cls_position
 
 
@@ -85,33 +87,41 @@ def match(
     every = rows.expand(batch, -1)
     unit = unit_rows(metric)
     patches = unit[:, rows[0]] if rows.shape[0] == 1 else unit.gather(1, every[..., None].expand(-1, -1, unit.shape[2]))
-    scores = similarity(patches[:, 0::2], patches[:, 1::2], config, metric.dtype)  # [B, S, T]
+    generator = torch.Generator().manual_seed(config.ablation.seed) if config.ablation.stochastic else None
+    groups = group(batch, rows.shape[1], config.ablation, generator, metric.device)
+    scores = similarity(*groups.split(patches), config, metric.dtype)  # [B, S, T]
     if fixed_first:
         scores[:, 0] = -torch.inf
     best, destination = choose(scores, config.choose_k)
+    if config.ablation.destinations == "random":
+        destination = torch.randint(scores.shape[2], destination.shape, generator=generator).to(destination.device)
+    if config.ablation.sources == "random":
+        best = torch.rand(best.shape, generator=generator).to(best.device)
+        best[:, 0] -= 1.0 * fixed_first  # below every draw
     by_score = best.argsort(dim=-1, descending=True, stable=True)  # [B, S]
-    chosen = by_score[:, :r]
-    target = 2 * destination.gather(1, chosen) + 1  # class-free indices, [B, r]
+    chosen = groups.sources.gather(1, by_score[:, :r])  # class-free indices, [B, r]
+    target = groups.destinations.gather(1, destination.gather(1, by_score[:, :r]))
     keep = torch.ones(batch, rows.shape[1], dtype=torch.long, device=metric.device)
-    keep.scatter_(1, 2 * chosen, 0)
-    slot = _slots(keep, by_score, r, config, sorted_sources=fixed_first)  # [B, P]
+    keep.scatter_(1, chosen, 0)
+    slot = _slots(keep, by_score, groups, config, by_index=fixed_first or config.unordered_sources == "index")  # [B, P]
     return _assemble(every, keep, slot, chosen, target, cls_position, config)
 
 
-def _slots(keep: Tensor, by_score: Tensor, r: int, config: ReductionConfig, *, sorted_sources: bool) -> Tensor:
+def _slots(keep: Tensor, by_score: Tensor, groups: Groups, config: ReductionConfig, *, by_index: bool) -> Tensor:
     """Output position of every kept class-free token, class token not counted: [B, P]."""
     if config.ordered:
         return keep.cumsum(1) - 1
-    sources = by_score.shape[1]
-    slot = torch.empty_like(keep)
-    if config.unordered_sources == "index" or sorted_sources:
-        slot[:, 0::2] = keep[:, 0::2].cumsum(1) - 1
+    kept = keep.gather(1, groups.sources)  # [B, S]
+    left = keep.shape[1] - groups.destinations.shape[1]
+    removed = left - kept.sum(1, keepdim=True)
+    if by_index:
+        place = kept.cumsum(1) - 1
     else:
-        ranks = torch.arange(sources, device=keep.device).expand_as(by_score) - r
-        slot[:, 0::2] = torch.empty_like(by_score).scatter_(1, by_score, ranks)
-    destinations = keep.shape[1] - sources
-    slot[:, 1::2] = torch.arange(sources - r, sources - r + destinations, device=keep.device)
-    return slot
+        ranks = torch.arange(left, device=keep.device).expand_as(by_score) - removed
+        place = torch.empty_like(by_score).scatter_(1, by_score, ranks)
+    last = torch.arange(groups.destinations.shape[1], device=keep.device) + left - removed
+    slot = torch.empty_like(keep).scatter_(1, groups.sources, place)
+    return slot.scatter_(1, groups.destinations, last)
 
 
 def _assemble(
@@ -143,7 +153,7 @@ def _assemble(
     offset = torch.arange(batch, device=keep.device)[:, None]
     return Matching(
         survivors=(survivors[:, :length_out] + offset * length).flatten(),
-        merged=(rows.gather(1, 2 * chosen) + offset * length).flatten(),
+        merged=(rows.gather(1, chosen) + offset * length).flatten(),
         targets=(rows.gather(1, target) + offset * length).flatten(),
         slots=(slot.gather(1, target) + offset * length_out).flatten(),
         length_out=length_out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rmeeto_bench.errors import UsageError
@@ -10,6 +10,7 @@ from rmeeto_bench.reduction.config import ReductionConfig
 
 # Paper Table 10: nominal ratio -> r, for 197 tokens and 24 blocks merging in the even ones.
 PAPER_RATIOS: dict[float, int] = {0.0: 0, 0.14: 5, 0.28: 10, 0.31: 11, 0.36: 13, 0.42: 15, 0.54: 20}
+VIDEO_RS = tuple(range(0, 89, 8))  # paper Table 14: 8 frames, 1,569 tokens; 88 is the video models' default
 
 
 def effective_r(tokens: int, r: int, *, protected: int = 1) -> int:
@@ -45,11 +46,21 @@ def token_counts(config: ReductionConfig, *, depth: int = 24, initial_tokens: in
     return tuple(counts)
 
 
-def vit_token_counts(r: int, *, depth: int = 12, initial_tokens: int = 197) -> tuple[int, ...]:
-    """Tokens entering each block of a ViT that merges inside every block, after its attention."""
+def r_per_block(config: ReductionConfig, depth: int) -> tuple[int, ...]:
+    """Nominal r of every block: constant, ToMe's linear schedule around the same mean, or as listed."""
+    vit = config.vit
+    if vit.per_block:
+        return (*vit.per_block[:depth], *(0,) * (depth - len(vit.per_block)))
+    first = int(config.r * (1 - vit.inflection))
+    step = (2 * config.r - 2 * first) / max(1, depth - 1)
+    return tuple(int(first + step * block) for block in range(depth))
+
+
+def vit_schedule(config: ReductionConfig, *, depth: int, initial_tokens: int) -> tuple[int, ...]:
+    """Tokens entering every block, and those that leave the last: depth + 1 numbers."""
     counts = [initial_tokens]
-    for _ in range(depth - 1):
-        counts.append(counts[-1] - effective_r(counts[-1], r))
+    for r in r_per_block(config, depth):
+        counts.append(counts[-1] - effective_r(counts[-1], r, protected=1 if config.vit.protect_class else 0))
     return tuple(counts)
 
 
@@ -87,18 +98,26 @@ def moved_cls_position(position: int, tokens: int, r: int, *, ordered: bool) -> 
 def r_for_ratio(
     ratio: float, *, depth: int = 24, initial_tokens: int = 197, config: ReductionConfig | None = None
 ) -> tuple[int, float]:
-    """The r whose realised ratio is nearest (the smaller on a tie), and that realised ratio.
+    """The r of a Mamba model whose realised ratio is nearest (the smaller on a tie), and that realised ratio.
 
     Raises `UsageError` for a ratio outside [0, 1).
     """
+
+    def counts(reduction: ReductionConfig) -> Sequence[int]:
+        return token_counts(reduction, depth=depth, initial_tokens=initial_tokens)
+
+    return nearest_r(ratio, counts, initial_tokens, config)
+
+
+def nearest_r(
+    ratio: float,
+    counts: Callable[[ReductionConfig], Sequence[int]],
+    initial_tokens: int,
+    config: ReductionConfig | None = None,
+) -> tuple[int, float]:
+    """The same for any model, from its tokens per block at a reduction."""
     if not 0 <= ratio < 1:
         raise UsageError(f"a reduction ratio lies in [0, 1), {ratio:g} does not")
     base = config or ReductionConfig()
-    realised = [
-        (
-            r,
-            reduction_ratio(token_counts(replace(base, r=r), depth=depth, initial_tokens=initial_tokens), initial_tokens),
-        )
-        for r in range(initial_tokens // 2 + 1)
-    ]
+    realised = [(r, reduction_ratio(counts(replace(base, r=r)), initial_tokens)) for r in range(initial_tokens // 2 + 1)]
     return min(realised, key=lambda pair: abs(pair[1] - ratio))

@@ -16,8 +16,8 @@ from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.reader import load_checkpoint, read_checkpoint
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.positions import resize_pos_embed
-from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.models.zoo import create_model
 from rmeeto_bench.records import write_atomic
 from rmeeto_bench.reduction.config import ReductionConfig
@@ -56,7 +56,7 @@ class Trained:
     interrupted: bool
 
 
-def _build(session: Session, r: int) -> Vim:
+def _build(session: Session, r: int) -> ReducedModel:
     """The model at this r with the weights to start from, position embeddings resized if the image size differs."""
     torch.manual_seed(session.recipe.seed)
     sizes: dict[str, Any] = {"drop_path_rate": session.recipe.drop_path_rate}
@@ -68,7 +68,9 @@ def _build(session: Session, r: int) -> Vim:
         path = resolve(session.init)
         state = read_checkpoint(path).state_dict
         if state["pos_embed"].shape != model.pos_embed.shape:
-            state = {**state, "pos_embed": resize_pos_embed(state["pos_embed"].float(), model.config.num_patches)}
+            first = model.config.cls_position == 0
+            resized = resize_pos_embed(state["pos_embed"].float(), model.config.num_patches, cls_first=first)
+            state = {**state, "pos_embed": resized}
             model.load_state_dict(state)
         else:
             load_checkpoint(model, path)
@@ -105,7 +107,7 @@ def train_one(session: Session, r: int, on_progress: Callable[[Progress], None],
         "init": session.init,
         "recipe": asdict(recipe),
         "torch": torch.__version__,
-        "kernels": model.kernels.name,
+        "kernels": model.kernels_name,
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
     }

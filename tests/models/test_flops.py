@@ -10,7 +10,14 @@ from rmeeto_bench.models.zoo import config
 from rmeeto_bench.reduction.config import ReductionConfig, upstream_exact
 from rmeeto_bench.shipped import shipped
 
-NAMES = {"Vim-Ti": "vim_tiny", "Vim-S": "vim_small", "Vim-B": "vim_base"}
+NAMES = {
+    "Vim-Ti": "vim_tiny",
+    "Vim-S": "vim_small",
+    "Vim-B": "vim_base",
+    "VideoM-Ti (8f)": "videomamba_tiny_k400_f8",
+    "VideoM-S (8f)": "videomamba_small_k400_f8",
+    "VideoM-M (8f)": "videomamba_middle_k400_f8",
+}
 
 
 def table() -> list[dict[str, str]]:

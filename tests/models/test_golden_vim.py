@@ -1,7 +1,8 @@
-"""Parity of whole small Vims with upstream's model classes: logits, tokens per block, class positions, token origins."""
+"""Parity of whole small Vims and VideoMambas with upstream's classes: logits, tokens, class positions, token origins."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import golden_data
@@ -9,21 +10,39 @@ import pytest
 import torch
 
 from rmeeto_bench.models.vim import Vim, VimConfig
-from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.config import Ablation, ReductionConfig
 
-KINDS = [kind for kind in ("vim_d32", "vim_d48") if (golden_data.folder(kind) / f"{kind}.json").is_file()]
+EVERY = ("vim_d32", "vim_d48", "videomamba_img_d32", "video3d_d32", "video3d_d24_tub2")
+KINDS = [kind for kind in EVERY if (golden_data.folder(kind) / f"{kind}.json").is_file()]
 K_OF = {"max": 1, "3c": 3, "5c": 5, "7c": 7, "14c": 14, "21c": 21}
 
 
+def inputs_of(kind: str) -> dict[str, torch.Tensor]:
+    stem = golden_data.text(kind)["input_file"].removesuffix(".safetensors")
+    return golden_data.tensors(stem, kind)
+
+
 def cases() -> list[Any]:
-    """Every recorded case whose input is at hand. Shuffling tokens belongs to another class upstream."""
+    """Every recorded case whose input and outputs are at hand."""
     found = []
     for kind in KINDS:
-        sets = golden_data.tensors("images", kind).keys()
+        sets, outputs = inputs_of(kind).keys(), golden_data.tensors(f"{kind}_outputs", kind)
         for name, case in golden_data.text(kind)["cases"].items():
-            if case["args"].get("cls") != "shuffle" and case["input_set"] in sets:
+            if case["input_set"] in sets and f"{name}/logits" in outputs:
                 found.append(pytest.param(kind, name, case, id=f"{kind}-{name}"))
     return found
+
+
+def sizes_of(kind: str, args: dict[str, Any]) -> VimConfig:
+    data = golden_data.text(kind)
+    family = data["config"]
+    common = VimConfig(embed_dim=data["embed_dim"], num_classes=10)
+    if family["k"] == "vim":
+        return replace(common, divide_out=args.get("if_divide_out", True))
+    if family["k"] == "vm":
+        return replace(common, divide_out=False, cls_first=True)
+    clip = {"img_size": family["img"], "frames": family["frames"], "tubelet": family["tub"]}
+    return replace(common, divide_out=False, cls_first=True, **clip)
 
 
 def reduction_of(args: dict[str, Any]) -> ReductionConfig:
@@ -41,19 +60,20 @@ def reduction_of(args: dict[str, Any]) -> ReductionConfig:
         distance=args.get("distance", "cosine"),
         choose_k=K_OF[args.get("choose", "max")],
         first_token_as_cls=args.get("if_visualize", False),
+        ablation=Ablation(shuffle=args.get("shuffle_rate", 0.0), seed=args.get("rng_seed", 0)),
     )
 
 
-INTERPRETED = [parameters for parameters in cases() if parameters.id in ("vim_d32-r20", "vim_d32-r11")]
+INTERPRETED = [parameters for parameters in cases() if parameters.id in ("vim_d32-r20", "vim_d32-r11", "video3d_d24_tub2-r3")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name", "case"), INTERPRETED)
 @torch.inference_mode()
 def test_the_triton_backend_matches_upstream_under_the_interpreter(kind: str, name: str, case: dict[str, Any]) -> None:
-    model = Vim(VimConfig(embed_dim=32, num_classes=10), reduction_of(case["args"]), backend="triton").eval()
-    model.load_state_dict(golden_data.tensors(f"{kind}_weights", kind))
-    logits = model(golden_data.tensors("images", kind)[case["input_set"]][:1])
+    model = Vim(sizes_of(kind, case["args"]), reduction_of(case["args"]), backend="triton").eval()
+    model.load_state_dict(golden_data.weights(kind))
+    logits = model(inputs_of(kind)[case["input_set"]][:1])
     assert model.merge_path == "fused"
     assert list(model.token_counts()) == case["token_counts"]
     assert float((logits - golden_data.tensors(f"{kind}_outputs", kind)[f"{name}/logits"][:1]).abs().max()) < 1e-4
@@ -64,11 +84,9 @@ def test_the_triton_backend_matches_upstream_under_the_interpreter(kind: str, na
 def test_model_matches_upstream(kind: str, name: str, case: dict[str, Any]) -> None:
     outputs = golden_data.tensors(f"{kind}_outputs", kind)
     args = case["args"]
-    divide = args.get("if_divide_out", True)
-    dim = golden_data.text(kind)["embed_dim"]
-    model = Vim(VimConfig(embed_dim=dim, num_classes=10, divide_out=divide), reduction_of(args)).eval()
-    model.load_state_dict(golden_data.tensors(f"{kind}_weights", kind))
-    images = golden_data.tensors("images", kind)[case["input_set"]]
+    model = Vim(sizes_of(kind, args), reduction_of(args)).eval()
+    model.load_state_dict(golden_data.weights(kind))
+    images = inputs_of(kind)[case["input_set"]]
     logits = model(images)
     assert float((logits - outputs[f"{name}/logits"]).abs().max()) < 1e-4
     if args.get("cls") == "teacher":

@@ -94,5 +94,5 @@ def test_sizes_of_a_model_enter_its_traffic() -> None:
 def test_what_cannot_be_counted_is_refused() -> None:
     with pytest.raises(UsageError, match="ideal or fused"):
         model_operations(VimConfig(), ReductionConfig(), 1, "perfect")
-    with pytest.raises(UsageError, match="knows the Vim models"):
+    with pytest.raises(UsageError, match="knows Vim and VideoMamba"):
         model_operations(object(), ReductionConfig(), 1)  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ def test_mamba_merge(case: dict[str, Any]) -> None:
 def test_vit_merge(case: dict[str, Any]) -> None:
     given = f"in/{case['input']}/"
     config = config_of(case, case["num_prune"])
-    x, size = merge_vit(data()[given + "x"], data()[given + "size"], config, class_token=case["class_token"])
+    x, size, _ = merge_vit(data()[given + "x"], data()[given + "size"], config, class_token=case["class_token"])
     check(f"vit/{case['name']}/x", x)
     check(f"vit/{case['name']}/size", size)
 

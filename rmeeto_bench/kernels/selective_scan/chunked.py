@@ -33,22 +33,28 @@ def _states(decay: Tensor, inputs: Tensor) -> Tensor:
     return states.view(batch, length, *rest)
 
 
+def scan_direction(a: ScanArguments, direction: int, delta: Tensor, elapsed: Tensor) -> Tensor:
+    """One direction's output [B, L, D] in token order, ungated. delta [B, L, D] weighs the input, `elapsed` is the time
+    the state decays by (the same, unless tokens are missing); `a` is promoted."""
+    length = a.u.shape[2]
+    padding = -length % CHUNK
+    u, B, C = a.u[direction], a.B[direction], a.C[direction]  # [B, L, D], [B, L, N]
+    if direction:
+        u, B, C, delta, elapsed = u.flip(1), B.flip(1), C.flip(1), delta.flip(1), elapsed.flip(1)
+    decay = torch.exp(elapsed[..., None] * a.A[direction])  # [B, L, D, N]
+    inputs = (delta * u)[..., None] * B[:, :, None, :]
+    if padding:
+        decay, inputs = F.pad(decay, (0, 0, 0, 0, 0, padding)), F.pad(inputs, (0, 0, 0, 0, 0, padding))
+    states = _states(decay, inputs)[:, :length]
+    y = torch.einsum("bldn,bln->bld", states, C) + a.D[direction] * u
+    return y.flip(1) if direction else y
+
+
 def selective_scan(arguments: ScanArguments) -> Tensor:
     """Same contract as `reference.selective_scan`; differentiable through autograd, at the price of stored states."""
     a = arguments.promoted()
-    length = a.u.shape[2]
-    padding = -length % CHUNK
     total = torch.zeros_like(a.z)
     for direction in (0, 1):
-        u, B, C = a.u[direction], a.B[direction], a.C[direction]  # [B, L, D], [B, L, N]
         delta = F.softplus(a.dt[direction] + a.dt_bias[direction])
-        if direction:
-            u, B, C, delta = u.flip(1), B.flip(1), C.flip(1), delta.flip(1)
-        decay = torch.exp(delta[..., None] * a.A[direction])  # [B, L, D, N]
-        inputs = (delta * u)[..., None] * B[:, :, None, :]
-        if padding:
-            decay, inputs = F.pad(decay, (0, 0, 0, 0, 0, padding)), F.pad(inputs, (0, 0, 0, 0, 0, padding))
-        states = _states(decay, inputs)[:, :length]
-        y = torch.einsum("bldn,bln->bld", states, C) + a.D[direction] * u
-        total = total + (y.flip(1) if direction else y)
+        total = total + scan_direction(a, direction, delta, delta)
     return (arguments.scale * total * F.silu(a.z)).to(arguments.u.dtype)

@@ -1,0 +1,60 @@
+"""What every model here offers, whichever its family: sizes, a reduction, the tokens that were really there, and logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from rmeeto_bench.models.sizes import DeitConfig, VimConfig
+from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.schedule import reduction_ratio
+
+
+class ReducedModel(nn.Module):
+    """A classifier that reduces its tokens on the way. `reduction.r = 0` is the plain model of the family."""
+
+    config: VimConfig | DeitConfig
+    reduction: ReductionConfig
+    cls_token: nn.Parameter
+    head: nn.Linear
+    _last_counts: tuple[int, ...] | None = None
+
+    def set_reduction(self, reduction: ReductionConfig) -> None:
+        """Change how tokens are reduced; the weights stay. Raises `UsageError` for what the family does not have."""
+        raise NotImplementedError
+
+    @property
+    def kernels_name(self) -> str:
+        """The backend that serves this model where it lies now. Raises `UnavailableError` if none can."""
+        raise NotImplementedError
+
+    @property
+    def merge_path(self) -> str:
+        """`none`, `fused` (matching and merging in two kernels at inference), or `torch: ` and why."""
+        raise NotImplementedError
+
+    def token_counts(self) -> tuple[int, ...]:
+        """Tokens entering each block: realised in the last forward, or by the schedule before the first."""
+        return self._last_counts or self.planned_token_counts()
+
+    def planned_token_counts(self) -> tuple[int, ...]:
+        """Tokens entering each block by the schedule (paper Table 10)."""
+        return self.config.token_counts(self.reduction)
+
+    @property
+    def reduction_ratio(self) -> float:
+        """1 - mean tokens per block / initial tokens (paper Table 10)."""
+        return reduction_ratio(self.token_counts(), self.config.num_tokens)
+
+    def forward_tokens(self, images: Tensor, *, track_source: bool = False) -> Any:
+        """Run all blocks: the tokens of the last one, before the final norm; `sources` of every block where tracked."""
+        raise NotImplementedError
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The normalised class token [B, C], input of the head."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, in_chans, H, W] (or clips) -> logits [B, num_classes], in training and evaluation alike."""
+        return self.head(self.forward_features(images))

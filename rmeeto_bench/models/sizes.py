@@ -1,0 +1,142 @@
+"""The sizes of the families. Vim and VideoMamba differ in these numbers and in nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.reduction import schedule
+from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.schedule import vit_schedule
+
+
+@dataclass(frozen=True)
+class VimConfig:
+    """Sizes of a Vim or VideoMamba. Defaults are Vim-Ti on 224 px ImageNet (paper appendix, Vim's model zoo).
+
+    divide_out: halve the sum of both directions (Vim), or not (VideoMamba) · cls_first: the class token leads the sequence
+    (VideoMamba) instead of sitting in its middle (Vim) · frames: of a clip, 0 for images · tubelet: frames per patch.
+    """
+
+    img_size: int = 224
+    patch_size: int = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 192
+    depth: int = 24
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    drop_path_rate: float = 0.1
+    norm_eps: float = 1e-5
+    divide_out: bool = True
+    cls_first: bool = False
+    frames: int = 0
+    tubelet: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "d_state", "expand", "tubelet"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.img_size % self.patch_size:
+            raise UsageError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
+        if self.frames < 0 or self.frames % self.tubelet:
+            raise UsageError(f"frames {self.frames} is not a multiple of tubelet {self.tubelet}")
+        if self.frames and not self.cls_first:
+            raise UsageError("a model of clips has its class token first; set cls_first")
+
+    @property
+    def frame_patches(self) -> int:
+        """Patch tokens of one image, or of one frame (tubelet) of a clip."""
+        return (self.img_size // self.patch_size) ** 2
+
+    @property
+    def steps(self) -> int:
+        """Positions in time: 1 for images."""
+        return self.frames // self.tubelet if self.frames else 1
+
+    @property
+    def num_patches(self) -> int:
+        """Patch tokens of one image or clip."""
+        return self.frame_patches * self.steps
+
+    @property
+    def num_tokens(self) -> int:
+        """Patch tokens and the class token."""
+        return self.num_patches + 1
+
+    @property
+    def cls_position(self) -> int:
+        """Index at which the class token enters the sequence: the middle, or the front."""
+        return 0 if self.cls_first else self.num_patches // 2
+
+    @property
+    def dt_rank(self) -> int:
+        """Rank of the dt projection."""
+        return math.ceil(self.embed_dim / 16)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One input: (in_chans, H, W), or (in_chans, frames, H, W) of a clip."""
+        return (self.in_chans, *((self.frames,) if self.frames else ()), self.img_size, self.img_size)
+
+    def token_counts(self, reduction: ReductionConfig) -> tuple[int, ...]:
+        """Tokens entering each block's mixer by the schedule (paper Table 10)."""
+        return schedule.token_counts(reduction, depth=self.depth, initial_tokens=self.num_tokens)
+
+    def r_for_ratio(self, ratio: float) -> tuple[int, float]:
+        """The r whose realised ratio is nearest, and that ratio. Raises `UsageError` outside [0, 1)."""
+        return schedule.nearest_r(ratio, self.token_counts, self.num_tokens)
+
+
+@dataclass(frozen=True)
+class DeitConfig:
+    """Sizes of a DeiT. Defaults are DeiT-Ti. (R-MeeTo's copy has norm_eps 1e-5.)"""
+
+    img_size: int = 224
+    patch_size: int = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 192
+    depth: int = 12
+    num_heads: int = 3
+    mlp_ratio: float = 4.0
+    drop_path_rate: float = 0.1
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for whole, part in (("img_size", "patch_size"), ("embed_dim", "num_heads")):
+            if getattr(self, whole) % getattr(self, part):
+                raise UsageError(f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}")
+
+    @property
+    def num_patches(self) -> int:
+        """Patch tokens of one image."""
+        return (self.img_size // self.patch_size) ** 2
+
+    @property
+    def num_tokens(self) -> int:
+        """Patch tokens and the class token."""
+        return self.num_patches + 1
+
+    @property
+    def cls_position(self) -> int:
+        """The class token comes first."""
+        return 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One input: (in_chans, H, W)."""
+        return (self.in_chans, self.img_size, self.img_size)
+
+    def token_counts(self, reduction: ReductionConfig) -> tuple[int, ...]:
+        """Tokens entering each block by the schedule."""
+        return vit_schedule(reduction, depth=self.depth, initial_tokens=self.num_tokens)[:-1]
+
+    def r_for_ratio(self, ratio: float) -> tuple[int, float]:
+        """The r whose realised ratio is nearest, and that ratio. Raises `UsageError` outside [0, 1)."""
+        return schedule.nearest_r(ratio, self.token_counts, self.num_tokens)
