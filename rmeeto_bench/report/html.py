@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from rmeeto_bench.measure.verdict import LABELS
 from rmeeto_bench.records import Block, RunRecord
-from rmeeto_bench.report.figure_kinds import speed_accuracy, speedup
+from rmeeto_bench.report.energy import energy_of_run
+from rmeeto_bench.report.figure_kinds import energy, speed_accuracy, speedup
 from rmeeto_bench.report.points import add_hit, describe, page_svg
 from rmeeto_bench.report.summary import groups, sentences
 from rmeeto_bench.report.tables import caption, plain_rows
@@ -29,8 +30,9 @@ def _template() -> Template:
     )
 
 
-def _figures(record: RunRecord) -> list[tuple[str, Markup]]:
-    """(caption, SVG) of the figures that this run can fill: speed against accuracy for each device, and the speed-ups."""
+def _figures(record: RunRecord, blocks: Blocks) -> list[tuple[str, Markup]]:
+    """(caption, SVG) of the figures that this run can fill: speed against accuracy for each device, the speed-ups, and
+    energy where it was counted."""
     texts = {f"arm{i}": describe(arm, record.device(arm.device).name) for i, arm in enumerate(record.arms)}
     found = []
     for number, device in enumerate(record.devices):
@@ -51,6 +53,14 @@ def _figures(record: RunRecord) -> list[tuple[str, Markup]]:
             if arm.speedup is not None:
                 add_hit(figure.axes[0], arm.reduction_ratio, arm.speedup.value, f"arm{i}")
         found.append(("Speed-up over no merging, and what the tokens alone would allow", page_svg(figure, "ratio", texts)))
+    joules = energy_of_run(record, blocks)
+    if joules:
+        figure = energy([record], "screen", joules)
+        for i, arm in enumerate(record.arms):
+            value = joules.get((record.run_id, arm.device, arm.arm))
+            if value is not None:
+                add_hit(figure.axes[0], arm.reduction_ratio, value.value, f"arm{i}")
+        found.append(("Energy by the device's counter", page_svg(figure, "energy", texts)))
     return found
 
 
@@ -99,7 +109,7 @@ def html(record: RunRecord, blocks: Blocks | None = None) -> str:
     return _template().render(
         record=record,
         sentences=sentences(record),
-        figures=_figures(record),
+        figures=_figures(record, blocks or {}),
         tables=tables,
         verdicts=_verdicts(record),
         rounds=_round_tables(record, blocks or {}),

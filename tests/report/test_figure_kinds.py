@@ -117,6 +117,10 @@ def test_energy_comes_from_the_blocks_and_is_dropped_where_two_ways_disagree(
     good, bad = with_energy(tmp_path / "good", 21.0), with_energy(tmp_path / "bad", 30.0)
     assert main(["figure", str(good), "--kind", "energy"]) == 0
     assert {path.name for path in good.glob("energy.*")} == {"energy.png", "energy.pdf", "energy.svg"}
+    assert main(["report", str(good)]) == 0
+    assert "Energy by the device&#39;s counter" in (good / "report.html").read_text(encoding="utf-8")
+    assert main(["report", str(bad)]) == 0
+    assert "Energy by" not in (bad / "report.html").read_text(encoding="utf-8")
     assert main(["figure", str(bad), "--kind", "energy"]) == 2
     assert "no energy that can be trusted" in capsys.readouterr().err
 

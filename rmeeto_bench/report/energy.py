@@ -1,14 +1,12 @@
-"""Joules per image of the arms of a stored run, from the energy counter around every timed block. No torch.
+"""Joules per image of the arms of a stored run, from the energy counter around every timed block.
 
 Blocks of different arms alternate, so this is the energy of a mixed load; `measure.energy` is stricter: an arm alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from rmeeto_bench.bench.store import Store
 from rmeeto_bench.measure.statistics import wilcoxon_interval
 from rmeeto_bench.records import Block, Estimate, RunRecord
 
@@ -27,14 +25,12 @@ def _joules(blocks: Sequence[Block]) -> Estimate | None:
     return wilcoxon_interval([float(b.telemetry["energy_j"]) / b.images for b in known])
 
 
-def energy_of_run(folder: Path, record: RunRecord) -> dict[tuple[str, str, str], Estimate]:
-    """(run id, device, arm) -> J/image, for arms whose energy was counted and agrees with the power readings."""
+def energy_of_run(record: RunRecord, blocks: Mapping[str, Sequence[Block]]) -> dict[tuple[str, str, str], Estimate]:
+    """(run id, device, arm) -> J/image, for arms whose energy was counted and agrees with the power readings. `blocks`: device
+    id -> its blocks."""
     found = {}
-    with Store.open(folder) as store:
-        for device in record.devices:
-            blocks = [block for block in store.blocks(device.id) if not block.rejected_reason]
-            for arm in (arm for arm in record.arms if arm.device == device.id):
-                value = _joules([block for block in blocks if block.arm == arm.arm])
-                if value is not None:
-                    found[record.run_id, device.id, arm.arm] = value
+    for arm in record.arms:
+        value = _joules([b for b in blocks.get(arm.device, ()) if b.arm == arm.arm and not b.rejected_reason])
+        if value is not None:
+            found[record.run_id, arm.device, arm.arm] = value
     return found
