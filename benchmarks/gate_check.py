@@ -19,13 +19,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FORWARD = "        return self.head(self.forward_features(images))\n"
-PLANTED = """        import time
+PLANTED = """
 
-        start = time.perf_counter()
-        logits = self.head(self.forward_features(images))
-        time.sleep({share} * (time.perf_counter() - start))
-        return logits
+def _slow(self, images, _forward=Vim.forward):
+    import time
+
+    start = time.perf_counter()
+    logits = _forward(self, images)
+    time.sleep({share} * (time.perf_counter() - start))
+    return logits
+
+
+Vim.forward = _slow
 """
 EXPECTED = {"planted": "FAIL", "identical": "PASS"}
 
@@ -41,10 +46,7 @@ def copy(target: Path) -> Path:
 def plant(target: Path, share: float) -> Path:
     """Make every forward of a Vim slower by this share of its own time. On a GPU the host must wait for it: use a CPU."""
     path = target / "rmeeto_bench" / "models" / "vim.py"
-    source = path.read_text(encoding="utf-8")
-    if source.count(FORWARD) != 1:
-        raise SystemExit(f"{path} has changed: its forward is not the one this script knows")
-    path.write_text(source.replace(FORWARD, PLANTED.format(share=share)), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8") + PLANTED.format(share=share), encoding="utf-8")
     return target
 
 

@@ -209,13 +209,18 @@ def test_stored_runs_only_advise(repository: Path, tmp_path: Path, capsys: pytes
     assert main(["gate", "--base", str(slow), "--head", "same", "--gpus", "none"]) == 0
 
 
-FORWARD = "        return self.head(self.forward_features(images))\n"
-PLANTED = """        import time
+PLANTED = """
 
-        start = time.perf_counter()
-        logits = self.head(self.forward_features(images))
-        time.sleep(4 * (time.perf_counter() - start))
-        return logits
+def _slow(self, images, _forward=Vim.forward):
+    import time
+
+    start = time.perf_counter()
+    logits = _forward(self, images)
+    time.sleep(4 * (time.perf_counter() - start))
+    return logits
+
+
+Vim.forward = _slow
 """
 
 
@@ -235,9 +240,7 @@ def test_for_real_a_planted_slow_down_is_caught(
         if (root / data).is_dir():
             (head / data).symlink_to(root / data)
     model = head / "rmeeto_bench" / "models" / "vim.py"
-    source = model.read_text(encoding="utf-8")
-    assert source.count(FORWARD) == 1
-    model.write_text(source.replace(FORWARD, PLANTED), encoding="utf-8")
+    model.write_text(model.read_text(encoding="utf-8") + PLANTED, encoding="utf-8")
     words = ["--pairs", "2", "--margin", "5%", "--gpus", "none", "--r", "0", "--checkpoints", "none", "--batch-size", "2"]
     assert main(["gate", "--base", str(root), "--head", str(head), *words]) == 3
     assert "FAIL: images/s of vim_nano/r0" in capsys.readouterr().out
