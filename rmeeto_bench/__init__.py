@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
     from rmeeto_bench.reduction.pruning import HiddenStateAlignment, TokenRecognition
 
-__version__ = "0.1.0"
+try:
+    from rmeeto_bench._version import __version__  # written by the build, from the tags
+except ImportError:  # a checkout that was never installed
+    __version__ = "0.1.0.dev0+checkout"
 __all__ = [
     "Ablation",
     "BenchPlan",

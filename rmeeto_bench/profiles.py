@@ -14,6 +14,11 @@ from typing import Any
 
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.shipped import shipped
+from rmeeto_bench.typecheck import check
+
+LARGEST = 100_000  # bytes of a profile
+LONGEST_PATTERN = 200
+NESTED_REPEAT = re.compile(r"[+*}][^()]*\)[+*{]")  # (a+)+ backtracks exponentially
 
 
 @dataclass(frozen=True)
@@ -55,17 +60,19 @@ class GpuProfile:
 
 def _read(path: Path) -> GpuProfile:
     try:
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"profile {path} is larger than any profile; it is not read")
         value: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"profile {path} cannot be read: {error}") from error
     known = {field.name: str(field.type) for field in fields(GpuProfile)}
     unknown = sorted(set(value) - set(known))
     if unknown:
-        raise DataError(f"profile {path}: unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
+        raise DataError(f"profile {path}: unknown key {unknown[0]!r:.60}; the keys are {', '.join(known)}")
     kinds = {"str": str, "int": int, "float": (int, float), "tuple[float, float]": list}
     for key, given in value.items():
         if not isinstance(given, kinds[known[key]]) or isinstance(given, bool):  # type: ignore[arg-type]
-            raise DataError(f"profile {path}: {key} must be a {known[key]}, not {given!r}")
+            raise DataError(f"profile {path}: {key} must be a {known[key]}, not {given!r:.60}")
     try:
         profile = GpuProfile(**{**value, "memory_gib": tuple(value.get("memory_gib", (0.0, 1e6)))})
         re.compile(profile.pattern)
@@ -73,7 +80,22 @@ def _read(path: Path) -> GpuProfile:
         raise DataError(f"profile {path}: {error}") from error
     if len(profile.memory_gib) != 2 or profile.name != path.stem:
         raise DataError(f"profile {path}: memory_gib is [from, to], and name must be {path.stem!r} like the file")
+    _check(profile, path)
     return profile
+
+
+def _check(profile: GpuProfile, path: Path) -> None:
+    """Values that would break a terminal, a division or a search. Raises `DataError`."""
+    check(profile, GpuProfile, f"profile {path}")
+    if len(profile.pattern) > LONGEST_PATTERN or NESTED_REPEAT.search(profile.pattern):
+        raise DataError(f"profile {path}: pattern is over {LONGEST_PATTERN} long, or repeats a repetition and may never end")
+    for field in fields(GpuProfile):
+        value = getattr(profile, field.name)
+        if isinstance(value, (int, float)) and not 0 <= value < 1e9:
+            raise DataError(f"profile {path}: {field.name} is {value}, no rate or size of a GPU")
+    low, high = profile.memory_gib
+    if not 0 <= low <= high:
+        raise DataError(f"profile {path}: memory_gib [{low}, {high}] is no range")
 
 
 @cache

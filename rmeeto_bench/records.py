@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import DataError, MeasurementError
+from rmeeto_bench.typecheck import check
 
 SCHEMA = "rmeeto-bench/1.1"
 MAJOR = "rmeeto-bench/1"
 MANIFEST = "manifest.json"
 DATABASE = "run.sqlite"
+LARGEST_MANIFEST = 64 << 20  # bytes; a run of all models on sixteen GPUs has one of some 3 MB
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def from_json(text: str) -> RunRecord:
         if value["schema"] != MAJOR and not value["schema"].startswith(MAJOR + "."):
             raise DataError(f"this run was written as {value['schema']!r}, this version reads {SCHEMA!r}; upgrade rmeeto-bench")
         tuples = {name: tuple(value[name]) for name in ("argv", "failures", "resumed_utc") if name in value}
-        return RunRecord(
+        record = RunRecord(
             **{
                 **_known(RunRecord, value),
                 **tuples,
@@ -199,8 +201,12 @@ def from_json(text: str) -> RunRecord:
                 "sweep": tuple(_sweep_row(row) for row in value.get("sweep", ())),
             }
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"not a rmeeto-bench manifest ({error!r}); give the folder of a run") from error
+    check(record, RunRecord, "manifest")
+    for arm in record.arms:
+        record.device(arm.device)
+    return record
 
 
 def to_json(record: RunRecord) -> str:
@@ -233,6 +239,14 @@ def load(folder: Path) -> RunRecord:
     """Read the manifest of a run folder (or the manifest file itself). Raises `DataError`."""
     path = folder / MANIFEST if folder.is_dir() else folder
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise DataError(f"{path} is larger than any manifest; give the folder of a run")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; give the folder of a run") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text, so no manifest; give the folder of a run") from error
+    try:
+        return from_json(text)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

@@ -68,9 +68,11 @@ def package_path() -> dict[str, str]:
 
 def environment(gpu: str | None = None) -> dict[str, Any]:
     """Versions, system, threads, load and the variables that matter, as plain JSON values; with the UUID of a GPU also what
-    its driver says."""
+    its driver says. `host` tells the processors of merged runs apart; containers, whose names are random, set
+    RMEETO_BENCH_HOST."""
     driver = {} if gpu is None else {name: value for name, value in snapshot(gpu).items() if name in DRIVER}
     return driver | {
+        "host": os.environ.get("RMEETO_BENCH_HOST") or platform.node(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": {package: _version(package) for package in PACKAGES if _version(package)},

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,6 +118,18 @@ class Store:
             connection.execute("PRAGMA synchronous=FULL")
         if not 1 <= self.version <= VERSION:
             raise DataError(f"{self.path} has layout {self.version}, this version reads up to {VERSION}; upgrade rmeeto-bench")
+        with self._guard() as connection:
+            connection.execute("PRAGMA trusted_schema=OFF")
+            foreign = connection.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
+        if foreign is not None:
+            raise DataError(f"{self.path} holds the {foreign[0]} {foreign[1]!r}, which no run has; it was tampered with")
+
+    def _parse(self, text: str) -> Any:
+        """A JSON column. Raises `DataError` for a row that was not written by this package."""
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{self.path} holds a damaged row ({type(error).__name__}); copy it again") from error
 
     @contextmanager
     def _guard(self) -> Iterator[sqlite3.Connection]:
@@ -132,6 +144,10 @@ class Store:
             raise DataError(f"{self.path}: {error}; the run is damaged or in use") from error
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path} is no rmeeto-bench run ({error})") from error
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """The connection, for one commit of several statements; failures come out as one line."""
+        return self._guard()
 
     def add_block(self, block: Block) -> None:
         """Keep one block; it is on the disk when this returns."""
@@ -148,7 +164,7 @@ class Store:
                 f"SELECT {','.join(COLUMNS)} FROM block WHERE device=? ORDER BY session, round, position", (device,)
             ).fetchall()
         index = COLUMNS.index("telemetry")
-        return [Block(**{**dict(zip(COLUMNS, row)), "telemetry": json.loads(row[index])}) for row in rows]
+        return [Block(**{**dict(zip(COLUMNS, row)), "telemetry": self._parse(row[index])}) for row in rows]
 
     def count_blocks(self) -> int:
         """How many blocks are stored."""
@@ -164,7 +180,10 @@ class Store:
             )
 
     def predictions(self, device: str, arm: str) -> NDArray[np.int16]:
-        """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none."""
+        """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none.
+
+        Images that could not be read have none and are left out.
+        """
         with self._guard() as connection:
             rows = connection.execute(
                 "SELECT start, top5, count FROM prediction WHERE device=? AND arm=? ORDER BY start", (device, arm)
@@ -176,7 +195,8 @@ class Store:
                 break
             parts.append(np.frombuffer(data, "<i2").reshape(count, 5).astype(np.int16))
             reached += count
-        return np.concatenate(parts)
+        joined = np.concatenate(parts)
+        return joined[joined[:, 0] >= 0]
 
     def begin_session(self, device: str, model: str, kind: str, environment: dict[str, Any]) -> int:
         """A new session of this process; its number is used once per device, so a restarted one is another session."""
@@ -213,7 +233,7 @@ class Store:
             query = f"SELECT {','.join(SESSION_COLUMNS)} FROM session WHERE device=? ORDER BY session"
             rows = connection.execute(query, (device,)).fetchall()
         found = [
-            Session(**{**dict(zip(SESSION_COLUMNS, row)), "environment": json.loads(row[8]), "result": json.loads(row[9])})
+            Session(**{**dict(zip(SESSION_COLUMNS, row)), "environment": self._parse(row[8]), "result": self._parse(row[9])})
             for row in rows
         ]
         return [s for s in found if model in (None, s.model) and kind in (None, s.kind)]
@@ -233,7 +253,7 @@ class Store:
 
     def facts(self, device: str, session: int) -> dict[str, dict[str, Any]]:
         """Arm -> facts of one session."""
-        return {arm: json.loads(facts) for arm, facts in self._get("arm", "arm, facts", device, session)}
+        return {arm: self._parse(facts) for arm, facts in self._get("arm", "arm, facts", device, session)}
 
     def add_probe(self, device: str, session: int, arm: str, probe: Probe) -> None:
         """Keep what the program answered to the fixed probe images."""

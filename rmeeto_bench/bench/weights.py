@@ -6,27 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmeeto_bench.bench.plan import Cell
-from rmeeto_bench.checkpoints.catalogue import find
-from rmeeto_bench.checkpoints.hub import resolve
+from rmeeto_bench.checkpoints.catalogue import PUBLIC, find, for_model
+from rmeeto_bench.checkpoints.hub import fetch, resolve
 from rmeeto_bench.errors import CheckpointError
 from rmeeto_bench.models.zoo import BUNDLED, bundled_checkpoint
 
+ZOO = "zoo"  # --checkpoints zoo: the public file of each model and r
 ENDINGS = (".safetensors", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The file for an arm (None: random weights), whether it is the baseline's, and whether to take its EMA."""
+    """The file for an arm (None: random weights), whether it is the baseline's, whether to take its EMA, and the r its
+    publisher says it was trained at."""
 
     path: Path | None
     is_baseline: bool = False
     ema: bool = False
+    published_r: int | None = None
 
     def label(self, r: int, trained_r: int | None) -> str:
         """What the table says about an arm at r with weights that the file says were trained at `trained_r`."""
         if self.path is None:
             return "random"
-        trained = 0 if self.is_baseline else trained_r
+        trained = 0 if self.is_baseline else self.published_r or trained_r
         if r == trained:
             return "baseline" if r == 0 else "retrained"
         if not trained:
@@ -63,6 +66,12 @@ def choose(cell: Cell, checkpoints: str | None) -> Weights:
             raise CheckpointError(f"no weights for {cell.model} ship with rmeeto-bench; give --checkpoints a folder or a file")
     elif checkpoints == "none":
         return Weights(None)
+    elif checkpoints == ZOO:
+        entry = for_model(cell.model, cell.r)
+        if entry is None:
+            known = ", ".join(dict.fromkeys(entry.model for entry in PUBLIC))
+            raise CheckpointError(f"there is no public checkpoint of {cell.model}, only of {known}; give --checkpoints a file")
+        return Weights(fetch(entry), entry.r == 0, entry.ema, entry.r)
     elif Path(checkpoints).is_dir():
         folder = Path(checkpoints)
         own, baseline = _in_folder(folder, cell.model, cell.r), _in_folder(folder, cell.model, 0)

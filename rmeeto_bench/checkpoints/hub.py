@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from urllib.error import URLError
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+import torch
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from rmeeto_bench.checkpoints.catalogue import PUBLIC, find
+from rmeeto_bench.checkpoints.catalogue import PUBLIC, PublicCheckpoint, find
+from rmeeto_bench.checkpoints.reader import sha256
 from rmeeto_bench.errors import CheckpointError
+
+BLOB = re.compile(r"[0-9a-f]{64}")  # the hub client names a large file in its cache by its sha256
 
 
 def resolve(name: str | Path) -> Path:
@@ -23,25 +29,92 @@ def resolve(name: str | Path) -> Path:
     text = str(name)
     public = find(text)
     if public is not None:
-        return _download(public.repo, public.filename)
+        return fetch(public)
     repo, separator, filename = text.partition(":")
     if separator and repo.count("/") == 1 and filename:
-        return _download(repo, filename)
+        found = cached(repo, filename) or _download(repo, filename)
+        if found is None:
+            raise CheckpointError(
+                f"{filename} is neither in the hub client's cache nor can it be downloaded; "
+                f"fetch it from {repo} where there is a network and give its path"
+            )
+        return found
     names = ", ".join(entry.name for entry in PUBLIC)
     raise CheckpointError(f"{text} is no file; give a path, one of {names}, or org/repo:file on the hub")
 
 
-def _download(repo: str, filename: str) -> Path:
+def cached(repo: str, filename: str) -> Path | None:
+    """The file in the hub client's cache (or torch's, for a plain download), if it is there; never asks the network."""
+    if repo.startswith("https://"):
+        path = _torch_cache() / Path(filename).name
+        return path if path.is_file() else None
     try:
         return Path(hf_hub_download(repo, filename, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass  # not in the cache: ask the hub
+    except (LocalEntryNotFoundError, EntryNotFoundError):
+        return None
     except HFValidationError as error:
         raise CheckpointError(f"{repo} is no name of a hub repository ({error})") from error
-    try:
-        return Path(hf_hub_download(repo, filename))
-    except (OSError, HfHubHTTPError) as error:
+
+
+def cached_public(entry: PublicCheckpoint) -> Path | None:
+    """The file of a public checkpoint, if it is on this machine."""
+    return next((path for name in entry.filenames if (path := cached(entry.repo, name)) is not None), None)
+
+
+def known_sha256(entry: PublicCheckpoint, path: Path | None) -> str | None:
+    """The digest that is known without reading the file: the catalogue's, or the hub cache's name for it."""
+    blob = path.resolve().name if path is not None else ""
+    return blob if BLOB.fullmatch(blob) else entry.sha256
+
+
+def fetch(entry: PublicCheckpoint) -> Path:
+    """The file of a public checkpoint, downloaded if it is not on this machine, its digest checked where one is known.
+
+    Raises `CheckpointError` saying which file to put where.
+    """
+    path = cached_public(entry)
+    for filename in entry.filenames if path is None else ():
+        path = path or _download(entry.repo, filename)
+    if path is None:
+        raise CheckpointError(missing(entry))
+    if entry.sha256 is not None and not sha256(path).startswith(entry.sha256):
         raise CheckpointError(
-            f"{filename} is neither in the hub client's cache nor can it be downloaded ({type(error).__name__}); "
-            f"fetch it from {repo} where there is a network and give its path"
-        ) from error
+            f"{path} is not the published {entry.filename} (its sha256 differs); remove it and fetch it again"
+        )
+    return path
+
+
+def missing(entry: PublicCheckpoint) -> str:
+    """What to fetch from where and where to put it, in one line."""
+    place = f"{entry.model}_r{entry.r}.pth"
+    if entry.repo.startswith("https://"):
+        return (
+            f"{entry.name} is not on this machine and cannot be downloaded; fetch {entry.address} where there is a "
+            f"network and put it into {_torch_cache()}, or into a folder as {place} and give --checkpoints FOLDER"
+        )
+    also = "".join(f" (or {name})" for name in entry.filenames[1:])
+    # A file in a folder is read without its averaged weights, so the hub's cache is the only place for those.
+    folder = "" if entry.ema else f", or put the file into a folder as {place} and give --checkpoints FOLDER"
+    return (
+        f"{entry.name} is not in the hub client's cache ({constants.HF_HUB_CACHE}) and cannot be downloaded; run "
+        f"`hf download {entry.repo} {entry.filename}`{also} where there is a network and copy that cache here{folder}"
+    )
+
+
+def _torch_cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _download(repo: str, filename: str) -> Path | None:
+    """Fetch a file into the client's cache, or None where it cannot be had."""
+    try:
+        if not repo.startswith("https://"):
+            return Path(hf_hub_download(repo, filename))
+        if constants.HF_HUB_OFFLINE:
+            return None
+        path = _torch_cache() / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(f"{repo}/{filename}", str(path), progress=False)
+        return path
+    except (OSError, URLError, HfHubHTTPError, EntryNotFoundError):
+        return None

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import math
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from rmeeto_bench.checkpoints.family import describe
 from rmeeto_bench.errors import CheckpointError
 
 WRAPPERS = ("model", "module", "state_dict")
@@ -79,7 +81,7 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"{path} is a git-lfs pointer, not the file itself; run git lfs pull or download it from the hub"
         )
-    if head.lstrip()[:1] == b"<":
+    if re.match(rb"\s*<[!?a-zA-Z]", head):
         return CheckpointError(f"{path} is a web page, not a checkpoint; use the download link, not the page's address")
     if isinstance(error, pickle.UnpicklingError):
         wanted = _hostile_globals(path)
@@ -90,11 +92,25 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path} is damaged or no checkpoint ({type(error).__name__}); download it again")
 
 
+def _refuse_bomb(path: Path) -> None:
+    """torch stores a zip's members as they are; compressed ones may unfold to any size. Raises `CheckpointError`."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise CheckpointError(f"{path} holds compressed members, which torch never writes; it is not unpacked")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise CheckpointError(f"{path} claims to hold more bytes than it has; it is damaged or made to fill the memory")
+
+
 def _load_torch(path: Path) -> Any:
     try:
+        if zipfile.is_zipfile(path):
+            _refuse_bomb(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_safe_globals()):
             warnings.simplefilter("ignore", UserWarning)  # pickle protocols are no news to the person at the terminal
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except CheckpointError:
+        raise
     except (OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno:
             raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
@@ -150,7 +166,7 @@ def _clean(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 def _trained_r(args: Mapping[str, Any], metadata: Mapping[str, str]) -> int | None:
     given = metadata.get("r", args.get("num_prune"))
-    return int(given) if isinstance(given, (int, str)) and str(given).isdigit() else None
+    return int(given) if isinstance(given, (int, str)) and re.fullmatch("[0-9]{1,6}", str(given)) else None
 
 
 def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
@@ -212,10 +228,10 @@ def check_state(state: Mapping[str, Tensor], model: nn.Module, path: Path) -> No
             raise CheckpointError(f"{path} does not fit: {key} is {found}, the model wants {own}; {hint}")
     missing = [key for key in wanted if key not in state]
     if missing:
-        raise CheckpointError(f"{path} lacks {_first(missing)}; it is of another model family or cut short")
+        raise CheckpointError(f"{path} lacks {_first(missing)}; it is {describe(state)}, or cut short")
     extra = [key for key in state if key not in wanted]
     if extra:
-        raise CheckpointError(f"{path} also holds {_first(extra)}; it is of another, larger model")
+        raise CheckpointError(f"{path} also holds {_first(extra)}; it is {describe(state)}, larger than the model")
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, *, ema: bool = False) -> Provenance:

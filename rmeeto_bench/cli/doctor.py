@@ -18,7 +18,7 @@ PACKAGES = ("torch", "triton", "timm", "mamba-ssm", "causal-conv1d", "nvidia-ml-
 HOT = 80  # deg C; NVIDIA's GPUs slow down from 83 to 90
 ADVICE = {
     "triton": "the CUDA build of torch brings triton; GPUs before compute capability 8.0 (V100, Turing) go without it",
-    "mamba_ssm": "optional: pip install 'rmeeto-bench[mamba-ssm]' on a machine with nvcc",
+    "mamba_ssm": "optional: pip install --no-build-isolation 'rmeeto-bench[mamba-ssm]' on a machine with nvcc",
     "native": "install g++ (Debian: apt install g++); it builds the CPU kernels once, on first use",
 }
 
@@ -131,6 +131,7 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
 
     from rmeeto_bench.bench.weights import bundled_models
+    from rmeeto_bench.cli import mamba_help
     from rmeeto_bench.data.fashion_mnist import DEBIAN
     from rmeeto_bench.errors import UnavailableError
     from rmeeto_bench.measure.device import find_devices
@@ -147,6 +148,7 @@ def main(arguments: argparse.Namespace) -> int:
         found = _hazards(device, state)
         unfit = unfit or any(invalid for invalid, _, _ in found)
         print("\n".join([*_lines(device, arguments.model, state), *_hazard_lines(found)]))
+    print("\n".join(mamba_help.lines(torch.version.cuda, torch.cuda.device_count())))
     print(f"bundled weights: {', '.join(bundled_models()) or 'none'}")
     images = str(DEBIAN) if DEBIAN.is_dir() else "not found (Debian: apt install dataset-fashion-mnist)"
     print(f"training data for vim_nano: {images}")

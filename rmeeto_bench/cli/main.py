@@ -18,11 +18,16 @@ from rmeeto_bench.errors import RmeetoError
 
 COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",
+    "eval": "measure accuracy alone, all ratios in one pass over the images",
     "retrain": "train a model with merging switched on",
     "resume": "continue a run that was cut short",
     "rerun": "measure a stored run again, by its plan",
     "ls": "list the runs in a folder",
     "show": "show a stored run, down to its rounds",
+    "fleet": "measure on many machines through Ray or Slurm, one table",
+    "merge": "join runs of several machines into one table",
+    "push": "publish a re-trained checkpoint with a model card",
+    "pull": "fetch a published checkpoint",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "calibrate": "measure a model against itself: how small a difference this device can show",
     "ablate": "run the paper's ablations on the models, data and checkpoints at hand",
@@ -36,6 +41,7 @@ COMMANDS = {
     "export": "write a stored run for other tools",
     "doctor": "say which kernels run here, why, and what would make it faster",
     "models": "list the models and the public checkpoints",
+    "verify": "check that a checkpoint file is whole, safe and of a model",
     "profiles": "list the known GPUs",
 }
 EPILOGUE = """exit codes: 0 done, 2 bad input, 3 slower, 4 inconclusive, 5 nothing valid measured,

@@ -28,5 +28,5 @@ def main(_: argparse.Namespace) -> int:
                 profile.paper_column,
                 profile.software,
             )
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     return 0

@@ -17,22 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the files again and print the table."""
-    from rich.console import Console
-
+    from rmeeto_bench.cli.result import show
     from rmeeto_bench.records import load
     from rmeeto_bench.report.files import write_all
-    from rmeeto_bench.report.summary import sentences
-    from rmeeto_bench.report.tables import rich_table
 
     record = load(arguments.run)
     folder = arguments.out or (arguments.run if arguments.run.is_dir() else arguments.run.parent)
     source = arguments.run if arguments.run.is_dir() else arguments.run.parent
     write_all(record, folder, arguments.style, stored_blocks(source, record))
-    console = Console(highlight=False)
-    for device in record.devices:
-        for table in rich_table(record, device.id, console.width):
-            console.print(table)
-    for sentence in sentences(record):
-        console.print(sentence)
-    console.print(f"files: {folder}", soft_wrap=True)
+    show(record, folder)
     return 0

@@ -30,15 +30,15 @@ def show(record: RunRecord, folder: Path) -> None:
     from rmeeto_bench.report.summary import sentences
     from rmeeto_bench.report.tables import overview_table, rich_table, sweep_table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names in a stored run are text
     for device in record.devices:
         for table in (*rich_table(record, device.id, console.width), *sweep_table(record, device.id)):
             console.print(table)
     for table in overview_table(record):
         console.print(table)
     for sentence in sentences(record):
-        console.print(sentence, markup=False)
-    console.print(f"files: {folder}", soft_wrap=True, markup=False)
+        console.print(sentence)
+    console.print(f"files: {folder}", soft_wrap=True)
 
 
 def stored_blocks(folder: Path, record: RunRecord) -> dict[str, list[Block]]:

@@ -60,18 +60,19 @@ def _panels(name: str, frames: list[Image.Image], model: ReducedModel, *, stages
     import torch
 
     from rmeeto_bench.data import fashion_mnist
-    from rmeeto_bench.data.image_folder import preprocess
     from rmeeto_bench.data.image_set import IMAGENET
+    from rmeeto_bench.data.preprocessing import Preprocessing
     from rmeeto_bench.models.sources import trace
     from rmeeto_bench.report.pictures import Panel, group_map, merged_pictures
 
     shape, sized = model.config.input_shape, model.config
-    pixels = torch.stack([preprocess(frame, sized.img_size) for frame in frames])  # [T, 3, S, S]
+    prepared, shown = Preprocessing.imagenet(sized.img_size), Preprocessing.imagenet(SIDE)
+    pixels = torch.stack([prepared(frame) for frame in frames])  # [T, 3, S, S]
     gray = shape[0] == 1
     images = fashion_mnist.NORMALISATION(pixels.float().mean(1, keepdim=True)) if gray else IMAGENET(pixels)
     clip = len(shape) == 4
     found = trace(model, images.transpose(0, 1)[None] if clip else images)
-    originals = [preprocess(frame, SIDE).permute(1, 2, 0).numpy() for frame in frames]
+    originals = [shown(frame).permute(1, 2, 0).numpy() for frame in frames]
     drawn: list[tuple[str, list[Pixels]]] = [(name, originals)]
     chosen = np.linspace(0, len(found) - 1, min(SHOWN, len(found))).round().astype(int) if stages else [-1]
     for stage in [found[i] for i in dict.fromkeys(chosen)] if found else []:

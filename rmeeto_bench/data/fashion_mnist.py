@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -27,23 +28,33 @@ CLASSES = (
 NORMALISATION = Normalisation((0.2860,), (0.3530,))
 BUNDLED = Path(__file__).parents[1] / "bundled" / "fashion_mnist"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+LARGEST = 1 << 30  # bytes of one file, unpacked; Fashion-MNIST's largest has 45 MiB, EMNIST's 520
 PREFIX = {"train": "train", "test": "t10k"}
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """An unsigned-byte IDX file, gzipped or not. Raises `DataError` for anything else."""
+    """An unsigned-byte IDX file, gzipped or not. Raises `DataError` for anything else.
+
+    No more is unpacked than the header announces, so that a gzip bomb stays small.
+    """
+    header = 4 + 4 * dimensions
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(header)
+            if head[:4] != bytes([0, 0, 8, dimensions]) or len(head) < header:
+                raise DataError(f"{path} is no IDX file of {dimensions} dimensions; download it again")
+            shape = np.frombuffer(head, ">u4", dimensions, offset=4)
+            wanted = math.prod(int(size) for size in shape)
+            if wanted > LARGEST:
+                raise DataError(f"{path} announces {tuple(map(int, shape))}, more than {LARGEST >> 20} MiB; it is not read")
+            content = file.read(wanted + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {path} ({error}); download it again") from error
-    if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) < 4 + 4 * dimensions:
-        raise DataError(f"{path} is no IDX file of {dimensions} dimensions; download it again")
-    shape = np.frombuffer(raw, ">u4", dimensions, offset=4)
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions)
-    if len(values) != int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"{path} is cut short: {len(values)} bytes for shape {tuple(shape)}; download it again")
-    return values.reshape(shape)
+    if len(content) < wanted:
+        raise DataError(f"{path} is cut short: {len(content)} bytes for shape {tuple(map(int, shape))}; download it again")
+    if len(content) > wanted:
+        raise DataError(f"{path} holds more than its shape {tuple(map(int, shape))} takes; download it again")
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _find(folder: Path, stem: str) -> Path:

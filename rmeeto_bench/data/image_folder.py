@@ -1,108 +1,114 @@
-"""Images in class folders (`val/<synset>/*.JPEG`), read once each, preprocessed as the published accuracies were."""
+"""Image files in a folder: one folder per class, or all in one with a file of labels."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as transforms
+import numpy as np
+from numpy.typing import NDArray
 
-from rmeeto_bench.data.image_set import IMAGENET, Batch
+from rmeeto_bench.data.class_map import number_folders
+from rmeeto_bench.data.image_set import Problem
+from rmeeto_bench.data.label_files import REMEDY, find_label_file, read_labels
+from rmeeto_bench.data.preprocessing import ENDINGS
+from rmeeto_bench.data.source import ChangedError
 from rmeeto_bench.errors import DataError
 
-ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
-
-
-def preprocess(image: Image.Image, size: int) -> Tensor:
-    """Short side to 256/224 of `size` (bicubic), centre crop: uint8 [3, size, size]. The protocol of all image models."""
-    short = int(256 / 224 * size)
-    width, height = image.size
-    scale = short / min(width, height)
-    shape = (short, int(width * scale)) if height <= width else (int(height * scale), short)
-    resized = image.convert("RGB").resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
-    return transforms.pil_to_tensor(transforms.center_crop(resized, [size, size]))
-
-
-class _Files(Dataset[tuple[Tensor, int]]):
-    def __init__(self, items: tuple[tuple[Path, int], ...], size: int) -> None:
-        self.items, self.size = items, size
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.items[index]
-        try:
-            with Image.open(path) as image:
-                return preprocess(image, self.size), label
-        except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot read image {path} ({error}); repair or remove it") from error
+LISTING_SLACK_NS = 2_000_000_000  # clocks of file servers differ a little, and file systems round times
 
 
 @dataclass(frozen=True)
-class FolderSet:
-    """An `ImageSet` over files; `items` are (path, label) in the order they are evaluated."""
+class FileSource:
+    """A `Source` of one file per image; paths are relative to `root`. `folders`: those listed, with their times of change."""
 
     name: str
-    items: tuple[tuple[Path, int], ...]
-    num_classes: int
-    size: int
+    root: Path
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    folders: tuple[tuple[Path, int], ...]
+    listed_ns: int
+    problems: tuple[Problem, ...] = ()
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(3, size, size)."""
-        return 3, self.size, self.size
+    def locate(self, index: int) -> str:
+        """The file."""
+        return str(self.root / self.paths[index])
 
-    def __len__(self) -> int:
-        return len(self.items)
+    def read(self, index: int) -> bytes:
+        """The file's bytes. Raises `ChangedError` if it was written or removed after the listing."""
+        path = self.root / self.paths[index]
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_mtime_ns > self.listed_ns:
+                    raise ChangedError("the file was changed while the data set was read")
+                return file.read()
+        except FileNotFoundError as error:
+            raise ChangedError("the file vanished while the data set was read") from error
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """All images once, in order, decoded by worker processes."""
-        workers = min(8, os.cpu_count() or 1) if len(self) > 2 * batch_size else 0
-        start = 0
-        for pixels, labels in DataLoader(_Files(self.items, self.size), batch_size, num_workers=workers):
-            yield Batch(start, IMAGENET(pixels), labels.long())
-            start += len(labels)
-
-    def subset(self, count: int) -> FolderSet:
-        """`count` images with the class proportions of the whole, evenly spread."""
-        if count >= len(self):
-            return self
-        chosen = torch.linspace(0, len(self) - 1, count).round().long().tolist()  # items are sorted by class
-        return FolderSet(
-            f"{self.name}, {count} of {len(self)}", tuple(self.items[i] for i in chosen), self.num_classes, self.size
-        )
+    def changed(self) -> str | None:
+        """A folder to which files were added, or from which some were removed."""
+        for folder, modified_ns in self.folders:
+            try:
+                now = folder.stat().st_mtime_ns
+            except OSError:
+                return f"{folder} vanished while it was read"
+            if now != modified_ns:
+                return f"files were added to or removed from {folder} while it was read"
+        return None
 
 
-def load(folder: Path, num_classes: int, size: int) -> FolderSet:
-    """The images under `folder/<class>/`, classes numbered in alphabetical order (for ImageNet that of the synsets).
-
-    Raises `DataError` for a flat folder or one whose number of classes is not the model's: both would give wrong
-    accuracies without an error.
-    """
+def _images_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> tuple[list[str], list[str]]:
+    """(names of image files, names of other files) of a folder, sorted."""
     try:
-        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     except OSError as error:
-        raise DataError(f"cannot read {folder}: {error.strerror}; give a folder of images by class") from error
-    if not classes:
-        raise DataError(f"{folder} has no class folders; sort the images into one folder per class (synset) first")
-    if len(classes) != num_classes:
-        raise DataError(
-            f"{folder} has {len(classes)} class folders, the model {num_classes} classes: labels would be numbered wrongly; "
-            "give the complete validation set"
-        )
-    items = tuple(
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in ENDINGS
-    )
-    if not items:
-        raise DataError(f"{folder} holds no images ({', '.join(ENDINGS)}); give a folder of images by class")
-    return FolderSet(folder.name, items, num_classes, size)
+        raise DataError(f"cannot read {folder}: {error.strerror}; check its permissions") from error
+    images = [name for name in names if name.lower().endswith(endings)]
+    return images, [name for name in names if not name.lower().endswith(endings) and not name.startswith(".")]
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted. Raises `DataError`."""
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror}; give a folder of images") from error
+
+
+def load_class_folders(
+    folder: Path, num_classes: int, class_map: dict[str, int] | None, endings: tuple[str, ...] = ENDINGS
+) -> FileSource:
+    """The images under `folder/<class>/`, sorted by path. Raises `DataError` where labels would be a guess."""
+    listed = time.time_ns() + LISTING_SLACK_NS
+    names = class_folders(folder)
+    label_of, faults = number_folders(names, num_classes, class_map, folder)
+    problems = [Problem(-1, str(folder), fault) for fault in faults]
+    paths: list[str] = []
+    labels: list[int] = []
+    for name, label in sorted(label_of.items()):
+        images, others = _images_in(folder / name, endings)
+        problems += [Problem(-1, str(folder / name / other), "it is no image") for other in others]
+        if not images:
+            problems.append(Problem(-1, str(folder / name), "the class folder is empty"))
+        paths += [f"{name}/{image}" for image in images]
+        labels += [label] * len(images)
+    if not paths:
+        raise DataError(f"{folder} holds no files to evaluate ({', '.join(endings)}); give a folder for each class")
+    stamps = tuple((folder / name, (folder / name).stat().st_mtime_ns) for name in ("", *names))
+    return FileSource(folder.name, folder, tuple(paths), np.array(labels, np.int64), stamps, listed, tuple(problems))
+
+
+def load_flat(folder: Path, label_file: Path | None, class_map: dict[str, int] | None) -> FileSource:
+    """The images directly in `folder`, with the labels of a file. Raises `DataError` without one: the classes would be lost."""
+    listed = time.time_ns() + LISTING_SLACK_NS
+    images, _ = _images_in(folder)
+    if not images:
+        raise DataError(f"{folder} holds neither class folders, images, .parquet nor .tar files; check --data")
+    found = label_file or find_label_file(folder)
+    if found is None:
+        raise DataError(f"{folder} has no class folders and no file of labels; {REMEDY}")
+    labels = read_labels(found, images, class_map)
+    stamps = ((folder, folder.stat().st_mtime_ns),)
+    return FileSource(folder.name, folder, tuple(images), labels, stamps, listed)

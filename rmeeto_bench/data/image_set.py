@@ -2,21 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+UNREADABLE = -1  # the label of an image that could not be read: it has a place in its batch and counts nowhere
 
-class Batch(NamedTuple):
-    """`images` fp32 [B, C, H, W], normalised; `labels` int64 [B]; `start` the index of the first image in the set."""
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel mean and standard deviation of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 or float [..., C, H, W] in 0..255 -> fp32, normalised."""
+        return self._apply(pixels, channel=-3)
+
+    def clips(self, pixels: Tensor) -> Tensor:
+        """uint8 [..., C, T, H, W] -> fp32, normalised."""
+        return self._apply(pixels, channel=-4)
+
+    def _apply(self, pixels: Tensor, channel: int) -> Tensor:
+        shape = (-1,) + (1,) * (-channel - 1)
+        mean = torch.tensor(self.mean, device=pixels.device).view(shape)
+        std = torch.tensor(self.std, device=pixels.device).view(shape)
+        scaled = pixels.float() / 255
+        return scaled.sub_(mean).div_(std)  # in place: this runs on every image, beside the decoding of the next
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a data set. `index`: the image's place in the set, -1 for the set as a whole; `path` names the
+    file (and the member in it); `skipped`: it was left out, else it was read and `reason` says how."""
+
+    index: int
+    path: str
+    reason: str
+    skipped: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`pixels` uint8 [B, C, H, W] (views of a video: [B, V, C, T, H, W]); `labels` int64 [B], `UNREADABLE` where the image
+    could not be read and its pixels are zeros; `start` is the index of the first image in the set."""
 
     start: int
-    images: Tensor
+    pixels: Tensor
     labels: Tensor
+    normalisation: Normalisation
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def images(self) -> Tensor:
+        """fp32, normalised, of the shape of `pixels`."""
+        return self.normalisation.clips(self.pixels) if self.pixels.dim() > 4 else self.normalisation(self.pixels)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its pixels on a device: a quarter of the bytes of `images`, to be normalised there."""
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True))
 
 
 class ImageSet(Protocol):
@@ -33,32 +89,41 @@ class ImageSet(Protocol):
         ...
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of a batch's images."""
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of a batch's images; (channels, frames, height, width) of clips."""
+        ...
+
+    @property
+    def views(self) -> int:
+        """Views of each item whose probabilities are averaged: 1 for images."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the images, their labels and the preprocessing: two passes of equal fingerprints can be joined."""
+        ...
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was wrong with the set as a whole when it was listed."""
+        ...
+
+    def changed(self) -> str | None:
+        """What changed on the disk since the set was listed, or None."""
         ...
 
     def __len__(self) -> int: ...
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """All images once, in order."""
+    def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All images once, in order; or only the batches that begin at `starts`, multiples of `batch_size`."""
         ...
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """Per-channel mean and standard deviation of pixels in [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 or float [B, C, H, W] in 0..255 -> fp32, normalised."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
-        return (pixels.float() / 255 - mean) / std
-
-
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+def stratified(labels: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Indices of `count` images, ascending: the class proportions of the whole, evenly spread within each class."""
+    by_class = np.argsort(np.asarray(labels), kind="stable")
+    places = np.round(np.linspace(0, len(by_class) - 1, min(count, len(by_class)))).astype(np.int64)
+    return np.sort(by_class[places])
 
 
 @dataclass(frozen=True)
@@ -70,6 +135,20 @@ class TensorSet:
     labels: Tensor
     classes: tuple[str, ...]
     normalisation: Normalisation
+    views: int = 1
+    problems: tuple[Problem, ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of pixels, labels and normalisation."""
+        digest = hashlib.sha256(repr((self.shape, self.normalisation)).encode())
+        digest.update(self.pixels.contiguous().numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def changed(self) -> str | None:
+        """Never: it is in memory."""
+        return None
 
     @property
     def num_classes(self) -> int:
@@ -77,19 +156,18 @@ class TensorSet:
         return len(self.classes)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """(channels, height, width)."""
-        channels, height, width = self.pixels.shape[1:]
-        return channels, height, width
+        return tuple(self.pixels.shape[1:])
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """All images once, in order."""
-        for start in range(0, len(self), batch_size):
+    def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All images once, in order, or the batches that begin at `starts`."""
+        for start in range(0, len(self), batch_size) if starts is None else starts:
             chosen = slice(start, start + batch_size)
-            yield Batch(start, self.normalisation(self.pixels[chosen]), self.labels[chosen])
+            yield Batch(start, self.pixels[chosen], self.labels[chosen], self.normalisation)
 
     def resized(self, size: int | None) -> TensorSet:
         """The same images at `size` x `size` pixels (area average), or as they are for None."""
@@ -102,7 +180,6 @@ class TensorSet:
         """`count` images with the class proportions of the whole, evenly spread; the order is kept."""
         if count >= len(self):
             return self
-        by_class = torch.argsort(self.labels, stable=True)
-        picked = by_class[torch.linspace(0, len(self) - 1, count).round().long()].sort().values
+        picked = torch.from_numpy(stratified(self.labels.numpy(), count))
         name = f"{self.name}, {count} of {len(self)}"
         return replace(self, name=name, pixels=self.pixels[picked], labels=self.labels[picked])

@@ -92,8 +92,9 @@ class Mixer(nn.Module):
         u = kernels.causal_conv1d(u0, stacked.taps, stacked.conv_bias)
         rows = u.flatten(1, 2)  # [2, B L, D]
         x_dbl = torch.bmm(rows, stacked.x_proj)  # [2, B L, R + 2N]
-        dt = torch.bmm(x_dbl[..., : self.dt_rank], stacked.dt_proj).view(u.shape)
-        B, C = x_dbl[..., self.dt_rank :].view(2, batch, length, -1).chunk(2, dim=-1)
+        low, B, C = x_dbl.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt = torch.bmm(low, stacked.dt_proj).view(u.shape)
+        B, C = B.view(2, batch, length, -1), C.view(2, batch, length, -1)
         return ScanArguments(u, dt, stacked.A, B, C, stacked.D, z, stacked.dt_bias, scale=self.scale)
 
     def forward(self, x: Tensor, kernels: Kernels) -> tuple[Tensor, SsmFeatures]:

@@ -6,6 +6,7 @@ timm has a `deit_small_patch16_224` of its own, so ours, which merges, is `rmeet
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
@@ -40,6 +41,13 @@ def _settings(name: str) -> Any:
     }
 
 
+def _weights(settings: Any, name: str) -> str:
+    """Where pretrained weights are: in the folder or repository that was asked for (`checkpoints.publish`), else public."""
+    if settings.source == "local-dir" and settings.file:
+        return str(Path(settings.file) / "model.safetensors")
+    return f"{settings.hf_hub_id}:model.safetensors" if settings.source == "hf-hub" else name
+
+
 def _entry(name: str, registered: str) -> Any:
     def build(pretrained: bool = False, pretrained_cfg: Any = None, r: int | None = None, **kwargs: Any) -> ReducedModel:  # noqa: FBT001, FBT002
         settings = resolve_pretrained_cfg(registered, pretrained_cfg=pretrained_cfg)
@@ -47,7 +55,7 @@ def _entry(name: str, registered: str) -> Any:
         if r is None:
             r = int(tag.removeprefix(TAG)) if tag.startswith(TAG) else 0
         sizes = {key: value for key, value in kwargs.items() if not key.startswith("pretrained_") and key != "cache_dir"}
-        model = create_model(name, r=r, checkpoint=name if pretrained else None, **sizes)
+        model = create_model(name, r=r, checkpoint=_weights(settings, name) if pretrained else None, **sizes)
         model.pretrained_cfg = model.default_cfg = settings.to_dict()
         return model
 

@@ -1,27 +1,131 @@
-"""Augmentation of whole batches on the device the model trains on."""
+"""Augmentation: of whole batches on the device the model trains on, and of single decoded images in worker processes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from rmeeto_bench.data.preprocessing import Preprocessing
+from rmeeto_bench.retrain.recipe import Augmentation, Recipe
 
-def random_shift(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Move each image by up to `padding` pixels each way, zeros coming in. images [B, C, H, W], any dtype."""
-    if padding == 0:
-        return images
-    batch, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
-    offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator).to(images.device)
-    rows = (offsets[0] + torch.arange(height, device=images.device))[:, None, :, None]  # [B, 1, H, 1]
-    columns = (offsets[1] + torch.arange(width, device=images.device))[:, None, None, :]
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one global batch: shifts [2, B, 1] int64 and mirrored [B] bool, None where not augmented so."""
+
+    shifts: Tensor | None
+    mirrored: Tensor | None
+
+    def of(self, rank: int, size: int) -> Draw:
+        """The part of one process: every `size`-th image from `rank` on."""
+        shifts = None if self.shifts is None else self.shifts[:, rank::size]
+        return Draw(shifts, None if self.mirrored is None else self.mirrored[rank::size])
+
+
+def draw(settings: Augmentation, batch: int, generator: torch.Generator) -> Draw:
+    """Random numbers for `batch` images; the same for any number of processes that share the batch."""
+    shifted, shifts, mirrored = settings.crop == "shift" and settings.crop_padding > 0, None, None
+    if shifted:
+        shifts = torch.randint(0, 2 * settings.crop_padding + 1, (2, batch, 1), generator=generator)
+    if settings.flip:
+        mirrored = torch.rand(batch, generator=generator) < 0.5
+    return Draw(shifts, mirrored)
+
+
+def shift(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
+    """Move each image by `shifts - padding` pixels (shifts [2, B, 1] in 0..2 padding), zeros coming in. images [B, C, H, W]."""
+    batch, channels, height, width = images.shape
+    padded, shifts = F.pad(images, (padding,) * 4), shifts.to(images.device)
+    rows = (shifts[0] + torch.arange(height, device=images.device))[:, None, :, None]  # [B, 1, H, 1]
+    columns = (shifts[1] + torch.arange(width, device=images.device))[:, None, None, :]
     index = torch.arange(batch, device=images.device).view(-1, 1, 1, 1)
-    channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
-    return padded[index, channel, rows, columns]
+    return padded[index, torch.arange(channels, device=images.device).view(1, -1, 1, 1), rows, columns]
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left to right with probability one half. images [B, C, H, W]."""
-    mirrored = torch.rand(images.shape[0], generator=generator).to(images.device) < 0.5
-    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Flip those images left to right that `mirrored` [B] names. images [B, C, H, W]."""
+    return torch.where(mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def augmented(pixels: Tensor, settings: Augmentation, drawn: Draw) -> Tensor:
+    """Shift and mirror a batch as drawn."""
+    if drawn.shifts is not None:
+        pixels = shift(pixels, drawn.shifts, settings.crop_padding)
+    return pixels if drawn.mirrored is None else mirror(pixels, drawn.mirrored)
+
+
+def fit(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Float images [B, C, H, W] as a model of input `shape` takes them: resized (by area when shrinking), grey repeated to
+    colour or colour averaged to grey."""
+    if images.shape[1] != shape[0]:
+        images = images.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
+    if images.shape[-1] > shape[-1]:
+        return F.interpolate(images, size=shape[-1], mode="area")
+    if images.shape[-1] < shape[-1]:
+        return F.interpolate(images, size=shape[-1], mode="bilinear", align_corners=False)
+    return images
+
+
+def image_transform(settings: Augmentation, size: int, mean: tuple[float, ...]) -> Callable[[Image.Image], Tensor]:
+    """From a decoded image to uint8 [3, size, size]: random resized crop or the evaluation's centre crop, then RandAugment.
+
+    `mean` in [0, 1] fills what RandAugment moves in.
+    """
+    from timm.data.auto_augment import rand_augment_transform
+    from timm.data.transforms import RandomResizedCropAndInterpolation
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    plain = Preprocessing.imagenet(size)
+    crop = RandomResizedCropAndInterpolation(size, scale=settings.crop_scale, interpolation="bicubic")
+    fill: dict[str, Any] = {
+        "translate_const": int(size * 0.45),
+        "img_mean": tuple(min(255, round(255 * (mean * 3)[channel])) for channel in range(3)),
+        "interpolation": Image.Resampling.BICUBIC,
+    }
+    chosen = None if settings.randaugment == "none" else rand_augment_transform(settings.randaugment, fill)
+
+    def apply(image: Image.Image) -> Tensor:
+        rgb = image.convert("RGB")
+        if settings.crop == "resized":
+            rgb = crop(rgb)
+        elif chosen is not None:
+            rgb = Image.fromarray(plain(rgb).permute(1, 2, 0).numpy())
+        else:
+            return plain(rgb)
+        return pil_to_tensor(rgb if chosen is None else chosen(rgb))
+
+    return apply
+
+
+class BatchMix:
+    """What happens to a normalised batch after everything else: random erasing, then mixup or cutmix (both timm's)."""
+
+    def __init__(self, recipe: Recipe, num_classes: int, device: torch.device) -> None:
+        from timm.data import Mixup
+        from timm.data.random_erasing import RandomErasing
+
+        a = recipe.augmentation
+        self._erase = RandomErasing(a.erasing, mode="pixel", device=str(device)) if a.erasing > 0 else None
+        self._mix = None
+        if recipe.mixes:
+            self._mix = Mixup(
+                mixup_alpha=a.mixup,
+                cutmix_alpha=a.cutmix,
+                prob=1.0,
+                switch_prob=0.5,
+                mode="batch",
+                label_smoothing=a.label_smoothing,
+                num_classes=num_classes,
+            )
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """images fp32 [B, C, H, W], labels int64 [B] -> images, and labels or their distributions [B, classes]."""
+        if self._erase is not None:
+            images = self._erase(images)
+        return (images, labels) if self._mix is None else self._mix(images, labels)

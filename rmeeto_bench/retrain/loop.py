@@ -1,25 +1,37 @@
-"""The training loop: plain, seeded, one process. Distributed and larger data sets are not covered here."""
+"""The training loop: seeded by place, the same for any number of processes, and resumable at every optimizer step."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from rmeeto_bench.data.image_set import TensorSet
-from rmeeto_bench.errors import MeasurementError
-from rmeeto_bench.retrain.augment import random_flip, random_shift
-from rmeeto_bench.retrain.recipe import Recipe
+from rmeeto_bench.errors import CheckpointError, MeasurementError
+from rmeeto_bench.retrain.augment import BatchMix
+from rmeeto_bench.retrain.distill import teacher_logits, training_loss
+from rmeeto_bench.retrain.distributed import World
+from rmeeto_bench.retrain.feed import Feed
+from rmeeto_bench.retrain.optimiser import Stepper, learning_rate
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of a training log: after `step` of `steps` optimizer steps."""
+    """One line of a training log: after `step` of `steps` optimizer steps.
+
+    `loss` is the mean over processes and since the line before; `images_per_second` of all processes together; `seconds`
+    of training so far, over all resumptions; `data_wait` the share of the time spent waiting for images.
+    """
 
     step: int
     steps: int
@@ -28,11 +40,12 @@ class Progress:
     lr: float
     images_per_second: float
     seconds: float
+    data_wait: float = 0.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training run ended. `interrupted` is true if `should_stop` ended it early."""
+    """How a training run ended. `interrupted` is true if `should_stop` ended it early; `images` of all processes."""
 
     steps: int
     images: int
@@ -41,121 +54,214 @@ class Outcome:
     log: tuple[Progress, ...] = field(repr=False)
 
 
-def learning_rate(recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then cosine from `lr` to `min_lr`, which the last step reaches."""
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    if step < warmup:
-        return recipe.lr * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - 1 - warmup)
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """Optimizer groups with and without weight decay."""
-    if not recipe.decay_matrices_only:
-        return [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
-    matrices = [p for name, p in model.named_parameters() if p.dim() >= 2 and not name.endswith(("_log", "_embed", "_token"))]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def training_batches(data: TensorSet, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented, normalised batches (images fp32 [B, C, H, W], labels int64 [B]); an incomplete one is dropped."""
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(data), generator=generator)[: round(len(data) * recipe.fraction)]
-    for chosen in order.split(recipe.batch_size):
-        if len(chosen) < recipe.batch_size:
-            return
-        pixels = random_shift(data.pixels[chosen], recipe.crop_padding, generator)
-        if recipe.flip:
-            pixels = random_flip(pixels, generator)
-        images = data.normalisation(pixels)
-        if recipe.img_size is not None and recipe.img_size != images.shape[-1]:
-            images = F.interpolate(images, size=recipe.img_size, mode="area")
-        yield images, data.labels[chosen]
-
-
-def distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(teacher || student) at temperature 1, averaged over the batch. logits [B, classes]."""
-    return F.kl_div(logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="batchmean", log_target=True)
-
-
 @dataclass(frozen=True)
 class Watch:
-    """What the caller sees and steers of a run: `on_progress` every `every` steps, `should_stop` after each step."""
+    """What the caller sees and steers of a run: `on_progress` every `every` steps, `should_stop` after each step (with
+    several processes every `every`), `save` with the whole state every `save_every` steps and when stopped."""
 
     on_progress: Callable[[Progress], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
     every: int = 20
+    save: Callable[[int, dict[str, Any]], None] = lambda *_: None
+    save_every: int = 200
 
 
-def train(model: nn.Module, data: TensorSet, recipe: Recipe, watch: Watch, teacher: nn.Module | None = None) -> Outcome:
-    """Train `model` in place. `teacher` must be given for `recipe.teacher == "self"`.
+@dataclass
+class _Window:
+    """What happened since the last line of the log."""
 
-    Raises `MeasurementError` when the loss is not finite.
-    """
-    torch.manual_seed(recipe.seed)
-    device = next(model.parameters()).device
-    steps_per_epoch = int(len(data) * recipe.fraction) // recipe.batch_size
-    steps = max(1, round(recipe.epochs * steps_per_epoch))
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.lr, betas=recipe.betas, fused=True)
-    log: list[Progress] = []
-    losses: list[Tensor] = []
-    model.train()
-    started = last = time.perf_counter()
-    step, epoch, stopped = 0, 0, False
-    while step < steps and not stopped:
-        for images, labels in training_batches(data, recipe, epoch):
-            rate = learning_rate(recipe, step, steps, steps_per_epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            losses.append(_step(model, images.to(device), labels.to(device), recipe, optimizer, teacher))
-            step += 1
-            if step % watch.every == 0 or step == steps:
-                now = time.perf_counter()
-                loss = float(torch.stack(losses).mean())
-                if not math.isfinite(loss):
-                    raise MeasurementError(f"the loss became {loss} at step {step}; lower the learning rate")
-                rate_now = len(losses) * recipe.batch_size / (now - last)
-                log.append(Progress(step, steps, step / steps_per_epoch, loss, rate, rate_now, now - started))
-                watch.on_progress(log[-1])
-                losses, last = [], now
-            stopped = watch.should_stop()
-            if step == steps or stopped:
-                break
-        epoch += 1
-    model.eval()
-    return Outcome(step, step * recipe.batch_size, time.perf_counter() - started, stopped and step < steps, tuple(log))
+    losses: list[Tensor] = field(default_factory=list)
+    began: float = 0.0
+    waited: float = 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "losses": [float(loss) for loss in self.losses],
+            "elapsed": time.perf_counter() - self.began,
+            "waited": self.waited,
+        }
 
 
-def _step(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    teacher: nn.Module | None,
-) -> Tensor:
-    optimizer.zero_grad(set_to_none=True)
-    logits = model(images)
-    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    if teacher is not None:
-        with torch.no_grad():
-            target = teacher(images)
-        loss = loss + recipe.distill_weight * distillation_loss(logits, target)
-    loss.backward()
-    if recipe.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    optimizer.step()
-    return loss.detach()
+class Trainer:
+    """One run over one feed: `model` is trained in place, `teacher` (prepared) is distilled from if there is one."""
+
+    def __init__(self, model: nn.Module, feed: Feed, teacher: nn.Module | None = None) -> None:
+        self.recipe, self.feed, self.world = feed.recipe, feed, feed.world
+        self.model, self.teacher = model, teacher
+        optimisation = self.recipe.optimisation
+        self.steps_per_epoch = feed.batches_per_epoch // optimisation.accumulation
+        self.steps = max(1, round(self.recipe.schedule.epochs * self.steps_per_epoch))
+        self.step, self.seconds, self.log = 0, 0.0, list[Progress]()  # seconds: up to the last line of the log
+        self._window = _Window(began=time.perf_counter())
+        self._stepper = Stepper(model, optimisation, self.world.device)
+        self._mix = BatchMix(self.recipe, feed.data.num_classes, self.world.device)
+        self._called = self.world.replicate(model)
+        self._peak = self.recipe.peak_lr(self.world.size)
+        self.ema = _average(model, self.recipe.ema_decay)
+
+    @property
+    def weights(self) -> nn.Module:
+        """The model to evaluate and ship: the average where one is kept."""
+        return self.model if self.ema is None else self.ema.module
+
+    def state(self) -> dict[str, Any]:
+        """Everything a later process needs to go on; tensors and plain values only."""
+        return {
+            "recipe": repr(self.recipe),
+            "processes": self.world.size,
+            "step": self.step,
+            "seconds": self.seconds,
+            "log": [asdict(line) for line in self.log],
+            "window": self._window.state(),
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            **self._stepper.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up a stored state. Raises `CheckpointError` if it belongs to another recipe or number of processes."""
+        for name, own in (("recipe", repr(self.recipe)), ("processes", self.world.size)):
+            if state.get(name) != own:
+                raise CheckpointError(
+                    f"the stored state was made with another {'recipe' if name == 'recipe' else 'number of processes'} "
+                    f"({_difference(str(state.get(name)), str(own))}); give the same again, or take another --out"
+                )
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self._stepper.load(state)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.log = [Progress(**line) for line in state["log"]]
+        window = state["window"]
+        losses = [torch.tensor(loss, device=self.world.device) for loss in window["losses"]]
+        self._window = _Window(losses, time.perf_counter() - window["elapsed"], window["waited"])
+
+    def run(self, watch: Watch) -> Outcome:
+        """Train to the end, or until stopped. Raises `MeasurementError` when the loss is not finite."""
+        self._called.train()
+        saved, stopped = self.step, False
+        if self.step == 0:
+            self._window = _Window(began=time.perf_counter())
+        while self.step < self.steps and not stopped:
+            for loss, waited in self._epoch(self.step // self.steps_per_epoch):
+                self._window.losses.append(loss)
+                self._window.waited += waited
+                self.step += 1
+                noted = self.step % watch.every == 0 or self.step == self.steps
+                if noted:
+                    self._note(watch)
+                if noted or self.world.size == 1:
+                    stopped = self.world.any(watch.should_stop())
+                if self.step == self.steps or stopped:
+                    break
+                if self.step - saved >= watch.save_every:
+                    self._save(watch)
+                    saved = self.step
+        interrupted = stopped and self.step < self.steps
+        if interrupted:
+            self._save(watch)
+        self.model.eval()
+        images = self.step * self.recipe.samples_per_step(self.world.size)
+        return Outcome(self.step, images, self.seconds, interrupted, tuple(self.log))
+
+    def _save(self, watch: Watch) -> None:
+        """Hand out the state. The time that takes is no training time."""
+        began = time.perf_counter()
+        if self.world.leads:
+            watch.save(self.step, self.state())
+        self.world.wait()
+        self._window.began += time.perf_counter() - began
+
+    def _note(self, watch: Watch) -> None:
+        """Close the window with a line in the log."""
+        window, now = self._window, time.perf_counter()
+        loss = self.world.mean(torch.stack(window.losses).mean())
+        if not math.isfinite(loss):
+            raise MeasurementError(f"the loss became {loss} by step {self.step}; lower the learning rate")
+        elapsed = now - window.began
+        self.seconds += elapsed
+        line = Progress(
+            step=self.step,
+            steps=self.steps,
+            epoch=self.step / self.steps_per_epoch,
+            loss=loss,
+            lr=self._rate(self.step - 1),
+            images_per_second=len(window.losses) * self.recipe.samples_per_step(self.world.size) / elapsed,
+            seconds=self.seconds,
+            data_wait=min(1.0, window.waited / elapsed),
+        )
+        self.log.append(line)
+        self._window = _Window(began=now)
+        if self.world.leads:
+            watch.on_progress(line)
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.recipe.schedule, self._peak, step, self.steps, self.steps_per_epoch)
+
+    def _epoch(self, epoch: int) -> Iterator[tuple[Tensor, float]]:
+        """Optimizer steps of an epoch from the current one on: (mean loss, seconds waited for data)."""
+        accumulation = self.recipe.optimisation.accumulation
+        first = (self.step % self.steps_per_epoch) * accumulation
+        batches = self.feed.batches(epoch, first)
+        for step in range(first // accumulation, self.steps_per_epoch):
+            self._stepper.set_rate(self._rate(epoch * self.steps_per_epoch + step))
+            losses, waited = [], 0.0
+            for number in range(accumulation):
+                self._seed(epoch, step * accumulation + number)
+                began = time.perf_counter()
+                images, labels = next(batches)
+                waited += time.perf_counter() - began
+                losses.append(self._micro_batch(*self._mix(images, labels), number))
+            self._stepper.step()
+            if self.ema is not None:
+                self.ema.update(self.model)
+            yield torch.stack(losses).mean(), waited
+
+    def _seed(self, epoch: int, batch: int) -> None:
+        """Drop path and mixing depend on the place in the run and the rank alone, so a resumed run repeats them."""
+        seed = int(np.random.SeedSequence([self.recipe.seed, epoch, batch, self.world.rank]).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+
+    def _micro_batch(self, images: Tensor, targets: Tensor, number: int) -> Tensor:
+        recipe = self.recipe
+        last = number == recipe.optimisation.accumulation - 1
+        waits = isinstance(self._called, DistributedDataParallel) and not last
+        local = waits and not recipe.optimisation.upstream_accumulation  # upstream steps, so it exchanges, every time
+        precision = AUTOCAST[recipe.optimisation.precision]
+        with self._called.no_sync() if local else contextlib.nullcontext():  # type: ignore[operator]
+            with torch.autocast(images.device.type, dtype=precision, enabled=precision is not None):
+                logits = self._called(images)
+                told = teacher_logits(self.teacher, images)
+            loss = training_loss(logits, targets, recipe.augmentation.label_smoothing, told, recipe.teacher.weight)
+            self._stepper.backward(loss, number)
+        return loss.detach()
+
+
+def _average(model: nn.Module, decay: float | None) -> Any:
+    """timm's exponential moving average, starting from the weights as they are."""
+    if decay is None:
+        return None
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(model, decay=decay)
+
+
+def _difference(stored: str, own: str) -> str:
+    """The first words in which two printed recipes differ."""
+    for before, now in zip(stored.split(", "), own.split(", "), strict=False):
+        if before != now:
+            return f"{before.split('(')[-1]} then, {now.split('(')[-1]} now"
+    return f"{stored[:40]} then"
 
 
 @torch.inference_mode()
-def top1(model: nn.Module, data: TensorSet, batch_size: int) -> float:
-    """Percent of images whose first prediction is right."""
-    device = next(model.parameters()).device
-    correct = 0
-    for batch in data.batches(batch_size):
-        correct += int((model(batch.images.to(device)).argmax(-1).cpu() == batch.labels).sum())
-    return 100 * correct / len(data)
+def top1(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World | None = None) -> float:
+    """Percent of images whose first prediction is right; processes that share `batches` out add up their counts."""
+    counts = torch.zeros(2, dtype=torch.int64)
+    for images, labels in batches:
+        counts[0] += int((model(images).argmax(-1).cpu() == labels).sum())
+        counts[1] += len(labels)
+    right, seen = (counts if world is None else world.total(counts)).tolist()
+    return 100 * right / seen

@@ -1,105 +1,191 @@
-"""Named training recipes: functions that return a frozen, printable configuration."""
+"""What decides a training run besides model, data and merging: frozen, printable, grouped by what it is about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import ast
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 from rmeeto_bench.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a training run besides model, data and merging.
+class Schedule:
+    """How long, and at which learning rate.
 
-    `lr` and `min_lr` are the ends of a per-step cosine after `warmup_epochs` of linear warm-up. `weight_decay` acts on
-    all parameters, or with `decay_matrices_only` on those of two and more dimensions. `teacher` is `none` or `self`
-    (the initial weights without merging, in eval mode; loss = cross-entropy + `distill_weight` * KL(teacher||student)).
-    `img_size` overrides the model's (progressive resizing); `crop_padding` pixels of random shift; `flip` mirrors half
-    of the images; `fraction` of the training images per epoch.
+    `lr` falls to `min_lr` along a cosine after `warmup_epochs` of linear warm-up. shape `step`: per optimizer step,
+    reaching `min_lr` in the last one. shape `upstream_epoch`: per epoch as the released code does it, one epoch late
+    (epochs 0 and 1 both at `lr`) and never at `min_lr`. `lr_for_batch`: images per optimizer step that `lr` is meant
+    for; another number scales it in proportion, `min_lr` stays (None: `lr` as it is).
     """
 
-    name: str
     epochs: float
-    batch_size: int
     lr: float
     min_lr: float
     warmup_epochs: float = 0.0
+    shape: str = "step"
+    lr_for_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW and how its gradients are made.
+
+    `batch_size` images per process and micro-batch; `accumulation` micro-batches per optimizer step, by their mean, or
+    with `upstream_accumulation` as the released code: a step after every micro-batch and a third after the second.
+    `decay_on`: weight decay on `all` parameters, on `matrices` (two and more dimensions, no embeddings, no A), or on
+    `video_matrices` (as VideoMamba: A decays too). `layer_decay` to the power of depth + 1 scales the rate of the
+    embeddings (VideoMamba's, where no block is scaled). `precision` of the forward: fp32, bf16, or fp16 with loss scaling.
+    """
+
+    batch_size: int
+    accumulation: int = 1
+    upstream_accumulation: bool = False
     weight_decay: float = 0.05
-    decay_matrices_only: bool = False
+    decay_on: str = "all"
+    layer_decay: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = None
-    label_smoothing: float = 0.1
-    drop_path_rate: float = 0.0
-    teacher: str = "none"
-    distill_weight: float = 0.5
-    img_size: int | None = None
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to the images. `crop`: `shift` by up to `crop_padding` pixels, `resized` (random resized crop of
+    `crop_scale` of the area, bicubic) or `none`; `flip` mirrors half; `randaugment` is timm's description or "none";
+    `erasing` its probability; `mixup` and `cutmix` their alphas (0 off); every image comes `repeats` times an epoch,
+    augmented anew, while the samples of an epoch stay as many (repeated augmentation)."""
+
+    crop: str = "shift"
     crop_padding: int = 2
+    crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
+    randaugment: str = "none"
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.1
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Self-distillation: `source` none, or self (the initial weights, unmerged); loss = cross-entropy + `weight` * KL.
+    `train_mode` leaves drop path on in the teacher, as the released code does."""
+
+    source: str = "none"
+    weight: float = 0.5
+    train_mode: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe. `start`: `baseline` weights or from `scratch`, unless the caller names a checkpoint.
+
+    `img_size` overrides the model's (progressive resizing). `fraction`: a fixed part of the training images, evenly over
+    the classes; validation is never cut. `ema_decay`: keep an exponential moving average of the weights, and ship it.
+    """
+
+    name: str
+    schedule: Schedule
+    optimisation: Optimisation
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    teacher: Teacher = field(default_factory=Teacher)
+    drop_path_rate: float = 0.0
+    ema_decay: float | None = None
+    img_size: int | None = None
     fraction: float = 1.0
     seed: int = 0
+    start: str = "baseline"
 
     def __post_init__(self) -> None:
-        if self.teacher not in ("none", "self"):
-            raise UsageError(f"teacher is none or self, not {self.teacher!r}")
-        if self.epochs <= 0 or not 0 < self.fraction <= 1 or self.batch_size < 1:
-            raise UsageError("epochs and batch size must be positive, fraction in (0, 1]")
+        choices = {
+            "shape": (self.schedule.shape, ("step", "upstream_epoch")),
+            "decay_on": (self.optimisation.decay_on, ("all", "matrices", "video_matrices")),
+            "precision": (self.optimisation.precision, ("fp32", "bf16", "fp16")),
+            "crop": (self.augmentation.crop, ("none", "shift", "resized")),
+            "teacher": (self.teacher.source, ("none", "self")),
+            "start": (self.start, ("baseline", "scratch")),
+        }
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+        counts = (self.optimisation.batch_size, self.optimisation.accumulation, self.augmentation.repeats)
+        if self.schedule.epochs <= 0 or self.schedule.lr <= 0 or min(counts) < 1:
+            raise UsageError("epochs, lr, batch size, accumulation and repeats must be positive")
+        if not 0 < self.fraction <= 1:
+            raise UsageError(f"fraction is a part of the training images in (0, 1], not {self.fraction}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise UsageError(f"ema_decay lies in [0, 1), not {self.ema_decay}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.mixes and self.optimisation.batch_size % 2:
+            raise UsageError("mixup and cutmix pair the images of a batch: take an even batch size")
+        if self.optimisation.upstream_accumulation and (
+            self.optimisation.accumulation != 2 or self.optimisation.precision != "fp32"
+        ):
+            raise UsageError(
+                "upstream's accumulation is defined for 2 micro-batches in fp32; set accumulation 2, precision fp32"
+            )
+        if self.schedule.shape == "upstream_epoch" and self.schedule.warmup_epochs:
+            raise UsageError("the upstream_epoch schedule has no warm-up; set warmup_epochs to 0")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed, so that labels are distributions."""
+        return self.augmentation.mixup > 0 or self.augmentation.cutmix > 0
+
+    def samples_per_step(self, processes: int) -> int:
+        """Images that one optimizer step sees."""
+        return self.optimisation.batch_size * self.optimisation.accumulation * processes
+
+    def peak_lr(self, processes: int) -> float:
+        """The learning rate at the top of the schedule for this number of processes."""
+        meant_for = self.schedule.lr_for_batch
+        return self.schedule.lr * (1.0 if meant_for is None else self.samples_per_step(processes) / meant_for)
 
 
-def nano_low() -> Recipe:
-    """vim_nano from scratch, first stage: half resolution (50 tokens), most of the epochs at a quarter of the cost."""
-    return Recipe(
-        name="nano_low",
-        epochs=5,
-        batch_size=64,
-        lr=3e-3,
-        min_lr=1e-4,
-        warmup_epochs=0.3,
-        decay_matrices_only=True,
-        clip_norm=1.0,
-        label_smoothing=0.05,
-        img_size=14,
-        crop_padding=1,
-    )
+def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with dotted fields replaced, as in {"schedule.epochs": 3}. Values given as text are read by the field's
+    own type. Raises `UsageError` naming the fields there are."""
+    for path, value in changes.items():
+        recipe = _replaced(recipe, path.split("."), value, path)
+    return recipe
 
 
-def nano_full() -> Recipe:
-    """vim_nano, second stage: full resolution (197 tokens), from the first stage's weights."""
-    return Recipe(
-        name="nano_full",
-        epochs=3,
-        batch_size=64,
-        lr=1.5e-3,
-        min_lr=1e-5,
-        warmup_epochs=0.1,
-        decay_matrices_only=True,
-        clip_norm=1.0,
-        label_smoothing=0.05,
-    )
+def _replaced(part: Any, names: list[str], value: Any, path: str) -> Any:
+    known = [f.name for f in fields(part) if f.name != "name"]
+    if names[0] not in known:
+        raise UsageError(f"the recipe has no {path}; there is {', '.join(known)}")
+    old = getattr(part, names[0])
+    if len(names) > 1:
+        if not is_dataclass(old):
+            raise UsageError(f"the recipe has no {path}; {names[0]} is a single value")
+        return replace(part, **{names[0]: _replaced(old, names[1:], value, path)})
+    if is_dataclass(old):
+        raise UsageError(f"{path} is a group; set one of {', '.join(f'{path}.{f.name}' for f in fields(old))}")
+    annotation = next(str(f.type) for f in fields(part) if f.name == names[0])
+    return replace(part, **{names[0]: _read(value, annotation, path)})
 
 
-def nano_retrain() -> Recipe:
-    """The paper's re-training scaled down to vim_nano: start from the baseline, merging on, cosine, no warm-up, AdamW."""
-    return Recipe(
-        name="nano_retrain",
-        epochs=2,
-        batch_size=64,
-        lr=1e-3,
-        min_lr=1e-5,
-        label_smoothing=0.05,
-        clip_norm=1.0,
-    )
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    "nano_low": nano_low,
-    "nano_full": nano_full,
-    "nano_retrain": nano_retrain,
-}
-
-
-def recipe(name: str) -> Recipe:
-    """The recipe by name; raises `UsageError` naming those there are."""
-    if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}; choose {', '.join(RECIPES)}")
-    return RECIPES[name]()
+def _read(value: Any, annotation: str, path: str) -> Any:
+    """Text as the type that `annotation` names; other values pass through."""
+    if not isinstance(value, str) or annotation == "str":
+        return value
+    if "None" in annotation and value.lower() == "none":
+        return None
+    kind = annotation.removesuffix(" | None")
+    try:
+        literal = ast.literal_eval(value.capitalize() if kind == "bool" else value)
+        if kind == "bool" and isinstance(literal, bool):
+            return literal
+        if kind == "int" and isinstance(literal, int) and not isinstance(literal, bool):
+            return literal
+        if kind == "float" and isinstance(literal, (int, float)) and not isinstance(literal, bool):
+            return float(literal)
+        if kind.startswith("tuple") and isinstance(literal, tuple) and len(literal) == 2:
+            return tuple(float(number) for number in literal)
+    except (ValueError, SyntaxError, TypeError):
+        pass
+    raise UsageError(f"{path} takes {annotation}, not {value!r}")

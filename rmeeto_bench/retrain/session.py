@@ -1,4 +1,4 @@
-"""One training run from names to files: build, start from a checkpoint, train, evaluate, save weights and log."""
+"""One training run from names to files: build, start from a checkpoint, train or resume, evaluate, save weights and log."""
 
 from __future__ import annotations
 
@@ -10,44 +10,75 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from rmeeto_bench import __version__
 from rmeeto_bench.checkpoints.hub import resolve
-from rmeeto_bench.checkpoints.reader import load_checkpoint, read_checkpoint
+from rmeeto_bench.checkpoints.reader import check_state, read_checkpoint
 from rmeeto_bench.checkpoints.writer import save_checkpoint
-from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.positions import resize_pos_embed
-from rmeeto_bench.models.zoo import create_model
+from rmeeto_bench.models.zoo import bundled_checkpoint, config, create_model
 from rmeeto_bench.records import write_atomic
 from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.retrain.loop import Progress, Watch, top1, train
+from rmeeto_bench.retrain.distill import prepare_teacher
+from rmeeto_bench.retrain.distributed import World
+from rmeeto_bench.retrain.feed import Feed, LabelledSet, find_training, validation_batches
+from rmeeto_bench.retrain.loop import Progress, Trainer, Watch, top1
 from rmeeto_bench.retrain.recipe import Recipe
+from rmeeto_bench.retrain.state import load_state, remove_states, save_state
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a run writes. `half` stores the weights in fp16; `resume` goes on from the last state, if there is one, and
+    skips runs that are finished; a state is written every `save_every` steps, a line of the log every `log_every`."""
+
+    out: Path
+    half: bool = False
+    resume: bool = False
+    save_every: int = 200
+    log_every: int = 20
 
 
 @dataclass(frozen=True)
 class Session:
-    """What all runs of one call share. `data` is a Fashion-MNIST folder or None for the installed one; `reduction` is how
-    tokens are reduced (its r is each run's own); `half` writes the weights in fp16."""
+    """What all runs of one call share.
+
+    `data` is a Fashion-MNIST folder, a folder with `train/` and `val/`, or None for the installed Fashion-MNIST; `init`
+    a checkpoint, `none` for random weights, or None for what the recipe starts from; `reduction` is how tokens are
+    reduced (its r is each run's own); `workers` decode images that are files.
+    """
 
     model: str
     recipe: Recipe
     data: Path | None
     init: str | None
-    backend: str
-    out: Path
+    files: Files
+    backend: str = "auto"
     reduction: ReductionConfig = field(default_factory=ReductionConfig)
-    half: bool = False
+    workers: int = 0
 
     def stem(self, r: int) -> Path:
         """Path of the files of one run without their ending: the reduction is named where it is not plain merging."""
         way = ("-prune" if self.reduction.prune else "") + ("" if self.reduction.ordered else "-unordered")
-        return self.out / f"{self.model}_r{r}{way}"
+        return self.files.out / f"{self.model}_r{r}{way}"
+
+    def sets(self) -> tuple[LabelledSet, LabelledSet]:
+        """(training set cut to the recipe's fraction, complete validation set)."""
+        size = self.recipe.img_size or config(self.model).img_size
+        training, validation = find_training(self.data, size)
+        if self.recipe.fraction < 1:
+            training = training.subset(round(len(training) * self.recipe.fraction))
+        return training, validation
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The files and the outcome of one run; `top1` in percent on the test split."""
+    """The files and the outcome of one run; `top1` in percent on the validation set; `minutes` of training."""
 
     checkpoint: Path
     log: Path
@@ -56,63 +87,154 @@ class Trained:
     interrupted: bool
 
 
-def _build(session: Session, r: int) -> ReducedModel:
-    """The model at this r with the weights to start from, position embeddings resized if the image size differs."""
-    torch.manual_seed(session.recipe.seed)
-    sizes: dict[str, Any] = {"drop_path_rate": session.recipe.drop_path_rate}
-    if session.recipe.img_size is not None:
-        sizes["img_size"] = session.recipe.img_size
-    reduction = replace(session.reduction, r=r)
-    model = create_model(session.model, reduction=reduction, backend=session.backend, **sizes)
-    if session.init is not None:
-        path = resolve(session.init)
-        state = read_checkpoint(path).state_dict
-        if state["pos_embed"].shape != model.pos_embed.shape:
-            first = model.config.cls_position == 0
-            resized = resize_pos_embed(state["pos_embed"].float(), model.config.num_patches, cls_first=first)
-            state = {**state, "pos_embed": resized}
-            model.load_state_dict(state)
-        else:
-            load_checkpoint(model, path)
+def initial_weights(session: Session) -> str | None:
+    """The checkpoint a run starts from, or None for random weights."""
+    if session.init == "none":
+        return None
+    if session.init not in (None, "bundled"):
+        return session.init
+    if session.init is None and session.recipe.start == "scratch":
+        return None
+    shipped = bundled_checkpoint(session.model, 0)
+    if session.init == "bundled" and shipped is None:
+        raise UsageError(f"no weights for {session.model} ship with rmeeto-bench; give --init a file or a public name")
+    return session.model if shipped is None else str(shipped)
+
+
+def _fitted(state: dict[str, Tensor], model: ReducedModel) -> tuple[dict[str, Tensor], bool]:
+    """The state with positions resized to the model's, and its own new head where the classes are others."""
+    wanted, new_head = model.state_dict(), False
+    tokens = state.get("pos_embed")
+    if tokens is not None and tokens.shape != wanted["pos_embed"].shape and tokens.shape[2:] == wanted["pos_embed"].shape[2:]:
+        state = {
+            **state,
+            "pos_embed": resize_pos_embed(tokens.float(), model.config.num_patches, cls_first=model.config.cls_position == 0),
+        }
+    head = state.get("head.weight")
+    if head is not None and head.shape[0] != model.config.num_classes and head.shape[1:] == wanted["head.weight"].shape[1:]:
+        state = {**state, **{key: wanted[key] for key in ("head.weight", "head.bias")}}
+        new_head = True
+    return state, new_head
+
+
+def build(session: Session, r: int, num_classes: int) -> ReducedModel:
+    """The model at this r with the weights to start from. A head for other classes starts anew."""
+    recipe = session.recipe
+    torch.manual_seed(recipe.seed)
+    sizes: dict[str, Any] = {"drop_path_rate": recipe.drop_path_rate, "num_classes": num_classes}
+    if recipe.img_size is not None:
+        sizes["img_size"] = recipe.img_size
+    model = create_model(session.model, reduction=replace(session.reduction, r=r), backend=session.backend, **sizes)
+    start = initial_weights(session)
+    if start is not None:
+        path = resolve(start)
+        state, new_head = _fitted(read_checkpoint(path).state_dict, model)
+        check_state(state, model, path)
+        if new_head and recipe.teacher.source == "self":
+            raise UsageError(f"{path} has other classes than the data: it cannot teach them; train with --teacher none")
+        model.load_state_dict(state)
     return model
 
 
-def train_one(session: Session, r: int, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Trained:
-    """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `.jsonl` (see `Session.stem`).
+def _shape(model: ReducedModel) -> tuple[int, int, int]:
+    return model.config.in_chans, model.config.img_size, model.config.img_size
 
-    `top1` is that of the weights as trained, before any rounding to fp16.
-    """
-    recipe = session.recipe
-    training = fashion_mnist.load("train", session.data)
-    test = fashion_mnist.load("test", session.data).resized(recipe.img_size)
-    model = _build(session, r)
-    teacher = _build(session, 0) if recipe.teacher == "self" else None
-    outcome = train(model, training, recipe, Watch(on_progress, should_stop), teacher)
-    accuracy = top1(model, test, 250)
+
+def finished(session: Session, r: int) -> Trained | None:
+    """The run at r as its files tell, if it ran to its end; None if there is none, or only a part of it."""
     stem = session.stem(r)
+    log, checkpoint = stem.with_suffix(".jsonl"), stem.with_suffix(".safetensors")
+    if not (log.is_file() and checkpoint.is_file()):
+        return None
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    tail = lines[-1]
+    if tail.get("interrupted", True) or lines[0].get("recipe") != json.loads(json.dumps(asdict(session.recipe))):
+        return None
+    return Trained(checkpoint, log, tail["top1"], tail["seconds"] / 60, interrupted=False)
+
+
+def train_one(
+    session: Session,
+    r: int,
+    world: World,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `.jsonl` (see `Session.stem`), and while it trains its
+    state to `<stem>.state/`. `top1` is that of the weights as trained, before any rounding to fp16."""
+    training, validation = session.sets()
+    model = build(session, r, training.num_classes).to(world.device)
+    teacher: nn.Module | None = None
+    if session.recipe.teacher.source == "self":
+        teacher = prepare_teacher(build(session, 0, training.num_classes).to(world.device), session.recipe.teacher)
+    feed = Feed(training, _shape(model), session.recipe, world, session.workers)
+    trainer = Trainer(model, feed, teacher)
+    states = session.stem(r).with_suffix(".state")
+    if session.files.resume:
+        state = load_state(states)
+        if state is not None:
+            trainer.load(state)
+    elif world.leads:
+        remove_states(states)
+    world.wait()
+    watch = Watch(
+        on_progress=on_progress,
+        should_stop=should_stop,
+        every=session.files.log_every,
+        save=lambda step, state: _save(states, step, state),
+        save_every=session.files.save_every,
+    )
+    outcome = trainer.run(watch)
+    weights = trainer.weights.eval()
+    accuracy = top1(weights, validation_batches(validation, _shape(model), world, EVALUATION_BATCH), world)
+    stem = session.stem(r)
+    trained = Trained(
+        stem.with_suffix(".safetensors"), stem.with_suffix(".jsonl"), accuracy, outcome.seconds / 60, outcome.interrupted
+    )
+    if world.leads:
+        _write(session, r, trainer, trained, len(validation))
+        if not outcome.interrupted:
+            remove_states(states)
+    world.wait()
+    return trained
+
+
+def _save(folder: Path, step: int, state: dict[str, Any]) -> None:
+    save_state(folder, step, state)
+
+
+def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_images: int) -> None:
+    """Weights and log, each complete or not at all."""
+    recipe, feed = session.recipe, trainer.feed
     metadata = {
         "model": session.model,
         "r": str(r),
         "recipe": recipe.name,
-        "epochs": f"{outcome.steps * recipe.batch_size / (len(training) * recipe.fraction):.2f}",
-        "data": training.name,
-        "top1": f"{accuracy:.2f}",
+        "epochs": f"{trainer.step / trainer.steps_per_epoch:.2f}",
+        "data": feed.data.name,
+        "weights": "raw" if trainer.ema is None else "ema",
+        "top1": f"{trained.top1:.2f}",
         "version": __version__,
     }
-    dtype = torch.float16 if session.half else None
-    checkpoint = save_checkpoint(model.state_dict(), stem.with_suffix(".safetensors"), metadata=metadata, dtype=dtype)
+    dtype = torch.float16 if session.files.half else None
+    save_checkpoint(trainer.weights.state_dict(), trained.checkpoint, metadata=metadata, dtype=dtype)
+    model = trainer.model
+    assert isinstance(model, ReducedModel)
     head = {
         "model": session.model,
         "reduction": asdict(model.reduction),
+        "reduction_ratio": model.reduction_ratio,
         "init": session.init,
         "recipe": asdict(recipe),
+        "data": feed.data.name,
+        "training_images": len(feed.data),
+        "processes": feed.world.size,
+        "device": torch.cuda.get_device_name() if feed.world.device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "kernels": model.kernels_name,
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
     }
-    tail = {"top1": accuracy, "n_images": len(test), "seconds": outcome.seconds, "interrupted": outcome.interrupted}
-    lines = [head, *(asdict(progress) for progress in outcome.log), tail]
-    log = stem.with_suffix(".jsonl")
-    write_atomic(log, "".join(json.dumps(line) + "\n" for line in lines))
-    return Trained(checkpoint, log, accuracy, outcome.seconds / 60, outcome.interrupted)
+    tail = {"top1": trained.top1, "n_images": n_images, "seconds": 60 * trained.minutes, "interrupted": trained.interrupted}
+    lines = [head, *(asdict(line) for line in trainer.log), tail]
+    write_atomic(trained.log, "".join(json.dumps(line) + "\n" for line in lines))

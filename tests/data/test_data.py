@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from rmeeto_bench.data import fashion_mnist, image_folder
+from rmeeto_bench.data import fashion_mnist
 from rmeeto_bench.data.find import find_data
 from rmeeto_bench.errors import DataError
 
@@ -79,47 +78,6 @@ def test_a_truncated_gzip_and_a_missing_split_are_one_line(tmp_path: Path) -> No
         fashion_mnist.load("test", folder)
     with pytest.raises(DataError, match="install Debian's dataset-fashion-mnist"):
         fashion_mnist.load("train", tmp_path)
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    generator = np.random.default_rng(0)
-    for name in ("n01", "n02"):
-        (tmp_path / name).mkdir()
-        for i in range(3):
-            Image.fromarray(generator.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.JPEG")
-    return tmp_path
-
-
-def test_class_folders_are_numbered_alphabetically(pictures: Path) -> None:
-    data = image_folder.load(pictures, 2, 32)
-    (batch,) = data.batches(6)
-    assert batch.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert batch.images.shape == (6, 3, 32, 32)
-    assert len(data.subset(2)) == 2
-
-
-def test_preprocessing_is_resize_256_of_224_bicubic_and_centre_crop() -> None:
-    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (300, 500, 3), dtype=np.uint8))
-    expected = image.resize((int(500 * 256 / 300), 256), Image.Resampling.BICUBIC)
-    left, top = round((expected.width - 224) / 2), round((256 - 224) / 2)
-    cropped = np.asarray(expected.crop((left, top, left + 224, top + 224))).transpose(2, 0, 1)
-    assert np.array_equal(image_folder.preprocess(image, 224).numpy(), cropped)
-
-
-def test_a_flat_folder_and_a_subset_of_classes_are_refused(pictures: Path) -> None:
-    with pytest.raises(DataError, match="labels would be numbered wrongly"):
-        image_folder.load(pictures, 1000, 224)
-    with pytest.raises(DataError, match="no class folders"):
-        image_folder.load(pictures / "n01", 1000, 224)
-    with pytest.raises(DataError, match="no folder"):
-        find_data(pictures / "n01" / "0.JPEG", shape=(3, 32, 32), num_classes=2, images=None)
-
-
-def test_an_unreadable_image_is_named(pictures: Path) -> None:
-    (pictures / "n02" / "1.JPEG").write_bytes(b"\xff\xd8\xff broken")
-    with pytest.raises(DataError, match="1.JPEG"):
-        list(image_folder.load(pictures, 2, 32).batches(6))
 
 
 def test_without_a_path_only_a_model_of_that_shape_gets_the_bundled_set() -> None:

@@ -29,7 +29,7 @@ def test_each_ratio_has_its_weights_with_their_history(r: int) -> None:
     model = rb.create_model("vim_nano", r=r, checkpoint="bundled")
     test = fashion_mnist.load("test").subset(500)
     with torch.inference_mode():
-        assert top1(model, test, 250) == pytest.approx(last["top1"], abs=4.0)
+        assert top1(model, test.batches(250)) == pytest.approx(last["top1"], abs=4.0)
 
 
 def test_what_ships_is_small() -> None:

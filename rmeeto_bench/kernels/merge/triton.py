@@ -58,6 +58,7 @@ def match_kernel(
     own_slot = tl.sum(tl.where(nearest[:, None] == i[None, :], target_slot[None, :], 0), axis=1)
     gone = is_source & (rank < removed)
     tl.store(merged + image * removed + rank, source_row, mask=gone)
+    own_slot = own_slot.to(tl.int64).to(tl.int32)  # Triton 3.2's interpreter sums int32 to int64 and stores eight bytes each
     tl.store(slots + image * removed + rank, own_slot, mask=gone)
 
 

@@ -1,0 +1,22 @@
+"""`rmeeto-bench pull`: fetch a published checkpoint under the name that `--checkpoints DIR` looks for."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("source", metavar="WHERE", help="org/repo on the hub, or a folder that `push` wrote")
+    parser.add_argument("--out", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Fetch, check and name it; prints the file."""
+    from rmeeto_bench.checkpoints.publish import pull
+
+    with tempfile.TemporaryDirectory() as scratch:
+        print(pull(arguments.source, arguments.out, Path(scratch)))
+    return 0

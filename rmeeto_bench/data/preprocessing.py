@@ -1,0 +1,103 @@
+"""From an encoded image to the pixels a model was trained on: safe decoding, and the resizing that accuracies rest on."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from rmeeto_bench.data.image_set import IMAGENET, Normalisation
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+CROP = 256 / 224  # the short side is resized to this times the crop: crop_pct 0.875 of the published evaluations
+ORIENTATION = 0x0112  # EXIF
+
+
+class UnreadableImageError(Exception):
+    """Why an image cannot be decoded, in a few words; the reader adds which one it is."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Short side to `short` pixels (bicubic, antialiased), centre crop of `size`; `channels` 3 (RGB) or 1 (grey)."""
+
+    size: int
+    short: int
+    channels: int
+    normalisation: Normalisation
+
+    @classmethod
+    def imagenet(cls, size: int) -> Preprocessing:
+        """The protocol of all published image models: 256 and 224 (spec: short side `int(256 / 224 * size)`)."""
+        return cls(size, int(CROP * size), 3, IMAGENET)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of what comes out."""
+        return self.channels, self.size, self.size
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """The same: an image has one view."""
+        return self.shape
+
+    @property
+    def views(self) -> int:
+        """One."""
+        return 1
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Decoded image -> uint8 [channels, size, size], equal to torchvision's Resize and CenterCrop on PIL images."""
+        image = image.convert("RGB" if self.channels == 3 else "L")
+        width, height = image.size
+        least = min(width, height)
+        # Integer division: scale factors in floating point lose a pixel of the long side now and then (750 x 375).
+        resized = image.resize((self.short * width // least, self.short * height // least), Image.Resampling.BICUBIC)
+        return transforms.pil_to_tensor(transforms.center_crop(resized, [self.size, self.size]))
+
+    def read(self, data: bytes) -> tuple[Tensor, str | None]:
+        """Encoded bytes -> (uint8 [channels, size, size], what is unusual about the image and how it was read, or None).
+
+        Raises `UnreadableImageError`.
+        """
+        image, unusual = decode(data)
+        return self(image), unusual
+
+
+def decode(data: bytes) -> tuple[Image.Image, str | None]:
+    """Decode one image completely, and say what is unusual about it. Raises `UnreadableImageError`.
+
+    Orientation tags are not followed: the published accuracies were measured without.
+    """
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # PIL's limit: 89 million pixels
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f"it is no image ({', '.join(FORMATS)})") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"a decompression bomb, {str(error).partition(')')[0].rpartition('(')[2]}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise UnreadableImageError(f"damaged or cut short: {error}") from error
+    if image.mode.startswith("I"):
+        return sixteen_bit(image), "16-bit grey, scaled to 8 bits"
+    if image.mode == "CMYK":
+        return image, "CMYK, converted to RGB"
+    if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+        return image, "an EXIF orientation, not followed as in the published evaluations"
+    return image, None
+
+
+def sixteen_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey (modes I;16 and I) as 8-bit grey; PIL's own conversion would clip everything above 255 to white."""
+    values = transforms.pil_to_tensor(image).to(torch.float32) / 257
+    return transforms.to_pil_image(values.round().clamp(0, 255).to(torch.uint8))

@@ -1,0 +1,200 @@
+"""An image set over encoded images: decoded once each by worker processes, with whatever is wrong named and counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rmeeto_bench.data.image_set import UNREADABLE, Batch, Normalisation, Problem, stratified
+from rmeeto_bench.data.preprocessing import UnreadableImageError
+from rmeeto_bench.data.source import Source, check_labels, fingerprint
+from rmeeto_bench.errors import DataError
+
+STOP, SKIP = "stop", "skip"
+MOST_WORKERS = 16
+PREFETCH = 3  # batches waiting per worker; a batch of 128 ImageNet crops has 19 MB
+
+
+class Loaded(NamedTuple):
+    """What a worker process hands over: pixels uint8 [B, C, H, W] and labels int64 [B] lie in shared memory."""
+
+    start: int
+    pixels: Tensor
+    labels: Tensor
+    problems: list[tuple[int, str, str, bool]]
+
+
+class Decoding(Protocol):
+    """From an encoded image or video to pixels: `Preprocessing` or `VideoViews`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what a model takes, without the batch."""
+        ...
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Of what comes out: `shape`, with the views first if there are several."""
+        ...
+
+    @property
+    def views(self) -> int:
+        """Views of an item."""
+        ...
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What the pixels still need."""
+        ...
+
+    def read(self, data: bytes) -> tuple[Tensor, str | None]:
+        """Encoded bytes -> (uint8 pixels of `item_shape`, what is unusual, or None). Raises `UnreadableImageError`."""
+        ...
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """An `ImageSet` over a `Source`; `indices` are the images of the source in the order they are evaluated.
+
+    `on_error`: `stop` raises `DataError` at the first image that cannot be read, `skip` gives it the label `UNREADABLE`.
+    `workers` processes decode (None: one per core, none for a few batches).
+    """
+
+    source: Source
+    preprocessing: Decoding
+    num_classes: int
+    indices: NDArray[np.int64]
+    on_error: str = STOP
+    workers: int | None = None
+    part_of: int | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def views(self) -> int:
+        """Views of each item whose probabilities are averaged."""
+        return self.preprocessing.views
+
+    @property
+    def name(self) -> str:
+        """Name of the folder or file, and what part of it is used."""
+        return self.source.name if self.part_of is None else f"{self.source.name}, {len(self)} of {self.part_of}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, size, size)."""
+        return self.preprocessing.shape
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 [N]."""
+        return self.source.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Stands for the images, their labels and the preprocessing, so that two passes can be known to be of the same."""
+        return fingerprint(self.source, self.indices, repr(self.preprocessing))
+
+    def changed(self) -> str | None:
+        """What changed on the disk since the set was listed."""
+        return self.source.changed()
+
+    def load(self, start: int, batch_size: int) -> Loaded:
+        """Read and decode the images `start` to `start + batch_size`, in this process."""
+        places = self.indices[start : start + batch_size].tolist()
+        pixels = torch.zeros(len(places), *self.preprocessing.item_shape, dtype=torch.uint8)
+        labels = torch.full((len(places),), UNREADABLE, dtype=torch.int64)
+        problems: list[tuple[int, str, str, bool]] = []
+        for row, index in enumerate(places):
+            try:
+                pixels[row], unusual = self.preprocessing.read(self.source.read(index))
+                labels[row] = int(self.source.labels[index])
+            except (UnreadableImageError, DataError, OSError) as error:
+                problems.append((start + row, self.source.locate(index), str(error), True))
+                continue
+            if unusual is not None:
+                problems.append((start + row, self.source.locate(index), unusual, False))
+        return Loaded(start, pixels, labels, problems)
+
+    def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Batch]:
+        """All images once, in order, or the batches that begin at `starts`. Raises `DataError` under `on_error` stop."""
+        chosen = list(range(0, len(self), batch_size) if starts is None else starts)
+        workers = self.workers
+        if workers is None:
+            workers = min(MOST_WORKERS, cores()) if len(chosen) > 2 else 0
+        workers = min(workers, len(chosen))
+        loader: DataLoader[Loaded] = DataLoader(
+            _Chunks(self, batch_size),
+            batch_size=None,
+            sampler=chosen,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_interrupts_to_the_main_process,
+        )
+        for start, pixels, labels, found in loader:
+            problems = tuple(Problem(*values) for values in found)
+            refuse(problems, self.on_error)
+            yield Batch(int(start), pixels, labels, self.preprocessing.normalisation, problems)
+
+    def subset(self, count: int) -> EncodedSet:
+        """`count` images with the class proportions of the whole, evenly spread; the order is kept."""
+        if count >= len(self):
+            return self
+        return replace(self, indices=self.indices[stratified(self.labels, count)], part_of=len(self))
+
+
+class _Chunks(Dataset[Loaded]):
+    """Whole batches as items, so that the images of one are decoded side by side in memory and cross over in one piece."""
+
+    def __init__(self, data: EncodedSet, batch_size: int) -> None:
+        self.data, self.batch_size = data, batch_size
+
+    def __getitem__(self, start: int) -> Loaded:
+        return self.data.load(start, self.batch_size)
+
+
+def _leave_interrupts_to_the_main_process(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; workers must live on until the batch in hand is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def refuse(problems: Sequence[Problem], on_error: str) -> None:
+    """Raise `DataError` for the first problem that costs an image, if the run is to stop at such."""
+    fatal = next((problem for problem in problems if problem.skipped), None)
+    if fatal is not None and on_error == STOP:
+        raise DataError(f"cannot read {fatal.path}: {fatal.reason}; repair it, or leave it out with --on-error skip")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How encoded images are read, as asked for on the command line."""
+
+    on_error: str = STOP
+    workers: int | None = None
+
+
+def image_set(source: Source, preprocessing: Decoding, num_classes: int, reading: Reading) -> EncodedSet:
+    """The whole source as an image set. Raises `DataError` for labels of another model, and for problems in the listing
+    under `on_error` stop."""
+    refuse(source.problems, reading.on_error)
+    check_labels(source.labels, num_classes, source.name)
+    indices = np.arange(len(source.labels), dtype=np.int64)
+    return EncodedSet(source, preprocessing, num_classes, indices, reading.on_error, reading.workers, problems=source.problems)

@@ -1,0 +1,139 @@
+"""Videos as the views of a published evaluation: frames sampled over the whole video, several clips and crops of each."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmeeto_bench.data.image_set import IMAGENET, Normalisation
+from rmeeto_bench.data.preprocessing import UnreadableImageError
+from rmeeto_bench.errors import UnavailableError
+
+MOST_FRAMES = 100_000  # an hour at 25 frames per second; Kinetics clips have 300
+
+
+def frame_indices(count: int, clip: int, *, clips: int, frames: int) -> list[int]:
+    """Which of `count` frames clip number `clip` of `clips` takes: one per segment, shifted from clip to clip (spec 5.3)."""
+    segment = max(0.0, (count - 1) / frames)
+    shift = int(segment / (clips + 1) * (clip + 1))
+    return [min(count - 1, round(segment * i) + shift) for i in range(frames)]
+
+
+def crop_offsets(length: int, size: int, crops: int) -> list[int]:
+    """Where crops of `size` begin along a side of `length`: evenly from one end to the other, or in the middle for one."""
+    if crops == 1:
+        return [(length - size) // 2]
+    return [int(j * (length - size) / (crops - 1)) for j in range(crops)]
+
+
+@dataclass(frozen=True)
+class VideoViews:
+    """`clips` x `crops` views of `frames` frames, short side resized to `size` (bilinear, as OpenCV does: no antialiasing),
+    crops along the long side. The defaults are the published 4 x 3 evaluation of Kinetics-400."""
+
+    size: int = 224
+    frames: int = 8
+    clips: int = 4
+    crops: int = 3
+    normalisation: Normalisation = IMAGENET
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, frames, height, width) of one view."""
+        return 3, self.frames, self.size, self.size
+
+    @property
+    def views(self) -> int:
+        """Views of a video."""
+        return self.clips * self.crops
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """(views, channels, frames, height, width) of a video."""
+        return self.views, *self.shape
+
+    def read(self, data: bytes) -> tuple[Tensor, str | None]:
+        """An encoded video -> (uint8 [V, C, T, H, W], what is unusual about it, or None). Views of a clip are adjacent.
+
+        Raises `UnreadableImageError` if a frame that is needed cannot be decoded.
+        """
+        av = _pyav()
+        if not data:
+            raise UnreadableImageError("the file is empty")
+        try:
+            count = _count_frames(av, data)
+            chosen = [frame_indices(count, clip, clips=self.clips, frames=self.frames) for clip in range(self.clips)]
+            wanted = {index for clip in chosen for index in clip}
+            frames = _decode(av, data, wanted, self.size)
+        except av.FFmpegError as error:
+            raise UnreadableImageError(f"damaged or no video: {error.strerror}") from error
+        missing = sorted(wanted - set(frames))
+        if missing:
+            raise UnreadableImageError(f"damaged or cut short: frame {missing[0]} of {count} cannot be decoded")
+        views = torch.empty(self.item_shape, dtype=torch.uint8)
+        for number, clip in enumerate(chosen):
+            stack = torch.stack([frames[index] for index in clip], 1)  # [C, T, h, w]
+            for crop in range(self.crops):
+                views[number * self.crops + crop] = self._crop(stack, crop)
+        return views, f"only {count} frames" if count < self.frames else None
+
+    def _crop(self, stack: Tensor, crop: int) -> Tensor:
+        height, width = stack.shape[-2:]
+        if width >= height:
+            left = crop_offsets(width, self.size, self.crops)[crop]
+            return stack[..., : self.size, left : left + self.size]
+        top = crop_offsets(height, self.size, self.crops)[crop]
+        return stack[..., top : top + self.size, : self.size]
+
+
+def _pyav() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise UnavailableError("reading videos needs PyAV; pip install 'rmeeto-bench[video]'") from error
+    return av
+
+
+def _stream(container: Any) -> Any:
+    if not container.streams.video:
+        raise UnreadableImageError("it has no video stream")
+    stream = container.streams.video[0]
+    stream.thread_count = 1  # videos are decoded side by side in processes
+    return stream
+
+
+def _count_frames(av: Any, data: bytes) -> int:
+    """Frames by the packets in the file: containers that state a number are often wrong, and decoding all is slow."""
+    with av.open(io.BytesIO(data)) as container:
+        stream = _stream(container)
+        count = sum(1 for packet in container.demux(stream) if packet.size)
+    if not 0 < count <= MOST_FRAMES:
+        raise UnreadableImageError(f"{count} frames are no clip to evaluate")
+    return count
+
+
+def _decode(av: Any, data: bytes, wanted: set[int], size: int) -> dict[int, Tensor]:
+    """Frame number -> uint8 [3, h, w] with the short side resized to `size`; those that cannot be decoded are missing."""
+    found: dict[int, Tensor] = {}
+    last = max(wanted)
+    with av.open(io.BytesIO(data)) as container:
+        for index, frame in enumerate(container.decode(_stream(container))):
+            if index in wanted:
+                found[index] = _resize(torch.from_numpy(frame.to_ndarray(format="rgb24")), size)
+            if index >= last:
+                break
+    return found
+
+
+def _resize(frame: Tensor, size: int) -> Tensor:
+    """uint8 [h, w, 3] -> uint8 [3, h', w'], the short side `size`."""
+    height, width = frame.shape[:2]
+    least = min(height, width)
+    target = (size * height // least, size * width // least)
+    pixels = frame.permute(2, 0, 1).unsqueeze(0).float()
+    return F.interpolate(pixels, size=target, mode="bilinear", align_corners=False)[0].round().to(torch.uint8)

@@ -1,0 +1,91 @@
+"""Where this process stands among those that train together (torchrun starts them), and the few things they exchange."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rmeeto_bench.errors import UnavailableError, UsageError
+
+
+@dataclass(frozen=True)
+class World:
+    """One process: its `rank` among `size`, and the device it trains on. Rank 0 writes and prints."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files and talks to the person."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> float:
+        """The mean of a scalar over the processes."""
+        total = value.detach().double().clone()
+        if self.size > 1:
+            dist.all_reduce(total)
+        return float(total) / self.size
+
+    def total(self, counts: Tensor) -> Tensor:
+        """Element-wise sum over the processes, on the CPU."""
+        if self.size > 1:
+            counts = counts.to(self.device)
+            dist.all_reduce(counts)
+        return counts.cpu()
+
+    def any(self, flag: bool) -> bool:  # noqa: FBT001 - a predicate on one value
+        """Whether the flag is set in any process."""
+        if self.size == 1:
+            return flag
+        return bool(self.total(torch.tensor([int(flag)]))[0])
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """The module to call in training: averages gradients over the processes, if there are several."""
+        if self.size == 1:
+            return model
+        return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is this process's GPU, or the CPU where there is none. Raises `UnavailableError` for a missing GPU."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device is auto, cpu or cuda, not {name!r}")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if not torch.cuda.is_available() or local >= torch.cuda.device_count():
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise UnavailableError(
+            f"process {local} of this machine wants a GPU of its own, there are {found}; start fewer, or --device cpu"
+        )
+    return torch.device("cuda", local)
+
+
+@contextmanager
+def world(device: str) -> Iterator[World]:
+    """This process's place. Under torchrun the processes find each other (NCCL on GPUs, gloo on CPUs) and part at the end."""
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield World(chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(chosen, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

