@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "rmeeto_bench"
 FLOORS = {
-    "accuracy_records": 0, "comparisons": 0, "errors": 0, "profiles": 0, "records": 0, "_version": 0, "shipped": 0, "reference": 0,
-    "typecheck": 0, "cell_id": 0,
+    "accuracy_records": 0, "comparisons": 0, "errors": 0, "profiles": 0, "records": 0, "_version": 0, "shipped": 0,
+    "reference": 0, "typecheck": 0, "cell_id": 0,
     "reduction": 1, "kernels": 1,
     "checkpoints": 2, "measure": 2,
     "models": 3, "data": 3,
