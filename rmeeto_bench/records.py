@@ -73,6 +73,7 @@ class Arm:
     percentage points, `images_per_second` images/s, `speedup` a ratio over the r = 0 arm of the same device.
     `gflops`: convention name -> GFLOPs per image. `paper`: published values for this GPU and ratio, or None.
     `sessions`: fresh processes behind the numbers. `latency_ms`: p50, p90, p99 of single steps at batch 1.
+    `peak_memory_mib`: the most GPU memory that building the arm and its first step took (None on a CPU).
     `paper_mode`: images/s and speed-up by the paper's own protocol on this machine. `noise_speed`: images/s on noise over
     images/s on real images. `top1_p`: McNemar's mid-p against the baseline, by Holm's method over the ratios.
     `front_share`: share of resamples in which no other arm is both faster and more accurate.
@@ -114,6 +115,7 @@ class Arm:
     front_share: float | None = None
     images_per_second_per_point: Estimate | None = None
     break_even: Estimate | None = None
+    peak_memory_mib: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "rmeeto_bench"
 FLOORS = {
-    "accuracy_records": 0, "errors": 0, "profiles": 0, "records": 0, "_version": 0, "shipped": 0, "reference": 0,
-    "typecheck": 0, "cell_id": 0,
+    "accuracy_records": 0, "comparisons": 0, "errors": 0, "profiles": 0, "records": 0, "_version": 0, "shipped": 0,
+    "reference": 0, "typecheck": 0, "cell_id": 0,
     "reduction": 1, "kernels": 1,
     "checkpoints": 2, "measure": 2,
     "models": 3, "data": 3,
@@ -25,8 +25,8 @@ EXCEPTIONS = {
     ("models.timm_models", "data.image_set"): "timm wants the normalisation a model was trained with",
 }
 REPORT_MAY = (
-    "accuracy_records", "errors", "records", "profiles", "shipped", "reference", "reduction.schedule", "report",
-    "measure.statistics", "measure.tradeoff", "measure.verdict",
+    "accuracy_records", "comparisons", "errors", "records", "profiles", "shipped", "reference", "reduction.schedule", "report",
+    "measure.protocol", "measure.statistics", "measure.tradeoff", "measure.verdict",
 )  # fmt: skip
 
 

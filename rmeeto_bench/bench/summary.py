@@ -98,6 +98,7 @@ def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
         checkpoint=facts.checkpoint,
         checkpoint_sha256=facts.checkpoint_sha256,
         labels=facts.labels,
+        peak_memory_mib=facts.peak_memory_mib,
         gflops=_gflops(cell),
         paper=_paper(cell, here.device),
     )

@@ -25,7 +25,8 @@ NOISE = "@noise"  # ending of the arms that see noise where others see real imag
 class Facts:
     """What a session finds out about an arm beside its times. `failure`: the verdict code of an arm that cannot run.
 
-    `token_counts` are those of the last forward, `planned_token_counts` those of the schedule.
+    `token_counts` are those of the last forward, `planned_token_counts` those of the schedule. `peak_memory_mib`: the most
+    GPU memory that building the arm and its first step took; None on a CPU, whose arms share one process.
     """
 
     precision: str
@@ -39,6 +40,7 @@ class Facts:
     planned_token_counts: tuple[int, ...] = ()
     failure: str | None = None
     host_bound: bool = False
+    peak_memory_mib: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the store."""
@@ -86,6 +88,14 @@ class Workload(Protocol):
         ...
 
 
+def _start_counting_memory(device: Device) -> int | None:
+    """Bytes held now, after which the peak is counted anew; None on a CPU."""
+    if device.kind != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device.torch_device)
+    return torch.cuda.memory_allocated(device.torch_device)
+
+
 class ModelWorkload:
     """Models on a CPU or a CUDA device.
 
@@ -102,11 +112,15 @@ class ModelWorkload:
         self.built: dict[str, BuiltArm] = {}
         self.failed: dict[str, Cell] = {}
         self._batches: dict[tuple[int, bool], list[Tensor]] = {}
+        self._peaks: dict[str, float] = {}
         for cell in cells(plan, model):
             try:
+                held = _start_counting_memory(device)
                 arm = build(cell, plan, self.setting)
                 self.built[cell.name] = arm
                 self.step(cell.name, self.batch_size)()
+                if held is not None:
+                    self._peaks[cell.name] = (torch.cuda.max_memory_allocated(device.torch_device) - held) / 2**20
             except torch.OutOfMemoryError:
                 self.built.pop(cell.name, None)
                 self.failed[cell.name] = cell
@@ -174,6 +188,7 @@ class ModelWorkload:
                 labels=arm.labels(),
                 token_counts=self.counted[name],
                 planned_token_counts=arm.model.planned_token_counts(),
+                peak_memory_mib=self._peaks.get(name),
             )
         return found
 

@@ -35,12 +35,17 @@ COMMANDS = {
     "flops": "count operations per image under every convention in use",
     "roofline": "show the limit of a GPU for each ratio, what bounds it, and how much of it a run reached",
     "paper": "lay the paper's tables and figures beside your own runs",
+    "compare": "say whether a stored run is faster, slower or the same as another, arm by arm",
+    "gate": "measure two versions by turns and fail if the second is slower, larger or less accurate",
+    "figure": "draw a figure of stored runs",
+    "export": "write a stored run for other tools",
     "doctor": "say which kernels run here, why, and what would make it faster",
     "models": "list the models and the public checkpoints",
     "verify": "check that a checkpoint file is whole, safe and of a model",
     "profiles": "list the known GPUs",
 }
-EPILOGUE = """exit codes: 0 done, 2 bad input, 5 nothing valid measured, 6 the machine lacks something, 130 interrupted
+EPILOGUE = """exit codes: 0 done, 2 bad input, 3 slower, 4 inconclusive, 5 nothing valid measured,
+6 the machine lacks something, 130 interrupted
 examples:
   rmeeto-bench                                         the best this machine allows
   rmeeto-bench --gpus all --ratios 0,0.14,...,0.54     every GPU, the paper's ratios

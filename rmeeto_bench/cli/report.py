@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rmeeto_bench.cli.result import show, stored_blocks
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -15,12 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the files again and print the table."""
-    from rmeeto_bench.cli.result import show
     from rmeeto_bench.records import load
     from rmeeto_bench.report.files import write_all
 
     record = load(arguments.run)
-    folder = arguments.out or (arguments.run if arguments.run.is_dir() else arguments.run.parent)
-    write_all(record, folder, arguments.style)
+    source = arguments.run if arguments.run.is_dir() else arguments.run.parent
+    folder = arguments.out or source
+    write_all(record, folder, arguments.style, stored_blocks(source, record))
     show(record, folder)
     return 0

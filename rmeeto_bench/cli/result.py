@@ -13,7 +13,7 @@ from rmeeto_bench.cli.interrupt import graceful
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.runner import Controls
-    from rmeeto_bench.records import RunRecord
+    from rmeeto_bench.records import Block, RunRecord
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
@@ -41,6 +41,17 @@ def show(record: RunRecord, folder: Path) -> None:
     console.print(f"files: {folder}", soft_wrap=True)
 
 
+def stored_blocks(folder: Path, record: RunRecord) -> dict[str, list[Block]]:
+    """Device id -> the blocks of a run, for its report; nothing where the database was not kept."""
+    from rmeeto_bench.bench.store import Store
+    from rmeeto_bench.records import DATABASE
+
+    if not (folder / DATABASE).is_file():
+        return {}
+    with Store.open(folder) as store:
+        return {device.id: store.blocks(device.id) for device in record.devices}
+
+
 def exit_code(record: RunRecord) -> int:
     """0 done, 5 nothing measured, 6 a device was lost, 130 interrupted."""
     if record.status == "interrupted":
@@ -66,7 +77,7 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
         if (folder / MANIFEST).is_file():
             print(f"stopped at once; continue with: {again}", file=sys.stderr)
         raise
-    write_all(record, folder)
+    write_all(record, folder, blocks=stored_blocks(folder, record))
     if json == "-":
         sys.stdout.write(to_json(record))
     else:

@@ -7,9 +7,8 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rmeeto_bench.measure.device import Device
 from rmeeto_bench.measure.protocol import (
     CPU_TARGET,
     DEFAULT,
@@ -28,6 +27,9 @@ from rmeeto_bench.measure.statistics import half_width, paired_speedup
 from rmeeto_bench.measure.telemetry import Telemetry, power_limited, rejection
 from rmeeto_bench.measure.warmup import warm_up
 from rmeeto_bench.records import Block
+
+if TYPE_CHECKING:
+    from rmeeto_bench.measure.device import Device  # which needs torch
 
 __all__ = [
     "CPU_TARGET",

@@ -1,4 +1,4 @@
-"""The speed-accuracy plot in the manner of the paper's Figure 4: images/s against top-1, one line per device and model."""
+"""What all figures share: sizes, fonts, colours, deterministic files; and one curve of images/s against top-1."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rmeeto_bench.records import Arm, RunRecord
-from rmeeto_bench.report.summary import groups
+from rmeeto_bench.records import Arm
 
 # Okabe and Ito's colours are told apart by every kind of colour vision; markers and line styles carry the rest in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -69,7 +68,18 @@ def _points(arms: list[Arm], *, accuracy: bool) -> tuple[list[Arm], list[tuple],
     return shown, speed, [(arm.top1.value, arm.top1.low, arm.top1.high) for arm in shown if arm.top1]
 
 
-def _draw(axes: Axes, index: int, name: str, arms: list[Arm], *, accuracy: bool) -> None:
+def _crowded(xs: list[float], ys: list[float]) -> list[bool]:
+    """Whether a point lies so close to the one before it that their labels would overlap."""
+    wide, high = max(xs) - min(xs) or 1.0, max(ys) - min(ys) or 1.0
+    close = [False]
+    for i in range(1, len(xs)):
+        near = abs(xs[i] - xs[i - 1]) < 0.14 * wide and abs(ys[i] - ys[i - 1]) < 0.2 * high
+        close.append(near and not close[-1])
+    return close
+
+
+def draw_speed_accuracy(axes: Axes, index: int, name: str, arms: list[Arm], *, accuracy: bool) -> None:
+    """One curve of the speed-accuracy plot; training-free points are hollow, labels are ratios."""
     shown, x, y = _points(arms, accuracy=accuracy)
     if not shown:
         return
@@ -80,29 +90,9 @@ def _draw(axes: Axes, index: int, name: str, arms: list[Arm], *, accuracy: bool)
     hollow = [i for i, arm in enumerate(shown) if arm.weights == "training-free"]
     axes.plot([xs[i] for i in hollow], [ys[i] for i in hollow], marker, color=colour, markerfacecolor="white", markersize=5)
     if accuracy:
-        for arm, left, bottom in zip(shown, xs, ys, strict=True):
-            axes.annotate(f"{arm.ratio_requested:.2f}", (left, bottom), (4, 5), textcoords="offset points", fontsize="small")
-
-
-def speed_accuracy(record: RunRecord, style: str = "screen") -> Figure:
-    """Draw the run; without any accuracy, images/s against the reduction ratio instead."""
-    chosen = STYLES[style]
-    accuracy = any(arm.top1 for arm in record.arms)
-    with matplotlib.rc_context(settings(chosen)):
-        figure = Figure(figsize=(chosen.width, chosen.height), layout="constrained")
-        axes = figure.subplots()
-        lines = list(groups(record))
-        for index, (device, model, arms) in enumerate(lines):
-            _draw(axes, index, f"{record.device(device).name}, {model}", arms, accuracy=accuracy)
-        axes.set_xlabel("images/s" if accuracy else "reduction ratio")
-        axes.set_ylabel("top-1 (%)" if accuracy else "images/s")
-        axes.grid(alpha=0.3, linewidth=0.5)
-        axes.margins(0.12)
-        if axes.lines:
-            hollow = any(arm.weights == "training-free" for arm in record.arms)
-            title = "labels: reduction ratio" + ("; hollow: training-free" if hollow else "") if accuracy else None
-            axes.legend(fontsize="small", frameon=False, title=title, title_fontsize="small")
-    return figure
+        for arm, place, below in zip(shown, zip(xs, ys, strict=True), _crowded(xs, ys), strict=True):
+            text, offset, side = f"{arm.ratio_requested:.2f}", (-4, -11) if below else (4, 5), "right" if below else "left"
+            axes.annotate(text, place, offset, textcoords="offset points", fontsize="small", ha=side)
 
 
 def render(figure: Figure, kind: str, style: str = "screen") -> bytes:

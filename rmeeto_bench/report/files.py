@@ -5,20 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from rmeeto_bench.records import RunRecord, write_atomic
-from rmeeto_bench.report.figure import speed_accuracy, write_figure
-from rmeeto_bench.report.html import html
+from rmeeto_bench.report.figure import write_figure
+from rmeeto_bench.report.figure_kinds import speed_accuracy
+from rmeeto_bench.report.html import Blocks, html
 from rmeeto_bench.report.tables import latex, markdown, to_frame
 
 
-def write_all(record: RunRecord, folder: Path, style: str = "screen") -> list[Path]:
+def write_all(record: RunRecord, folder: Path, style: str = "screen", blocks: Blocks | None = None) -> list[Path]:
     """Write table.csv, .md, .tex, speed_accuracy.png, .pdf, .svg and report.html; returns their paths."""
     texts = {
         "table.csv": to_frame(record).to_csv(index=False),
         "table.md": markdown(record),
         "table.tex": latex(record),
-        "report.html": html(record),
+        "report.html": html(record, blocks),
     }
     for name, text in texts.items():
         write_atomic(folder / name, text)
     paths = [folder / name for name in texts]
-    return paths + write_figure(speed_accuracy(record, style), folder / "speed_accuracy", style)
+    return paths + write_figure(speed_accuracy([record], style), folder / "speed_accuracy", style)

@@ -12,7 +12,8 @@ from rich.console import Console
 from sample_runs import arms, cpu_run, record, two_gpus
 
 from rmeeto_bench.records import DeviceRecord, RunRecord
-from rmeeto_bench.report.figure import render, speed_accuracy
+from rmeeto_bench.report.figure import render
+from rmeeto_bench.report.figure_kinds import speed_accuracy
 from rmeeto_bench.report.files import write_all
 from rmeeto_bench.report.html import html
 from rmeeto_bench.report.summary import sentences
@@ -115,9 +116,11 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.links: list[str] = []
+        self.ids: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id" and value]
         self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
 
 
@@ -128,27 +131,30 @@ def test_the_page_is_self_contained_and_escapes_what_it_is_given() -> None:
     assert page.tags.count("script") == 1
     assert "<script>alert" not in text
     assert 'alert("' not in text
-    assert all(link.startswith("#") for link in page.links)
+    assert all(link.startswith("#") or link == "data:," for link in page.links)
     assert {"svg", "table", "details"} <= set(page.tags)
     assert page.tags.count("tr") == 1 + len(cpu_run().arms)
+    assert len(page.ids) == len(set(page.ids)), "figures of one page must not share ids"
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
 @pytest.mark.parametrize("style", ["screen", "paper"])
 def test_figures_are_the_same_bytes_every_time(kind: str, style: str) -> None:
-    first, second = (render(speed_accuracy(two_gpus(), style), kind, style) for _ in range(2))
+    first, second = (render(speed_accuracy([two_gpus()], style), kind, style) for _ in range(2))
     assert first == second
     assert len(first) > 5000
 
 
 def test_the_figure_draws_what_is_known() -> None:
-    axes = speed_accuracy(two_gpus()).axes[0]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("images/s", "top-1 (%)")
-    assert {text.get_text() for text in axes.texts} == {"0.00", "0.14", "0.31", "0.54"}
-    speed_only = speed_accuracy(without_accuracy()).axes[0]
-    assert (speed_only.get_xlabel(), speed_only.get_ylabel()) == ("reduction ratio", "images/s")
+    figure = speed_accuracy([two_gpus()])
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("images/s (labels: reduction ratio)", "top-1 (%)")
+    assert [axes.get_title() for axes in figure.axes] == ["NVIDIA GeForce RTX 4090", "NVIDIA H200"]
+    assert {text.get_text() for text in figure.axes[0].texts} == {"0.00", "0.14", "0.31", "0.54"}
+    speed_only = speed_accuracy([without_accuracy()])
+    assert (speed_only.get_supxlabel(), speed_only.get_supylabel()) == ("reduction ratio", "images/s")
     nothing = replace(cpu_run(), arms=(replace(unmeasured().arms[-1]),))
-    assert speed_accuracy(nothing).axes[0].get_legend() is None
+    assert speed_accuracy([nothing]).axes[0].get_legend() is None
+    assert speed_accuracy([replace(cpu_run(), arms=())]).axes[0].get_legend() is None
 
 
 def test_all_files_of_the_contract_are_written(tmp_path: Path) -> None:

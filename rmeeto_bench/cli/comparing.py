@@ -1,0 +1,47 @@
+"""Showing a comparison: on the terminal, in a CI job's summary and annotations, and in the files asked for. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rmeeto_bench.comparisons import Comparison
+
+
+def add_output(parser: argparse._ActionsContainer) -> None:
+    """`--json` and `--junit`."""
+    parser.add_argument("--json", metavar="FILE", help="write every number; - for standard output instead of the table")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML, a test case per quantity of an arm")
+
+
+def show(comparison: Comparison, arguments: argparse.Namespace) -> int:
+    """Print and write a comparison; returns its exit code."""
+    from rich.console import Console
+
+    from rmeeto_bench.comparisons import to_json
+    from rmeeto_bench.records import write_atomic
+    from rmeeto_bench.report.comparison import github_annotations, headline, junit, markdown, table
+
+    if arguments.json == "-":
+        sys.stdout.write(to_json(comparison))
+    else:
+        if arguments.json:
+            write_atomic(Path(arguments.json), to_json(comparison))
+        console = Console(highlight=False)
+        console.print(table(comparison, console.width))
+        for note in comparison.notes:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
+        console.print(headline(comparison), markup=False, soft_wrap=True)
+    if arguments.junit:
+        write_atomic(arguments.junit, junit(comparison))
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as file:
+            file.write(markdown(comparison) + "\n")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in github_annotations(comparison):
+            print(line, file=sys.stderr)  # the runner reads both streams; standard output may be JSON
+    return comparison.exit_code

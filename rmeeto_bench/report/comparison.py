@@ -1,0 +1,144 @@
+"""A comparison for people and CI: a terminal table, Markdown, JUnit XML and GitHub's annotations."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from rich.markup import escape
+from rich.table import Table
+
+from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, RATE, REFUSED, SLOWER, SPEEDUP, TOP1, WORSE, Change, Comparison
+
+COLUMNS = ("arm", "quantity", "base", "head", "change", "margin", "outcome")
+WIDE = 100  # columns of a terminal from which an interval stands beside its value
+BAD, UNSURE = (FAIL, SLOWER, WORSE), (INCONCLUSIVE, REFUSED)
+LEVELS = {"gate": "one-sided 95 % bounds over processes", "compare": "95 % intervals"}
+
+
+def value_text(value: float, metric: str) -> str:
+    """With the digits and the unit of the quantity."""
+    if metric == RATE:
+        return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+    return {SPEEDUP: f"{value:.3f}x", TOP1: f"{value:.2f} %", MEMORY: f"{value:.0f} MiB"}[metric]
+
+
+def margin_text(change: Change) -> str:
+    """In the change's unit."""
+    return f"{change.margin:g} points" if change.metric == TOP1 else f"{100 * change.margin:.2g} %"
+
+
+def cells(change: Change) -> tuple[str, ...]:
+    """The row of a change."""
+    return (
+        change.arm,
+        change.metric,
+        value_text(change.base, change.metric),
+        value_text(change.head, change.metric),
+        change.text,
+        margin_text(change),
+        change.outcome,
+    )
+
+
+def headline(comparison: Comparison) -> str:
+    """One sentence: what came out, and of how much."""
+    bad = [change for change in comparison.changes if change.outcome in BAD]
+    unsure = [change for change in comparison.changes if change.outcome in UNSURE]
+    parts = []
+    if bad:
+        worst = max(bad, key=lambda change: abs(change.change.value) / (change.margin or 1))
+        parts.append(f"{worst.metric} of {worst.arm} {worst.text}" + (f" and {len(bad) - 1} more" if len(bad) > 1 else ""))
+    refused = [change for change in unsure if change.outcome == REFUSED]
+    if refused:
+        parts.append(f"{len(refused)} of {len(comparison.changes)} quantities may not be judged")
+    if len(unsure) > len(refused):
+        parts.append(f"{len(unsure) - len(refused)} of {len(comparison.changes)} quantities cannot be told apart well enough")
+    if not parts:
+        parts.append(f"{len(comparison.changes)} quantities compared")
+    how = ""
+    if comparison.kind == "gate":
+        how = f"; {comparison.pairs} processes a side" + (" after one extension" if comparison.extended else "")
+        how += ", advisory" if comparison.advisory else ""
+    return f"{comparison.outcome}: {'; '.join(parts)}{how}"
+
+
+def table(comparison: Comparison, width: int = 120) -> Table:
+    """For a terminal of `width` columns; narrow ones put intervals below their values and drop the margin."""
+    wide = width >= WIDE
+    shown = Table(
+        title=f"{comparison.base} (base) against {comparison.head} (head)",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0) if wide else (0, 1, 0, 0),
+    )
+    columns = [name for name in COLUMNS if wide or name != "margin"]
+    for name in columns:
+        left = name in ("arm", "quantity", "outcome")
+        shown.add_column(name, justify="left" if left else "right", no_wrap=name != "arm", overflow="fold")
+    devices = list(dict.fromkeys(change.device for change in comparison.changes))
+    for device in devices:
+        if len(devices) > 1:
+            shown.add_row(f"[bold]{escape(device)}")
+        for change in (change for change in comparison.changes if change.device == device):
+            row = dict(zip(COLUMNS, cells(change), strict=True))
+            if not wide:
+                row["change"] = row["change"].replace(" [", "\n[")
+            shown.add_row(*(escape(row[name]) for name in columns))
+    return shown
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def markdown(comparison: Comparison) -> str:
+    """For a job's summary or a pull request."""
+    lines = [f"### rmeeto-bench {comparison.kind}: {_cell(headline(comparison))}", ""]
+    lines += [f"Base `{comparison.base}`, head `{comparison.head}`, {LEVELS[comparison.kind]}.", ""]
+    for device in dict.fromkeys(change.device for change in comparison.changes):
+        lines += [f"**{_cell(device)}**", "", "| " + " | ".join(COLUMNS) + " |"]
+        lines.append("|" + "|".join(" --- " if name in ("arm", "quantity", "outcome") else " ---: " for name in COLUMNS) + "|")
+        here = [change for change in comparison.changes if change.device == device]
+        lines += ["| " + " | ".join(map(_cell, cells(change))) + " |" for change in here]
+        lines.append("")
+    lines += [f"- {_cell(note)}" for note in comparison.notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def junit(comparison: Comparison) -> str:
+    """One test case per quantity of an arm; inconclusive and refused ones are skipped tests, with the reason."""
+    changes = comparison.changes
+    counts = {
+        "tests": len(changes),
+        "failures": sum(change.outcome in BAD for change in changes),
+        "skipped": sum(change.outcome in UNSURE for change in changes),
+    }
+    suite = ElementTree.Element("testsuite", name=f"rmeeto-bench {comparison.kind}", errors="0")
+    for name, count in counts.items():
+        suite.set(name, str(count))
+    for change in changes:
+        case = ElementTree.SubElement(suite, "testcase", classname=f"{change.device}.{change.arm}", name=change.metric)
+        said = f"{change.text} against a margin of {margin_text(change)}" + (f"; {change.detail}" if change.detail else "")
+        if change.outcome in BAD:
+            ElementTree.SubElement(case, "failure", message=said, type=change.outcome)
+        elif change.outcome in UNSURE:
+            ElementTree.SubElement(case, "skipped", message=f"{change.outcome}: {said}")
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def _command(text: str) -> str:
+    """A value of a workflow command, which ends at the end of its line."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def github_annotations(comparison: Comparison) -> list[str]:
+    """`::error` for what fails, `::warning` for what is inconclusive, one line each."""
+    lines = []
+    for change in comparison.changes:
+        if change.outcome in (*BAD, *UNSURE):
+            kind = "error" if change.outcome in BAD else "warning"
+            title = _command(f"rmeeto-bench {change.outcome}").replace(",", "%2C").replace(":", "%3A")
+            lines.append(f"::{kind} title={title}::{_command(f'{change.device}, {change.arm}: {change.metric} {change.text}')}")
+    return lines

@@ -1,0 +1,246 @@
+"""The gate from the command line: refs, folders, wheels and stored runs, with a stand-in program and once for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from sample_runs import cpu_run
+
+import rmeeto_bench
+from rmeeto_bench.bench import sides
+from rmeeto_bench.bench.sides import cache_folder, resolve
+from rmeeto_bench.bench.store import Store
+from rmeeto_bench.cli.main import main
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.records import Block, save, to_json
+
+# A program that takes no time: it answers `run` with a manifest at the speed that its own source states.
+STAND_IN = """
+import json, os, pathlib, random, subprocess, sys
+here = pathlib.Path(__file__).parent
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+if (here / "broken").exists():
+    sys.exit("this program is broken")
+record = json.loads((here / "manifest.json").read_text())
+factor = float((here / "speed.txt").read_text()) * random.uniform(0.999, 1.001)
+for arm in record["arms"]:
+    arm["images_per_second"]["value"] *= factor
+record["run_id"] = str(out)
+if (here / "simulated").exists():
+    record["devices"][0]["kind"] = "sim"
+git = subprocess.run(["git", "-C", str(here), "describe", "--always", "--abbrev=12"], capture_output=True, text=True)
+record["environment"]["git_commit"] = git.stdout.strip() or None
+record["argv"] = sys.argv[1:]
+out.mkdir(parents=True)
+(out / "manifest.json").write_text(json.dumps(record))
+"""
+
+
+def git(folder: Path, *words: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    done = subprocess.run(["git", *identity, "-C", str(folder), *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def program(folder: Path, speed: float) -> Path:
+    package = folder / "rmeeto_bench"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text(STAND_IN)
+    (package / "manifest.json").write_text(to_json(cpu_run()))
+    (package / "speed.txt").write_text(str(speed))
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a base, an identical head and a slower one; it is the current folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in [name for name in os.environ if name.startswith("GITHUB_")]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    for tag, speed in (("base", 1.0), ("slower", 0.95), ("same", 1.0)):
+        program(folder, speed)
+        git(folder, "add", "--all")
+        git(folder, "commit", "--quiet", "--allow-empty", "--message", tag)
+        git(folder, "tag", tag)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+WORDS = ["gate", "--base", "base", "--gpus", "none"]
+
+
+def test_refs_are_measured_by_turns_and_judged(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    report = tmp_path / "gate.xml"
+    assert main([*WORDS, "--head", "slower", "--junit", str(report), "--out", str(tmp_path / "runs")]) == 3
+    captured = capsys.readouterr()
+    assert "FAIL: images/s of" in captured.out
+    turns = [line.split()[0] for line in captured.err.splitlines()]
+    assert turns == ["base", "head", "head", "base", "base", "head", "head", "base", "base", "head"]
+    assert ElementTree.parse(report).getroot().get("failures") != "0"
+    assert len(list((tmp_path / "runs").iterdir())) == 10
+    assert main([*WORDS, "--head", "same"]) == 0
+    assert "PASS" in capsys.readouterr().out
+
+
+def test_worktrees_are_kept_and_used_again(repository: Path) -> None:
+    first = resolve("base", repository, cache_folder())
+    assert first.commit == git(repository, "rev-parse", "base")
+    marker = first.path / "marker"
+    marker.touch()
+    assert resolve("base", repository, cache_folder()) == first
+    assert marker.exists()
+    shutil.rmtree(first.path)  # a cache that was cleaned: git still remembers the worktree
+    assert (resolve("base", repository, cache_folder()).path / "rmeeto_bench").is_dir()
+
+
+def test_other_dependencies_get_an_environment_that_is_kept(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = program(tmp_path / "other", 1.0)
+    (other / "pyproject.toml").write_text('[project]\ndependencies = ["torch>=99"]\n', encoding="utf-8")
+    commands: list[list[str]] = []
+
+    def call(command: list[str | Path], what: str) -> str:
+        commands.append([str(word) for word in command])
+        if "venv" in commands[-1]:
+            Path(commands[-1][-1]).mkdir(parents=True)
+        return ""
+
+    monkeypatch.setattr(sides, "_call", call)
+    side = resolve(str(other), repository, cache_folder())
+    assert str(side.python) != sys.executable
+    assert [words[1:3] for words in commands] == [["-m", "venv"], ["-m", "pip"]]
+    assert commands[1][-1] == "torch>=99"
+    assert resolve(str(other), repository, cache_folder()) == side
+    assert len(commands) == 2, "made once"
+    own = Path(rmeeto_bench.__file__).parents[1] / "pyproject.toml"
+    if own.is_file():
+        shutil.copy(own, other / "pyproject.toml")
+        assert str(resolve(str(other), repository, cache_folder()).python) == sys.executable
+
+
+def test_a_folder_and_a_wheel_are_sides_too(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = program(tmp_path / "elsewhere", 0.95)
+    wheel = tmp_path / "rmeeto_bench-0.0.1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path in sorted((source / "rmeeto_bench").iterdir()):
+            archive.write(path, f"rmeeto_bench/{path.name}")
+        information = "rmeeto_bench-0.0.1.dist-info"
+        archive.writestr(f"{information}/METADATA", "Metadata-Version: 2.1\nName: rmeeto-bench\nVersion: 0.0.1\n")
+        archive.writestr(
+            f"{information}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{information}/RECORD", "")
+    assert main([*WORDS, "--head", str(source)]) == 3
+    assert main([*WORDS, "--head", str(wheel)]) == 3
+    assert str(wheel) in capsys.readouterr().out.replace("\n", "")
+
+
+def test_what_is_no_side_is_said(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(UsageError, match=r"no commit .* \(fetch-depth: 0\)"):
+        resolve("no-such-branch", repository, tmp_path)
+    assert main(["gate", "--base", "missing.whl"]) == 2
+    assert "build it first" in capsys.readouterr().err
+    assert main([*WORDS, "--gpus", "all"]) == 2
+    assert "one device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("marker", "says"), [("broken", "this program is broken"), ("simulated", "simulated device cannot")])
+def test_a_side_that_cannot_be_measured_is_refused(
+    marker: str, says: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    head = program(tmp_path / "head", 1.0)
+    (head / "rmeeto_bench" / marker).touch()
+    assert main([*WORDS, "--head", str(head)]) == 5
+    assert says in capsys.readouterr().err
+
+
+def test_the_processes_get_the_flags_and_only_quick_ones(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (repository / "images").mkdir()
+    runs = tmp_path / "runs"
+    words = ["--model", "vim_nano", "--r", "0,5", "--data", "images", "--batch-size", "4", "--pairs", "2", "--out", str(runs)]
+    assert main([*WORDS, "--head", "same", *words]) == 0
+    argv = json.loads((runs / "base-1" / "manifest.json").read_text())["argv"]
+    for flag, value in (("--r", "0,5"), ("--batch-size", "4"), ("--data", str(repository / "images")), ("--gpus", "none")):
+        assert argv[argv.index(flag) + 1] == value
+    assert "--quick" in argv
+    capsys.readouterr()
+    assert main([*WORDS, "--head", "same", "--out", str(runs)]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def stored_run(folder: Path, speed: float, sessions: int = 3) -> Path:
+    run = cpu_run()
+    save(run, folder)
+    rng = np.random.default_rng(int(1000 * speed))
+    with Store.create(folder) as store:
+        for _ in range(sessions):
+            session = store.begin_session("cpu", "vim_nano", "timing", {})
+            for number in range(6):
+                for place, arm in enumerate(run.arms):
+                    assert arm.images_per_second is not None
+                    seconds = 32 / (speed * arm.images_per_second.value * rng.normal(1, 0.001))
+                    store.add_block(Block("cpu", session, number, place, arm.arm, 1, 32, seconds, seconds))
+            store.end_session("cpu", session, "done", {})
+    return folder
+
+
+def test_stored_runs_only_advise(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    fast, slow = stored_run(tmp_path / "fast", 1.0), stored_run(tmp_path / "slow", 0.9)
+    assert main(["gate", "--base", str(fast), "--head", str(slow)]) == 4
+    assert "advisory" in capsys.readouterr().out
+    assert main(["gate", "--base", str(fast), "--head", str(stored_run(tmp_path / "same", 1.0))]) == 0
+    assert main(["gate", "--base", str(fast), "--head", "slower", "--gpus", "none"]) == 4
+    assert main(["gate", "--base", str(slow), "--head", "same", "--gpus", "none"]) == 0
+
+
+PLANTED = """
+
+def _slow(self, images, _forward=Vim.forward):
+    import time
+
+    start = time.perf_counter()
+    logits = _forward(self, images)
+    time.sleep(4 * (time.perf_counter() - start))
+    return logits
+
+
+Vim.forward = _slow
+"""
+
+
+@pytest.mark.slow
+def test_for_real_a_planted_slow_down_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The bundled model on this CPU: the working tree against itself with forwards that take five times as long, which no
+    load of other programs can hide; the simulated device tests what small changes do."""
+    for name in [name for name in os.environ if name.startswith("GITHUB_")]:
+        monkeypatch.delenv(name)
+    root = Path(rmeeto_bench.__file__).parents[1]
+    head = tmp_path / "head"
+    head.mkdir()
+    shutil.copytree(root / "rmeeto_bench", head / "rmeeto_bench", ignore=shutil.ignore_patterns("__pycache__"))
+    for data in ("profiles", "results"):
+        if (root / data).is_dir():
+            (head / data).symlink_to(root / data)
+    model = head / "rmeeto_bench" / "models" / "vim.py"
+    model.write_text(model.read_text(encoding="utf-8") + PLANTED, encoding="utf-8")
+    words = ["--pairs", "2", "--margin", "5%", "--gpus", "none", "--r", "0", "--checkpoints", "none", "--batch-size", "2"]
+    assert main(["gate", "--base", str(root), "--head", str(head), *words]) == 3
+    assert "FAIL: images/s of vim_nano/r0" in capsys.readouterr().out

@@ -1,0 +1,146 @@
+"""Figures of stored runs: what they draw, what they refuse, and the files they become."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+from sample_runs import cpu_run, record, two_gpus
+
+from rmeeto_bench.bench.store import Store
+from rmeeto_bench.cli.main import main
+from rmeeto_bench.errors import DataError
+from rmeeto_bench.records import Block, Estimate, RunRecord, save
+from rmeeto_bench.report.figure import COLOURS, LINES, MARKERS, STYLES, render
+from rmeeto_bench.report.figure_kinds import energy, kernel_times, retraining, speed_accuracy, speedup
+from rmeeto_bench.report.lines import lines_of
+
+CHECK = {
+    "provenance": {"device": "NVIDIA A100"},
+    "kernels": {"scan": {"ms": 2.0, "share_of_bandwidth": 0.4}, "conv": {"ms": 0.3}},
+}
+
+
+def training_free(run: RunRecord) -> RunRecord:
+    """The same run with the baseline's weights at every r: less accurate the more is merged."""
+
+    def worse(arm):
+        value = arm.top1.value - 0.5 * arm.r
+        return replace(arm, weights="training-free", top1=Estimate(value, value - 0.4, value + 0.4)) if arm.r else arm
+
+    return replace(run, run_id="free", arms=tuple(map(worse, run.arms)))
+
+
+def joules(run: RunRecord) -> dict[tuple[str, str, str], Estimate]:
+    return {(run.run_id, arm.device, arm.arm): Estimate(0.2, 0.19, 0.21) for arm in run.arms}
+
+
+def every(style: str) -> dict[str, Figure]:
+    return {
+        "speed_accuracy": speed_accuracy([two_gpus()], style),
+        "speedup": speedup([two_gpus(), cpu_run()], style),
+        "retraining": retraining([cpu_run(), training_free(cpu_run())], style),
+        "energy": energy([two_gpus()], style, joules(two_gpus())),
+        "kernels": kernel_times([CHECK], style),
+    }
+
+
+@pytest.mark.parametrize("style", ["screen", "paper"])
+def test_every_figure_is_the_same_bytes_every_time_and_a_column_wide_on_paper(style: str) -> None:
+    for (name, first), second in zip(every(style).items(), every(style).values(), strict=True):
+        assert render(first, "svg", style) == render(second, "svg", style), name
+        if style == "paper":
+            assert first.get_size_inches()[0] == pytest.approx(STYLES["paper"].width), name
+
+
+def test_fonts_are_embedded_in_pdf() -> None:
+    data = render(every("paper")["speedup"], "pdf", "paper")
+    assert b"/FontFile2" in data
+    assert b"/Type3" not in data
+
+
+def test_curves_differ_in_colour_brightness_marker_and_line() -> None:
+    """In grey, and to every kind of colour vision, at least the marker and the line style tell them apart."""
+    assert len(set(COLOURS[:4])) == len(set(MARKERS[:4])) == len(set(LINES[:4])) == 4
+    for colour in COLOURS:
+        red, green, blue = to_rgb(colour)
+        assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.75, "visible on white"
+
+
+def test_the_speed_up_figure_holds_bound_break_even_and_published_values() -> None:
+    axes = speedup([two_gpus()], "screen").axes[0]
+    labels = axes.get_legend_handles_labels()[1]
+    assert any(label.startswith("token bound") for label in labels)
+    assert "NVIDIA GeForce RTX 4090, vim_small, pays from 0.20" in labels
+    assert "NVIDIA H200, vim_small" in labels, "merging pays at every ratio there: no break-even to name"
+    assert "NVIDIA GeForce RTX 4090, published" in labels
+    bound = next(line for line in axes.lines if str(line.get_label()).startswith("token bound"))
+    assert bound.get_ydata()[-1] == pytest.approx(1 / (1 - two_gpus().arms[3].reduction_ratio))  # type: ignore[index]
+
+
+def test_two_runs_of_one_machine_are_told_apart() -> None:
+    names = [line.name for line in lines_of([cpu_run(), replace(cpu_run(), run_id="second")])]
+    assert len(set(names)) == 2
+    assert names[1].endswith("(second)")
+
+
+def test_what_a_run_does_not_have_is_not_drawn() -> None:
+    with pytest.raises(DataError, match="no speed-up"):
+        speedup([replace(cpu_run(), arms=cpu_run().arms[:1])], "screen")
+    with pytest.raises(DataError, match="before and after re-training"):
+        retraining([cpu_run()], "screen")
+    with pytest.raises(DataError, match="no energy"):
+        energy([cpu_run()], "screen", {})
+    with pytest.raises(DataError, match="gpu_check"):
+        kernel_times([{"models": {}}], "screen")
+
+
+def with_energy(folder: Path, integrated: float) -> Path:
+    run = record(cpu_run().devices, cpu_run().arms)
+    save(run, folder)
+    with Store.create(folder) as store:
+        for number in range(6):
+            for place, arm in enumerate(run.arms):
+                seen = {"energy_j": 20.0, "energy_integrated_j": integrated}
+                store.add_block(Block("cpu", 0, number, place, arm.arm, 1, 100, 1.0, 1.0, None, seen))
+    return folder
+
+
+def test_energy_comes_from_the_blocks_and_is_dropped_where_two_ways_disagree(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    good, bad = with_energy(tmp_path / "good", 21.0), with_energy(tmp_path / "bad", 30.0)
+    assert main(["figure", str(good), "--kind", "energy"]) == 0
+    assert {path.name for path in good.glob("energy.*")} == {"energy.png", "energy.pdf", "energy.svg"}
+    assert main(["report", str(good)]) == 0
+    assert "Energy by the device&#39;s counter" in (good / "report.html").read_text(encoding="utf-8")
+    assert main(["report", str(bad)]) == 0
+    assert "Energy by" not in (bad / "report.html").read_text(encoding="utf-8")
+    assert main(["figure", str(bad), "--kind", "energy"]) == 2
+    assert "no energy that can be trusted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["speed_accuracy", "speedup"])
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_the_command_writes_what_the_name_says(kind: str, ending: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    save(cpu_run(), tmp_path / "run")
+    out = tmp_path / "figures" / f"mine.{ending}"
+    assert main(["figure", str(tmp_path / "run"), "--kind", kind, "--style", "paper", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert out.read_bytes()[:5] in (b"\x89PNG\r", b"%PDF-", b"<?xml")
+    if ending == "png":
+        assert Image.open(out).size[0] == pytest.approx(3.35 * 300, abs=2)
+
+
+def test_kernel_times_are_drawn_from_the_report_of_gpu_check(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "check.json"
+    path.write_text(json.dumps(CHECK), encoding="utf-8")
+    assert main(["figure", str(path), "--kind", "kernels", "--out", str(tmp_path / "kernels.svg")]) == 0
+    path.write_text("{", encoding="utf-8")
+    assert main(["figure", str(path), "--kind", "kernels"]) == 2
+    assert "gpu_check.py" in capsys.readouterr().err
