@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from rmeeto_bench.bench.desk import Job
 from rmeeto_bench.bench.plan import BenchPlan
 from rmeeto_bench.bench.runner import Controls
@@ -29,6 +31,7 @@ class Forked:
                 os.close(self._words)
                 os.close(self._events)
                 os.setsid()
+                torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork, and a child waits for them for ever
                 before(job)
                 code = serve(os.fdopen(words), os.fdopen(events, "w"))
             except BaseException as error:
