@@ -17,6 +17,8 @@ from rmeeto_bench.bench.runner import Controls
 from rmeeto_bench.bench.store import Store
 from rmeeto_bench.bench.worker import serve
 
+set_num_threads = torch.set_num_threads  # as it is before any test replaces it
+
 
 class Forked:
     """A forked worker, with as much of `subprocess.Popen` as is used."""
@@ -31,7 +33,7 @@ class Forked:
                 os.close(self._words)
                 os.close(self._events)
                 os.setsid()
-                torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork, and a child waits for them for ever
+                set_num_threads(1)  # the threads of OpenMP do not survive a fork, and a child waits for them for ever
                 before(job)
                 code = serve(os.fdopen(words), os.fdopen(events, "w"))
             except BaseException as error:
