@@ -28,12 +28,13 @@ class World:
         """Whether this process writes the files and talks to the person."""
         return self.rank == 0
 
-    def mean(self, value: Tensor) -> float:
-        """The mean of a scalar over the processes."""
+    def average(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over the processes, fp64 where there are several."""
+        if self.size == 1:
+            return value
         total = value.detach().double().clone()
-        if self.size > 1:
-            dist.all_reduce(total)
-        return float(total) / self.size
+        dist.all_reduce(total)
+        return total / self.size
 
     def total(self, counts: Tensor) -> Tensor:
         """Element-wise sum over the processes, on the CPU."""

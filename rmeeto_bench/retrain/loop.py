@@ -133,7 +133,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.log = [Progress(**line) for line in state["log"]]
         window = state["window"]
-        losses = [torch.tensor(loss, device=self.world.device) for loss in window["losses"]]
+        losses = [torch.tensor(loss, dtype=torch.float64, device=self.world.device) for loss in window["losses"]]
         self._window = _Window(losses, time.perf_counter() - window["elapsed"], window["waited"])
 
     def run(self, watch: Watch) -> Outcome:
@@ -167,6 +167,7 @@ class Trainer:
     def _save(self, watch: Watch) -> None:
         """Hand out the state. The time that takes is no training time."""
         began = time.perf_counter()
+        self._window.losses = [self.world.average(loss) for loss in self._window.losses]  # the leader's alone are not all
         if self.world.leads:
             watch.save(self.step, self.state())
         self.world.wait()
@@ -175,7 +176,7 @@ class Trainer:
     def _note(self, watch: Watch) -> None:
         """Close the window with a line in the log."""
         window, now = self._window, time.perf_counter()
-        loss = self.world.mean(torch.stack(window.losses).mean())
+        loss = float(self.world.average(torch.stack([loss.double() for loss in window.losses]).mean()))
         if not math.isfinite(loss):
             raise MeasurementError(f"the loss became {loss} by step {self.step}; lower the learning rate")
         elapsed = now - window.began
