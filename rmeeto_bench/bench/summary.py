@@ -21,7 +21,7 @@ from rmeeto_bench.bench.workload import NOISE, Facts
 from rmeeto_bench.measure.rounds import RoundsResult, complete_rounds
 from rmeeto_bench.measure.statistics import paired_delta, run_rate, run_speedup, wilson
 from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, judge, labels, worst
-from rmeeto_bench.models.flops import CONVENTIONS, count_flops, published_gflops
+from rmeeto_bench.models.flops import gflops_by_convention
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records import Arm, DeviceRecord, Estimate
@@ -57,15 +57,6 @@ def place(plan: BenchPlan, device: DeviceRecord, model: str, store: Store) -> Pl
     return Place(plan, device, model, store, tuple(done or sessions[-1:]))
 
 
-def _gflops(cell: Cell) -> dict[str, float]:
-    sized = config(cell.model)
-    values = {"paper": published_gflops(sized, cell.reduction)}
-    for convention in CONVENTIONS:
-        count = count_flops(sized, cell.reduction, convention)
-        values[convention], values[f"{convention}_without_matching"] = count.total, count.layers
-    return values
-
-
 def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
     """Table 12's values where this is one of its GPUs and models; they are fp16 at batch 128."""
     if device.kind != "cuda":
@@ -99,7 +90,7 @@ def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
         checkpoint_sha256=facts.checkpoint_sha256,
         labels=facts.labels,
         peak_memory_mib=facts.peak_memory_mib,
-        gflops=_gflops(cell),
+        gflops=gflops_by_convention(sized, cell.reduction),
         paper=_paper(cell, here.device),
     )
 
