@@ -6,14 +6,11 @@ import math
 import threading
 import time
 from dataclasses import dataclass
-from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rmeeto_bench.cli.live import EVERY, Live
 from rmeeto_bench.measure.rounds import RoundsProgress
-
-EVERY = 15.0  # seconds between two lines of a device in a log
 
 
 @dataclass
@@ -24,32 +21,19 @@ class _Line:
     printed: float
 
 
-class TerminalListener:
+class TerminalListener(Live):
     """A `Listener` for people; use as a context manager. Devices that are measured at once have a line each."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        columns = (
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(24),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
         self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
-
-    def __enter__(self) -> TerminalListener:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
-
-    def note(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(f"note: {text}", soft_wrap=True, markup=False)
 
     def stage(self, device: str, model: str, stage: str) -> None:
         """Begin a new bar in place of the device's last, or print the stage in a log."""
@@ -60,7 +44,7 @@ class TerminalListener:
             task = self._progress.add_task(f"{device} {model} {stage}", total=None, note="")
             self._lines[device] = _Line(task, time.monotonic())
         if not self._console.is_terminal:
-            self._console.print(f"{device} {model} {stage}", soft_wrap=True, markup=False)
+            self._line(f"{device} {model} {stage}")
 
     def _advance(self, device: str, done: int, total: int, note: str) -> None:
         with self._lock:
@@ -71,7 +55,7 @@ class TerminalListener:
             if self._console.is_terminal or now - line.printed <= EVERY:
                 return
             line.printed = now
-        self._console.print(f"  {device}: {done}/{total} {note}", soft_wrap=True, markup=False)
+        self._line(f"  {device}: {done}/{total} {note}")
 
     def timing(self, device: str, progress: RoundsProgress) -> None:
         """Warm-up or rounds; the note is the widest interval so far, and the rounds that were dropped."""
