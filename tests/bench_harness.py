@@ -1,10 +1,13 @@
-"""Runs on simulated devices whose workers are forked from the test instead of started anew: milliseconds, not seconds."""
+"""Runs on simulated devices whose workers are forked instead of started anew: milliseconds, not seconds."""
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -21,45 +24,92 @@ set_num_threads = torch.set_num_threads  # as it is before any test replaces it
 
 
 class Forked:
-    """A forked worker, with as much of `subprocess.Popen` as is used."""
+    """A forked worker, with as much of `subprocess.Popen` as is used. `status` tells its pid, then its exit code."""
 
-    def __init__(self, job: Job, before: Callable[[Job], None]) -> None:
-        words, self._words = os.pipe()
-        self._events, events = os.pipe()
-        nothing, errors = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                os.close(self._words)
-                os.close(self._events)
-                os.setsid()
-                set_num_threads(1)  # the threads of OpenMP do not survive a fork, and a child waits for them for ever
-                before(job)
-                code = serve(os.fdopen(words), os.fdopen(events, "w"))
-            except BaseException as error:
-                os.write(errors, f"{type(error).__name__}: {error}\n".encode())
-                code = 1
-            os._exit(code)
-        for descriptor in (words, events, errors):
-            os.close(descriptor)
-        self.stdin: IO[str] | None = os.fdopen(self._words, "w")
-        self.stdout: IO[str] | None = os.fdopen(self._events)
-        self.stderr: IO[str] | None = os.fdopen(nothing)
+    def __init__(self, words: int, events: int, errors: int, status: int) -> None:
+        self.stdin: IO[str] | None = os.fdopen(words, "w")
+        self.stdout: IO[str] | None = os.fdopen(events)
+        self.stderr: IO[str] | None = os.fdopen(errors)
+        self._status = os.fdopen(status)
+        self.pid = int(self._status.readline())
         self._code: int | None = None
 
     def wait(self) -> int:
         if self._code is None:
-            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self._code = int(self._status.readline())
+            self._status.close()
         return self._code
 
     def kill(self) -> None:
         if self._code is None:
-            os.kill(self.pid, 9)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, 9)
 
 
-def forking(before: Callable[[Job], None] = lambda _: None) -> Callable[[Job], Forked]:
-    """A launcher; `before` is called in the child with the job and may break things."""
-    return lambda job: Forked(job, before)
+class Nursery:
+    """A process with one thread that forks the workers.
+
+    It is itself forked when it is made, from the test's thread: a run at work has other threads, and what they hold at a fork
+    (SQLite's lock of its memory) is held in the child for ever.
+    """
+
+    def __init__(self, before: Callable[[Job], None]) -> None:
+        self._requests, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            self._requests.close()
+            if os.fork() == 0:
+                self._serve(requests, before)
+            os._exit(0)  # the nursery is nobody's child and leaves no zombie
+        os.waitpid(pid, 0)
+        requests.close()
+
+    def __call__(self, job: Job) -> Forked:
+        (words_in, words), (events, events_out), (errors, errors_out), (status, status_out) = (os.pipe() for _ in range(4))
+        theirs = [words_in, events_out, errors_out, status_out]
+        socket.send_fds(self._requests, [job.as_line().encode()], theirs)
+        for descriptor in theirs:
+            os.close(descriptor)
+        return Forked(words, events, errors, status)
+
+    def _serve(self, requests: socket.socket, before: Callable[[Job], None]) -> None:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            line, descriptors, _, _ = socket.recv_fds(requests, 1 << 20, 4)
+            if not line:
+                os._exit(0)
+            if os.fork() == 0:
+                requests.close()
+                self._keep(Job.from_line(line.decode()), before, *descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    @staticmethod
+    def _keep(job: Job, before: Callable[[Job], None], words: int, events: int, errors: int, status: int) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        pid = os.fork()
+        if pid == 0:
+            os.close(status)
+            work(job, before, words, events, errors)
+        for descriptor in (words, events, errors):
+            os.close(descriptor)
+        with suppress(BrokenPipeError):
+            os.write(status, f"{pid}\n".encode())
+            os.write(status, f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
+        os._exit(0)
+
+
+def work(job: Job, before: Callable[[Job], None], words: int, events: int, errors: int) -> None:
+    try:
+        os.setsid()
+        set_num_threads(1)  # the threads of OpenMP do not survive a fork, and a child waits for them for ever
+        before(job)
+        code = serve(os.fdopen(words), os.fdopen(events, "w"))
+    except BaseException as error:
+        os.write(errors, f"{type(error).__name__}: {error}\n".encode())
+        code = 1
+    os._exit(code)
 
 
 @dataclass
@@ -80,7 +130,7 @@ class Heard:
 
 
 def controls(before: Callable[[Job], None] = lambda _: None, **changes: Any) -> Controls:
-    return Controls(**{"listener": Heard(), "launch": forking(before), **changes})
+    return Controls(**{"listener": Heard(), "launch": Nursery(before), **changes})
 
 
 def sim_plan(devices: str = "rtx4090", **changes: Any) -> BenchPlan:

@@ -45,15 +45,13 @@ def structure(record: RunRecord) -> list[tuple[object, ...]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Path, float]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Path]:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    start = time.monotonic()
-    record = run(PLAN, folder, controls())
-    return record, folder, time.monotonic() - start
+    return run(PLAN, folder, controls()), folder
 
 
-def test_an_uninterrupted_run_is_complete(whole: tuple[RunRecord, Path, float]) -> None:
-    record, folder, _ = whole
+def test_an_uninterrupted_run_is_complete(whole: tuple[RunRecord, Path]) -> None:
+    record, folder = whole
     assert record.status == "complete"
     assert [arm.verdict for arm in record.arms] == ["SIMULATED", "SIMULATED"]
     assert [arm.sessions for arm in record.arms] == [3, 3]
@@ -61,8 +59,11 @@ def test_an_uninterrupted_run_is_complete(whole: tuple[RunRecord, Path, float]) 
     assert not list(folder.glob(".*"))
 
 
-def killed_run(folder: Path, acknowledged: Path, victim: str, delay: float) -> None:
-    """Begin a run in a child and kill -9 the parent, the worker or both after `delay` seconds."""
+def killed_run(folder: Path, acknowledged: Path, victim: str, after: int, delay: float) -> None:
+    """Begin a run in a child and kill -9 the parent, the worker or both `delay` seconds after the `after`-th block is stored.
+
+    Counting blocks, not seconds from the start, spreads the points over the run however fast the machine is.
+    """
 
     def count_commits(job: Job) -> None:
         store_block = Store.add_block
@@ -82,6 +83,8 @@ def killed_run(folder: Path, acknowledged: Path, victim: str, delay: float) -> N
         count_commits(job)
 
     pid = fork_and(lambda: run(PLAN, folder, controls(note_pid)))
+    while after and (not acknowledged.exists() or acknowledged.stat().st_size < after):
+        time.sleep(0.001)
     time.sleep(delay)
     if victim in ("worker", "both") and workers.exists():
         with suppress(ProcessLookupError):  # between two workers
@@ -92,12 +95,12 @@ def killed_run(folder: Path, acknowledged: Path, victim: str, delay: float) -> N
 
 
 @pytest.mark.slow
-def test_kill_9_at_random_points_then_resume(whole: tuple[RunRecord, Path, float], tmp_path: Path) -> None:
-    record, _, seconds = whole
-    expected, draw, cut = structure(record), random.Random(4), 0
+def test_kill_9_at_random_points_then_resume(whole: tuple[RunRecord, Path], tmp_path: Path) -> None:
+    record, complete = whole
+    expected, blocks, draw, cut = structure(record), len(all_blocks(complete)), random.Random(4), 0
     for point in range(POINTS):
         folder, acknowledged = tmp_path / f"{point}", tmp_path / f"{point}.commits"
-        killed_run(folder, acknowledged, ("parent", "worker", "both")[point % 3], draw.uniform(0, seconds))
+        killed_run(folder, acknowledged, ("parent", "worker", "both")[point % 3], draw.randrange(blocks), draw.uniform(0, 0.02))
         commits = acknowledged.stat().st_size if acknowledged.exists() else 0
         if not (folder / MANIFEST).exists():  # killed before the run had begun
             assert commits == 0
@@ -188,15 +191,15 @@ def test_being_asked_to_stop_finishes_the_block_and_can_be_continued(tmp_path: P
     ]
 
 
-def test_a_complete_run_is_not_measured_again(whole: tuple[RunRecord, Path, float]) -> None:
-    record, folder, _ = whole
+def test_a_complete_run_is_not_measured_again(whole: tuple[RunRecord, Path]) -> None:
+    record, folder = whole
     before = all_blocks(folder)
     assert resume(folder, controls()).arms == record.arms
     assert all_blocks(folder) == before
 
 
-def test_rerun_repeats_the_run_to_the_bit(whole: tuple[RunRecord, Path, float], tmp_path: Path) -> None:
-    record, folder, _ = whole
+def test_rerun_repeats_the_run_to_the_bit(whole: tuple[RunRecord, Path], tmp_path: Path) -> None:
+    record, folder = whole
     again = rerun(folder, tmp_path / "again", controls())
     assert again.parent_run == record.run_id != again.run_id
     assert again.arms == record.arms
