@@ -4,16 +4,20 @@
     python benchmarks/gpu_check.py --device cpu --small        (a rehearsal without a GPU)
 
 Needs torch, triton and numpy only; timm for the DeiT-S yardstick and mamba-ssm with causal-conv1d for the paper's own
-kernels where they are installed. What is done is written after every part, so a time limit loses only the part in hand.
+kernels where they are installed, or where --sdists DIR has their source distributions and nvcc builds them in time. What is
+done is written after every part, so a time limit loses only the part in hand.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -38,7 +42,7 @@ from rmeeto_bench.reduction.config import ReductionConfig
 RS = (0, 5, 10, 11, 13, 15, 20)
 WIDTHS = {"vim_tiny": 192, "vim_small": 384, "vim_base": 768}
 LENGTHS = (197, 142, 129, 128, 76)
-PARTS = ("parity", "kernels", "scan_blocks", "scan_lengths", "models", "latency")
+PARTS = ("parity", "kernels", "training", "scan_blocks", "scan_lengths", "models", "latency")
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def parity(bench: Bench, fast: Kernels) -> dict[str, Any]:
             "conv": relative(fast.causal_conv1d(a.z, taps, bias), expected),
             "add_norm": relative(fast.add_norm(hidden, residual, weight, 1e-5)[0], normed),
         }
+        row |= {f"scan gradient of {n}": v for n, v in gradient_errors(b, fast, a).items()}
         if fast.merge is not None:
             plan, wanted = fast.merge.match(hidden, 98, 88, 20), merge_reference.match(hidden, 98, 88, 20)
             row["match_rows_that_differ"] = int((plan.survivors != wanted.survivors).sum())
@@ -138,6 +143,45 @@ def parity(bench: Bench, fast: Kernels) -> dict[str, Any]:
             row["graph equals eager"] = bool(torch.equal(GraphedForward(model)(images), model(images)))
         result[name] = row
     return result
+
+
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
+def scan_gradients(scan: Callable[[ScanArguments], torch.Tensor], a: ScanArguments, *, double: bool) -> dict[str, torch.Tensor]:
+    """Operand -> gradient for one fixed random gradient of the output."""
+    names = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
+    halves = ("u", "dt", "B", "C", "z")
+    leaves = {n: getattr(a, n).clone() for n in names}
+    leaves = {n: (t.double() if double and n in halves else t).detach().requires_grad_() for n, t in leaves.items()}
+    out = scan(replace(a, **leaves))
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(7)).to(out)
+    return dict(zip(names, torch.autograd.grad(out, list(leaves.values()), weights)))
+
+
+def gradient_errors(bench: Bench, fast: Kernels, a: ScanArguments) -> dict[str, float]:
+    """Relative error of every gradient of the scan against the reference in fp64."""
+    found = scan_gradients(fast.selective_scan, a, double=False)
+    exact = scan_gradients(chunked.selective_scan, a, double=True)
+    return {name: relative(found[name], exact[name]) for name in found}
+
+
+def training(bench: Bench, fast: Kernels) -> dict[str, Any]:
+    """Forward and backward of one Vim-S scan: ms of ours and of the chunked scan in torch, and the memory of each."""
+    b = replace(bench, batch=max(1, bench.batch // 4))  # the chunked scan keeps all states, several times
+    a = scan_operands(b, 197, 768)
+    steps: dict[str, Callable[[], Any]] = {
+        "ours": lambda: scan_gradients(fast.selective_scan, a, double=False),
+        "chunked": lambda: scan_gradients(chunked.selective_scan, a, double=False),
+    }
+    seconds = b.times(steps)
+    rows: dict[str, Any] = {"batch": b.batch}
+    for name, step in steps.items():
+        rows[name] = {"ms": 1e3 * seconds[name]}
+        if b.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            step()
+            rows[name]["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return rows
 
 
 def build(bench: Bench, name: str, r: int, kernels: Kernels) -> Vim:
@@ -190,7 +234,8 @@ def scan_blocks(bench: Bench, fast: Kernels) -> dict[str, Any]:
     """The scan of a Vim-S block at other launch shapes, ms: what to set BLOCK and WARPS to."""
     if fast.name != "triton" or bench.device.type != "cuda":
         return {"skipped": "only the triton scan on a GPU has launch shapes"}
-    from rmeeto_bench.kernels.selective_scan.triton import LOG2_E, scan_kernel
+    from rmeeto_bench.kernels.selective_scan.triton import scan_kernel
+    from rmeeto_bench.kernels.selective_scan.triton_math import LOG2_E
 
     batch, length, inner = bench.batch, 197, 768
     a = scan_operands(bench, length, inner)
@@ -308,6 +353,34 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def build_sdists(folder: Path, limit: float) -> dict[str, str]:
+    """Build and put on the path what lies there, for this GPU's architecture only. Name -> how that went."""
+    target, found, end = Path(tempfile.mkdtemp(prefix="gpu_check-")), {}, time.monotonic() + limit
+    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0)
+    environment = os.environ | {
+        **{"TORCH_CUDA_ARCH_LIST": f"{major}.{minor}", "MAX_JOBS": str(os.cpu_count()), "PYTHONPATH": str(target)},
+        **{"CAUSAL_CONV1D_FORCE_BUILD": "TRUE", "MAMBA_FORCE_BUILD": "TRUE"},
+    }
+    words = ["--no-build-isolation", "--no-deps", "--no-index", "--quiet", "--target", str(target)]
+    for name in ("causal_conv1d", "mamba_ssm"):
+        archives = sorted(folder.glob(f"{name}-*.tar.gz"))
+        if not archives:
+            found[name] = f"no {name}-*.tar.gz in {folder}"
+            continue
+        command = [sys.executable, "-m", "pip", "install", *words, str(archives[-1])]
+        try:
+            left = max(1.0, end - time.monotonic())
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=left, check=False)
+        except subprocess.TimeoutExpired:
+            found[name] = f"{archives[-1].name}: not built within {limit:.0f} s"
+            continue
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        found[name] = f"{archives[-1].name}: " + ("built" if done.returncode == 0 else f"failed: {said}")
+    sys.path.insert(1, str(target))
+    print("sdists", json.dumps(found, indent=1), flush=True)
+    return found
+
+
 def provenance(bench: Bench) -> dict[str, Any]:
     """What the numbers belong to."""
     gpu = bench.device.type == "cuda"
@@ -333,6 +406,8 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="small sizes, for a rehearsal")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated, in this order")
     parser.add_argument("--limit", type=float, default=540, help="seconds after which no further part begins")
+    parser.add_argument("--sdists", type=Path, help="folder with the sdists of causal-conv1d and mamba-ssm, to be built")
+    parser.add_argument("--build-limit", type=float, default=240, help="seconds for building them")
     parser.add_argument("--out", type=Path, help="write JSON here and a Markdown table beside it")
     arguments = parser.parse_args()
     gpu = arguments.device == "cuda"
@@ -345,8 +420,9 @@ def main() -> int:
         models=("vim_tiny",) if arguments.small else ("vim_small", "vim_tiny", "vim_base"),
         lengths=LENGTHS[-2:] if arguments.small else LENGTHS,
     )
+    built = build_sdists(arguments.sdists, arguments.build_limit) if arguments.sdists else {}
     fast = select("auto", Operands(bench.device.type, 16, 4))
-    result: dict[str, Any] = {"kernels_of": fast.name, "refused": dict(fast.refused)}
+    result: dict[str, Any] = {"built": built, "kernels_of": fast.name, "refused": dict(fast.refused)}
     failed, start = False, time.perf_counter()
     for part in arguments.parts.split(","):
         if time.perf_counter() - start > arguments.limit:

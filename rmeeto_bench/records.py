@@ -78,7 +78,8 @@ class Arm:
     images/s on real images. `top1_p`: McNemar's mid-p against the baseline, by Holm's method over the ratios.
     `front_share`: share of resamples in which no other arm is both faster and more accurate.
     `images_per_second_per_point`: images/s gained per point of top-1 lost. `break_even`, in the baseline's row: the
-    reduction ratio from which on merging is faster.
+    reduction ratio from which on merging is faster. `joules_per_image`: of the arm alone, where the driver's counter and
+    its power readings agree.
     """
 
     device: str
@@ -116,6 +117,7 @@ class Arm:
     images_per_second_per_point: Estimate | None = None
     break_even: Estimate | None = None
     peak_memory_mib: float | None = None
+    joules_per_image: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
 
 ESTIMATES = (
     *("images_per_second", "speedup", "top1", "top5", "delta_top1", "noise_speed"),
-    *("images_per_second_per_point", "break_even"),
+    *("images_per_second_per_point", "break_even", "joules_per_image"),
 )
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rmeeto_bench.bench.arms import BuiltArm, Setting
@@ -156,22 +155,3 @@ def one_pass(arms: list[BuiltArm], data: ImageSet, job: Pass) -> Results:
     if change is not None:
         job.on_note(f"{change}: the accuracy is of the images as they were listed")
     return kept.results(data.fingerprint, names)
-
-
-def evaluate(
-    arms: list[BuiltArm],
-    data: ImageSet,
-    setting: Setting,
-    store: Store,
-    on_progress: Callable[[int, int], None],
-    should_stop: Callable[[], bool],
-) -> NDArray[np.int64]:
-    """One pass as a run makes it: all images on one device, continued after the last batch in the store.
-
-    Returns the labels of the images done that could be read, in order: those of `store.predictions`.
-    """
-
-    def tell(progress: PassProgress) -> None:
-        on_progress(progress.done, progress.total)
-
-    return one_pass(arms, data, Pass(setting, store, tell, should_stop=should_stop)).labels

@@ -39,11 +39,19 @@ def assemble(
 
 
 def _data(store: Store, device: DeviceRecord, model: str, rows: list[Arm]) -> dict[str, Any]:
-    """What a model saw on a device."""
+    """What a model saw on a device; where its accuracy or energy is doubtful, and how many images could not be read, too."""
+    passes = store.sessions(device.id, model, "accuracy")
+    energy = [s.result["energy"] for s in store.sessions(device.id, model, "energy") if s.result.get("energy")]
+    known: dict[str, Any] = {
+        name: passes[-1].result[name] for name in ("unreadable", "hint") if passes and passes[-1].result.get(name)
+    }
+    doubts = [how["reason"] for how in energy[-1].values() if how["reason"]] if energy else []
+    if doubts:
+        known["energy_doubt"] = doubts[0]
     sessions = store.sessions(device.id, model, "timing")
     result = sessions[-1].result if sessions else {}
     inputs = "noise" if result.get("noise", True) else "real images"
-    return {"name": result.get("data"), "inputs": inputs, "images": max((arm.n_images for arm in rows), default=0)}
+    return {"name": result.get("data"), "inputs": inputs, "images": max((arm.n_images for arm in rows), default=0)} | known
 
 
 def spread_arms(record: RunRecord, arms: list[Arm]) -> set[tuple[str, str]]:

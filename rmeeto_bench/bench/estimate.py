@@ -10,9 +10,11 @@ from rmeeto_bench.bench.desk import protocol_for
 from rmeeto_bench.bench.plan import BenchPlan, Cell, cells
 from rmeeto_bench.bench.simulated import baseline_rate
 from rmeeto_bench.bench.sweep import ROUNDS, SIZES
+from rmeeto_bench.measure.energy import LEAST_SECONDS
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records import DeviceRecord
 
+ENERGY_SECONDS = 3 * LEAST_SECONDS + 5  # of an arm: three contiguous runs and their warm-up
 START = 8.0  # seconds from starting a process to its first block: imports, building, lazy initialisation
 
 
@@ -29,13 +31,14 @@ def timing_seconds(plan: BenchPlan, kind: str, arms: int) -> tuple[float, float]
 
 
 def _extras(plan: BenchPlan, kind: str, arms: int) -> tuple[float, float]:
-    """The batch sweep; the paper's protocol and the accuracy pass depend on a speed that is not known yet."""
+    """The batch sweep and energy; the paper's protocol and the accuracy pass depend on a speed that is not known yet."""
+    alone = arms * ENERGY_SECONDS if plan.energy and kind != "sim" else 0.0
     if not plan.sweep or kind == "sim":
-        return 0.0, 0.0
+        return alone, alone
     protocol = protocol_for(plan, kind)
     one = protocol.warmup_seconds + ROUNDS[0] * len(SIZES) * protocol.block_seconds
     most = protocol.warmup_limit + ROUNDS[1] * len(SIZES) * protocol.block_seconds
-    return START + arms * one, START + arms * most
+    return alone + START + arms * one, alone + START + arms * most
 
 
 def minutes(seconds: float) -> str:

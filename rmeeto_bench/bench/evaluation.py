@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -19,9 +19,8 @@ from rmeeto_bench.bench.plan import BenchPlan
 from rmeeto_bench.bench.predictions import Predictions
 from rmeeto_bench.bench.sharing import SharedPass, build_arms, require_weights, share
 from rmeeto_bench.bench.store import Store
-from rmeeto_bench.data.find import Where, find_data
+from rmeeto_bench.bench.workload import load_data
 from rmeeto_bench.data.image_set import ImageSet
-from rmeeto_bench.data.reading import Reading
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.measure.device import Device
 from rmeeto_bench.models.zoo import config
@@ -47,11 +46,10 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to evaluate and how: the plan's models, ratios, checkpoints, data and settings, and how images are read."""
+    """What to evaluate and how: the plan's models, ratios, checkpoints, data and settings. `workers`: processes that decode."""
 
     plan: BenchPlan
-    where: Where = field(default_factory=Where)
-    reading: Reading = field(default_factory=Reading)
+    workers: int | None = None
     resume: bool = False
     argv: tuple[str, ...] = ()
 
@@ -66,15 +64,8 @@ def groups(plan: BenchPlan) -> list[tuple[str, ...]]:
 
 def data_for(evaluation: Evaluation, model: str) -> ImageSet:
     """The images for a model. Raises `DataError`."""
-    plan, shape = evaluation.plan, config(model).input_shape
-    data = find_data(
-        plan.data,
-        shape=shape,
-        num_classes=config(model).num_classes,
-        images=plan.images,
-        where=evaluation.where,
-        reading=evaluation.reading,
-    )
+    shape = config(model).input_shape
+    data = load_data(evaluation.plan, model, evaluation.workers)
     if data is None:
         raise DataError(f"no images for {model} ship with rmeeto-bench; give --data")
     if data.shape != shape:
@@ -115,8 +106,7 @@ def evaluate_plan(
             problems = kept.problems(data.fingerprint)
             listed = tuple(DataProblem(problem.path, problem.reason, problem.skipped) for problem in problems)
             data_of[names] = DataSummary(data.name, data.fingerprint, len(data), len(results.labels), data.num_classes, listed)
-            lost = len({problem.index for problem in problems if problem.skipped and problem.index >= 0})
-            complete &= len(results.labels) + lost == len(data)
+            complete &= len(results.labels) + kept.unreadable(data.fingerprint) == len(data)
             if should_stop():
                 break
     return AccuracyRecord(

@@ -1,7 +1,7 @@
 """The regression gate: fresh, interleaved processes of two programs on one device, and a judgement with three outcomes.
 
-`measure` is told a side and a number and returns the record of that process's run; how a process is started is
-`bench.sides`' business, so that everything here can be tested without any.
+`measure` is told the sides of a pair in their order and a number, and returns the record of each side's run; how processes
+are started is `bench.sides`' business, so that everything here can be tested without any.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rmeeto_bench.records import Arm, Estimate, RunRecord
 
 USABLE = ("VALID", "EXPLORATORY")  # a quick session is a sound replicate: the interval comes from the processes' spread
 PAIRS = 5
+FEWEST = 3  # rounds that two processes must share
 RETRIES = 2  # processes a side that may come out invalid and are measured again
 SIDES = ("base", "head")
 
@@ -50,10 +51,12 @@ class Measured:
         return [readings_of(record) for record in self.records] if self.stored is None else list(self.stored)
 
 
-def order(pairs: int) -> Iterator[str]:
-    """base, head, head, base, base, head, ...: a drift of the machine falls on both alike."""
-    for number in range(pairs):
-        yield from SIDES if number % 2 == 0 else reversed(SIDES)
+Measure = Callable[[tuple[str, ...], int], Mapping[str, RunRecord]]
+
+
+def order(number: int) -> tuple[str, ...]:
+    """base, head; head, base; base, head; ...: a drift of the machine falls on both alike."""
+    return SIDES if number % 2 == 0 else SIDES[::-1]
 
 
 def readings_of(record: RunRecord) -> dict[tuple[str, str, str], float]:
@@ -115,19 +118,61 @@ def invalid_reason(record: RunRecord) -> str:
     return "; ".join(dict.fromkeys(f"{arm.arm} {arm.verdict}: {arm.verdict_detail}" for arm in bad))
 
 
-def _measure_pairs(sides: dict[str, Measured], measure: Callable[[str, int], RunRecord], pairs: int) -> None:
-    for name in order(pairs):
-        side = sides[name]
-        while side.stored is None:
-            record = measure(name, len(side.records) + len(side.invalid))
+def _measure_pairs(sides: dict[str, Measured], measure: Measure, pairs: int) -> None:
+    """As many pairs more. One with an invalid process is measured again, both sides: they belong together."""
+    fresh = [name for name in SIDES if sides[name].stored is None]
+    if not fresh:
+        return
+    wanted = len(sides[fresh[0]].records) + pairs
+    attempt = len(sides[fresh[0]].records) + sum(len(sides[name].invalid) for name in fresh)
+    while len(sides[fresh[0]].records) < wanted:
+        names = tuple(name for name in order(attempt) if name in fresh)
+        records = measure(names, attempt)
+        attempt += 1
+        for record in records.values():
             refuse_simulated(record)
-            reason = invalid_reason(record)
-            if not reason:
-                side.records.append(record)
-                break
-            side.invalid.append(reason)
-            if len(side.invalid) > RETRIES:
-                raise MeasurementError(f"{name} was not measured validly ({len(side.invalid)} processes): {reason}")
+        reasons = {name: invalid_reason(records[name]) for name in names}
+        for name, reason in reasons.items():
+            if reason:
+                sides[name].invalid.append(reason)
+                if len(sides[name].invalid) > RETRIES:
+                    raise MeasurementError(f"{name} was not measured validly ({len(sides[name].invalid)} processes): {reason}")
+        if not any(reasons.values()):
+            for name in names:
+                sides[name].records.append(records[name])
+
+
+def round_changes(base: tuple[Path, RunRecord], head: tuple[Path, RunRecord]) -> Readings:
+    """The logarithmic change of head over base in every rate and speed-up, from the stores of two processes that took turns:
+    the Hodges-Lehmann mean over rounds, each compared with the round beside it."""
+    found: dict[tuple[str, str, str], float] = {}
+    times = [_rounds(*side) for side in (base, head)]
+    for device, model in times[0].keys() & times[1].keys():
+        first, second = times[0][device, model], times[1][device, model]
+        shared = [arm for arm in first if arm in second]
+        count = min(len(first[shared[0]]), len(second[shared[0]])) if shared else 0
+        if count < FEWEST:
+            continue
+        faster = {arm: np.log(first[arm][:count]) - np.log(second[arm][:count]) for arm in shared}
+        baseline = next((arm for arm in shared if arm.endswith("/r0")), None)
+        for arm in shared:
+            found[device, arm, RATE] = hodges_lehmann(faster[arm])
+            if baseline is not None and arm != baseline:
+                found[device, arm, SPEEDUP] = hodges_lehmann(faster[arm] - faster[baseline])
+    return found
+
+
+def _rounds(folder: Path, record: RunRecord) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """(device, model) -> arm -> seconds per image, round by round over all sessions that are done."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    with Store.open(folder) as store:
+        for device, model in dict.fromkeys((arm.device, arm.model) for arm in record.arms):
+            names = [arm.arm for arm in record.arms if (arm.device, arm.model) == (device, model) and arm.images_per_second]
+            done = {session.session for session in store.sessions(device, model, "timing") if session.status == "done"}
+            blocks = [block for block in store.blocks(device) if block.session in done]
+            sessions = complete_rounds(blocks, names)
+            found[device, model] = {name: [value for times in sessions for value in times[name]] for name in names}
+    return found
 
 
 # (device, arm) -> points of top-1 of head over base with a 90 % interval, and the two accuracies
@@ -174,14 +219,16 @@ def _notes(base: Measured, head: Measured, judged: Sequence[Change]) -> Iterator
 
 def run_gate(
     names: tuple[str, str],
-    measure: Callable[[str, int], RunRecord],
+    measure: Measure,
     rules: Rules,
     accuracy: Callable[[RunRecord, RunRecord], Differences] | None = None,
     stored: Sequence[Measured] = (),
+    changes_of: Callable[[RunRecord, RunRecord], Readings] | None = None,
 ) -> Comparison:
     """Measure `rules.pairs` processes a side, once as many more if the answer is not clear, and judge.
 
-    `accuracy` compares the predictions of the first process of each side by image. With `stored` sides nothing fails: what
+    `accuracy` compares the predictions of the first process of each side by image. `changes_of`: the logarithmic changes
+    within a pair, for pairs whose processes took turns. With `stored` sides nothing fails: what
     would have is inconclusive. Raises `MeasurementError` (exit code 5)
     for simulated or invalid data, and where no arm was measured on both sides: that is neither a pass nor a regression.
     """
@@ -191,7 +238,9 @@ def run_gate(
     extended = False
     while True:
         _measure_pairs(sides, measure, rules.pairs)
-        tested = collect(base.readings(), head.readings(), rules.margins, rules.alpha)
+        taken = zip(base.records, head.records) if changes_of is not None and not stored else ()
+        pairs = [changes_of(*pair) for pair in taken] if changes_of is not None else []
+        tested = collect(base.readings(), head.readings(), rules.margins, rules.alpha, pairs)
         lost = _out_of_memory(base, head)
         if not tested and not lost:
             raise MeasurementError("no arm was measured in two processes of each side, so nothing is known; check --r")

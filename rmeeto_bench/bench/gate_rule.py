@@ -2,7 +2,8 @@
 
 The replicate is the process: rounds of one process share its memory layout, clocks and choices of algorithms, and a rule that
 takes them for independent raises false alarms in 22 to 42 % of all cases. Of each quantity there is a mean of the logarithms
-over a side's processes, and one-sided 95 % bounds of Student's t for their difference:
+over a side's processes, and one-sided 95 % bounds of Student's t for their difference. Where the processes of a pair took
+turns block by block, the pair is the replicate, and its value the change between blocks that were measured side by side:
 
 FAIL: the upper bound of the change is below -margin, with Holm's correction over everything that is tested.
 PASS: every lower bound is above -2 margin. All have to pass, so this needs no correction.
@@ -79,6 +80,13 @@ def two_means(base: Sequence[float], head: Sequence[float], *, lower_is_better: 
     return Test(-value if lower_is_better else value, error if error > 1e-12 else 0.0, degrees)
 
 
+def paired_means(changes: Sequence[float]) -> Test:
+    """The test of the mean of logarithmic changes, one for each pair of processes that took turns."""
+    values = np.asarray(changes, float)
+    error = float(values.std(ddof=1) / math.sqrt(len(values)))
+    return Test(float(values.mean()), error if error > 1e-12 else 0.0, len(values) - 1)
+
+
 def paired_points(delta: Estimate, level: float) -> Test:
     """The test behind a difference of accuracies in points, from its two-sided interval at `level`."""
     assert delta.low is not None
@@ -105,11 +113,16 @@ def _interval(metric: str, test: Test, alpha: float) -> Estimate:
 
 
 def of_processes(
-    key: tuple[str, str, str], base: Sequence[float], head: Sequence[float], margins: Margins, alpha: float = ALPHA
+    key: tuple[str, str, str],
+    base: Sequence[float],
+    head: Sequence[float],
+    margins: Margins,
+    alpha: float = ALPHA,
+    changes: Sequence[float] = (),
 ) -> Tested:
-    """The test of one (device, arm, metric) with one value per process and side."""
+    """The test of one (device, arm, metric) with one value per process and side, or the logarithmic change of each pair."""
     device, arm, metric = key
-    test = two_means(base, head, lower_is_better=metric == MEMORY)
+    test = paired_means(changes) if changes else two_means(base, head, lower_is_better=metric == MEMORY)
     means = (float(np.exp(np.mean(np.log(base)))), float(np.exp(np.mean(np.log(head)))))
     estimate = _interval(metric, test, alpha)
     return Tested(Change(device, arm, metric, *means, estimate, margins.of(metric), INCONCLUSIVE), test)
@@ -137,10 +150,20 @@ def overall(changes: Sequence[Change]) -> str:
 Readings = Mapping[tuple[str, str, str], float]  # (device, arm, metric) -> value of one process
 
 
-def collect(base: Sequence[Readings], head: Sequence[Readings], margins: Margins, alpha: float = ALPHA) -> list[Tested]:
-    """The tests of everything that every process of both sides has a value for."""
+def collect(
+    base: Sequence[Readings],
+    head: Sequence[Readings],
+    margins: Margins,
+    alpha: float = ALPHA,
+    changes: Sequence[Readings] = (),
+) -> list[Tested]:
+    """The tests of everything that every process of both sides has a value for. `changes`: of each pair that took turns."""
     sides = [*base, *head]
     keys = [key for key in (sides[0] if sides else ()) if all(key in readings for readings in sides)]
     if min(len(base), len(head)) < FEWEST:
         return []
-    return [of_processes(key, [r[key] for r in base], [r[key] for r in head], margins, alpha) for key in keys]
+
+    def of_pairs(key: tuple[str, str, str]) -> list[float]:
+        return [pair[key] for pair in changes] if changes and all(key in pair for pair in changes) else []
+
+    return [of_processes(key, [r[key] for r in base], [r[key] for r in head], margins, alpha, of_pairs(key)) for key in keys]

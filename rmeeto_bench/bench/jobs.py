@@ -1,4 +1,4 @@
-"""What each kind of job does in its worker process: timing, the paper's protocol, the batch sweep, accuracy."""
+"""What each kind of job does in its worker process: timing, the paper's protocol, the batch sweep, energy, accuracy."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from rmeeto_bench.bench.plan import BenchPlan
 from rmeeto_bench.bench.store import Store
 from rmeeto_bench.bench.sweep import measure_sweep
 from rmeeto_bench.bench.workload import NOISE, ModelWorkload, Workload, load_data
+from rmeeto_bench.measure.energy import joules_per_image, measure_energy
 from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
 from rmeeto_bench.measure.rounds import TimedArm, Watch, measure
+from rmeeto_bench.measure.warmup import warm_up
 
 PAPER_BATCH = 128
 
@@ -86,9 +88,32 @@ def run_sweep(desk: Desk) -> dict[str, Any]:
     return measure_sweep(desk.device, workload, protocol, watch, desk.session)
 
 
+def run_energy(desk: Desk) -> dict[str, Any]:
+    """Joules per image of every arm, each alone and without a break: 30 seconds, three times."""
+    desk.stage("energy")
+    workload = prepare(desk.plan, desk.device, desk.job.model)
+    _keep_facts(desk, workload)
+    protocol, watch = protocol_for(desk.plan, desk.device.kind), Watch(lambda _: None, desk.progress, desk.should_stop)
+    found = {}
+    for name in workload.names:
+        if desk.should_stop():
+            break
+        arm = TimedArm(name, workload.step(name, workload.batch_size), workload.batch_size)
+        telemetry = desk.device.telemetry()
+        try:
+            warm_up(desk.device, [arm], protocol, watch, telemetry)
+        finally:
+            telemetry.close()
+        energy = joules_per_image(measure_energy(desk.device, arm))
+        found[name] = {"joules": None if energy.estimate is None else asdict(energy.estimate), "reason": energy.reason}
+    return {"energy": found}
+
+
 def run_accuracy(desk: Desk) -> dict[str, Any]:
     """Each image once through all arms with weights, in a process of its own; then the probe images again."""
-    from rmeeto_bench.bench.accuracy import evaluate
+    from rmeeto_bench.bench.accuracy import Pass, PassProgress, one_pass
+    from rmeeto_bench.bench.label_check import suspicion
+    from rmeeto_bench.bench.predictions import Predictions
 
     desk.stage("accuracy: building")
     workload = prepare(desk.plan, desk.device, desk.job.model)
@@ -101,18 +126,24 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
     trained = [arm for arm in workload.built.values() if arm.provenance is not None]
     desk.stage("accuracy")
 
-    def report(done: int, total: int) -> None:
-        desk.emit("evaluating", done=done, total=total)
+    def report(progress: PassProgress) -> None:
+        desk.emit("evaluating", done=progress.done, total=progress.total)
 
-    labels = evaluate(trained, data, workload.setting, desk.store, report, desk.should_stop)
-    desk.store.add_labels(desk.device.id, desk.job.model, labels)
-    return {"images": len(labels)}
+    def note(text: str) -> None:
+        desk.emit("note", text=text)
+
+    results = one_pass(trained, data, Pass(workload.setting, desk.store, report, note, desk.should_stop))
+    desk.store.add_labels(desk.device.id, desk.job.model, results.labels)
+    unreadable = Predictions(desk.store, desk.device.id).unreadable(data.fingerprint)
+    hint = suspicion(results, trained[0].cell.name, data.num_classes) if trained else None
+    return {"images": len(results.labels), "unreadable": unreadable, "hint": hint}
 
 
 WORK: dict[str, Callable[[Desk], dict[str, Any]]] = {
     "timing": run_timing,
     "paper": run_paper,
     "sweep": run_sweep,
+    "energy": run_energy,
     "accuracy": run_accuracy,
     "equivalence": serve_blocks,
 }

@@ -17,7 +17,9 @@ CHOICES = {
     "precision": ("auto", "fp32", "fp16", "bf16"),
     "inputs": ("auto", "real", "random", "both"),
     "schedule": ("serial", "parallel"),
+    "on_error": ("stop", "skip"),
 }
+PATHS = ("data", "labels", "class_map")
 QUICK_IMAGES = 2000
 TABLE_12_RATIOS = tuple(ratio for ratio in PAPER_RATIOS if ratio != 0.36)
 
@@ -28,11 +30,12 @@ class BenchPlan:
 
     `gpus`: all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones · `rs` instead of `ratios` if
     given · `checkpoints`: a folder (a file per r), a file or public name for all, `bundled`, `none`, or None for what ships
-    with the model · `data`: a folder, or None for the bundled set where it fits · `batch_size` None: 128 on a GPU, 32 on a
-    CPU · `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA graphs on a GPU · `images`: evaluate on
-    this many (None: all, or 2,000 when quick) · `inputs` auto: real images where there is data · `sweep`: also time batches
-    of 1 to 512 · `paper_mode`: also replay the paper's protocol · `schedule`: one GPU after the other, or together if that
-    changes nothing.
+    with the model · `data`: a folder or file, or None for the bundled set where it fits · `labels`, `class_map`: files that
+    go with it · `on_error`: stop at an unreadable image, or skip it · `batch_size` None: 128 on a GPU, 32 on a CPU ·
+    `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA graphs on a GPU · `images`: evaluate on this many
+    (None: all, or 2,000 when quick) · `inputs` auto: real images where there is data · `sweep`: also time batches of 1 to
+    512 · `paper_mode`: also replay the paper's protocol · `energy`: also run every arm alone for joules per image · `schedule`:
+    one GPU after the other, or together if that changes nothing.
     """
 
     models: tuple[str, ...] = ("vim_nano",)
@@ -41,6 +44,9 @@ class BenchPlan:
     gpus: str = "all"
     checkpoints: str | None = None
     data: Path | None = None
+    labels: Path | None = None
+    class_map: Path | None = None
+    on_error: str = "stop"
     batch_size: int | None = None
     precision: str = "auto"
     backend: str = "auto"
@@ -51,12 +57,13 @@ class BenchPlan:
     inputs: str = "auto"
     sweep: bool = False
     paper_mode: bool = False
+    energy: bool = False
     schedule: str = "serial"
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UsageError(f"--{name} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+                raise UsageError(f"--{name.replace('_', '-')} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
         if self.preset not in PRESETS:
             raise UsageError(f"the preset is one of {', '.join(PRESETS)}, not {self.preset!r}")
         for name in ("batch_size", "images"):
@@ -79,7 +86,8 @@ class BenchPlan:
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
         lists = {name: list(value) for name, value in asdict(self).items() if isinstance(value, tuple)}
-        return {**asdict(self), **lists, "data": None if self.data is None else str(self.data)}
+        paths = {name: None if getattr(self, name) is None else str(getattr(self, name)) for name in PATHS}
+        return {**asdict(self), **lists, **paths}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> BenchPlan:
@@ -93,8 +101,8 @@ class BenchPlan:
             raise DataError(f"the run was planned with {', '.join(unknown)}, which this version lacks; upgrade rmeeto-bench")
         try:
             tuples = {name: tuple(value[name]) for name in ("models", "ratios", "rs") if value.get(name) is not None}
-            data = value.get("data")
-            return cls(**{**value, **tuples, "data": None if data is None else Path(data)})
+            paths = {name: Path(value[name]) for name in PATHS if value.get(name) is not None}
+            return cls(**{**value, **tuples, **paths})
         except (KeyError, TypeError) as error:
             raise DataError(f"the run's plan is damaged ({error!r})") from error
 

@@ -144,6 +144,10 @@ class Predictions:
             ).fetchall()
         return [Problem(image, path, reason, bool(skipped)) for image, path, reason, skipped in rows]
 
+    def unreadable(self, fingerprint: str) -> int:
+        """Images of a data set that were skipped."""
+        return len({p.index for p in self.problems(fingerprint) if p.skipped and p.index >= 0})
+
 
 def _joined(parts: list[bytes], kind: str) -> NDArray[Any]:
     return np.frombuffer(b"".join(parts), kind)

@@ -26,7 +26,7 @@ from rmeeto_bench.bench.parallel import solo_against_together
 from rmeeto_bench.bench.plan import BenchPlan
 from rmeeto_bench.bench.processes import Outcome, Process, Worker, events, launch
 from rmeeto_bench.bench.store import Store, now
-from rmeeto_bench.errors import DiskFullError, RmeetoError, SlowPathError, UnavailableError
+from rmeeto_bench.errors import DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
 from rmeeto_bench.measure.rounds import RoundsProgress
 from rmeeto_bench.records import DATABASE, MANIFEST, DeviceRecord, RunRecord, load, save
 
@@ -92,6 +92,8 @@ class Running:
             jobs.append(("paper", 0))
         if self.plan.sweep and not done("sweep"):
             jobs.append(("sweep", 0))
+        if self.plan.energy and device.kind != "cpu" and not done("energy"):
+            jobs.append(("energy", 0))
         last = store.sessions(device.id, model, "timing")[-1]
         facts = store.facts(device.id, last.session).values()
         trained = any(fact["checkpoint_sha256"] and fact["failure"] is None for fact in facts)
@@ -262,6 +264,8 @@ def run(
     devices = discover(plan.gpus)
     if plan.gpus == "all" and devices[0].kind == "cpu":
         controls.listener.note("no GPU that torch can use was found: measuring on the CPU")
+    if plan.energy and any(device.kind == "cpu" for device in devices):
+        raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
     made = not folder.exists()
     with folder_lock(folder):
         if (folder / MANIFEST).exists() or (folder / DATABASE).exists():

@@ -11,16 +11,23 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import IO
 
+from rmeeto_bench.bench.turnstile import Turnstile
 from rmeeto_bench.errors import MeasurementError, UnavailableError, UsageError
+from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.records import MANIFEST, RunRecord, load
 
 PACKAGE = Path("rmeeto_bench", "__init__.py")
+TURNS = Path("rmeeto_bench", "measure", "turns.py")
+POLL = 0.05  # seconds between two looks at the processes
 OWN_ROOT = Path(__file__).parents[2]
 
 
@@ -148,20 +155,69 @@ def resolve(given: str, repository: Path, cache: Path) -> Side:
     return Side(given, "ref", tree, _interpreter(tree, cache), commit)
 
 
+def takes_turns(side: Side) -> bool:
+    """Whether a side's program knows how to wait for its turn."""
+    return (side.path / TURNS).is_file()
+
+
+def start_together(sides: Mapping[str, Side], flags: Sequence[str], outs: Mapping[str, Path]) -> dict[str, RunRecord]:
+    """A fresh process of each side at the same time, that take turns block by block in the order given. Raises as `start`."""
+    turnstile = Turnstile(list(sides))
+    running: dict[str, Running] = {}
+    try:
+        for name, side in sides.items():
+            running[name] = _launch(side, flags, outs[name], {VARIABLE: turnstile.variable(name)})
+        left = set(sides)
+        while left:
+            for name in [name for name in left if running[name].process.poll() is not None]:
+                turnstile.ended(name)
+                left.remove(name)
+            time.sleep(POLL)
+    finally:
+        turnstile.close()
+        for one in running.values():
+            one.process.terminate()
+            one.process.wait()
+    return {name: _record(side, running[name], outs[name]) for name, side in sides.items()}
+
+
 def start(side: Side, flags: Sequence[str], out: Path) -> RunRecord:
     """One fresh process of a side: a whole `rmeeto-bench run` with these flags, and its record.
 
     Raises `MeasurementError` if it fails or another program than the side's was measured.
     """
+    one = _launch(side, flags, out, {})
+    try:
+        one.process.wait()
+    finally:
+        one.process.terminate()
+        one.process.wait()
+    return _record(side, one, out)
+
+
+@dataclass
+class Running:
+    """A process of a side and the file of its standard error."""
+
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+
+
+def _launch(side: Side, flags: Sequence[str], out: Path, variables: Mapping[str, str]) -> Running:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
     environment |= {"PYTHONPATH": str(side.path), "PYTHONSAFEPATH": "1"}  # its workers must not find the package in the cwd
     command = [str(side.python), "-P", "-m", "rmeeto_bench", "run", *flags, "--out", str(out)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            _, errors = process.communicate()
-        except BaseException:
-            process.terminate()
-            raise
+    errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it was read; a pipe that nobody reads would fill
+    process = subprocess.Popen(command, env=environment | dict(variables), stdout=subprocess.DEVNULL, stderr=errors)
+    return Running(process, errors)
+
+
+def _record(side: Side, one: Running, out: Path) -> RunRecord:
+    """What a process that has ended left behind."""
+    process = one.process
+    with one.errors as file:
+        file.seek(0)
+        errors = file.read().decode(errors="replace")
     if process.returncode == 130:
         raise KeyboardInterrupt
     if not (out / MANIFEST).is_file():

@@ -176,7 +176,7 @@ def _results(here: Place) -> list[RoundsResult]:
 
 
 def _extras(arm: Arm, here: Place) -> Arm:
-    """Latency at batch 1, and the paper's protocol."""
+    """Latency at batch 1, the paper's protocol, and energy."""
     latencies = [here.store.latencies(here.device.id, number).get(arm.arm) for number in here.session_numbers]
     known = [seconds for seconds in latencies if seconds is not None]
     paper: dict[str, float] | None = None
@@ -185,7 +185,12 @@ def _extras(arm: Arm, here: Place) -> Arm:
         if session.status == "done" and arm.arm in rates:
             first = next(iter(rates.values()))  # the baseline
             paper = {"images_per_second": rates[arm.arm], "speedup": rates[arm.arm] / first}
-    return replace(arm, latency_ms=percentiles(np.concatenate(known)) if known else None, paper_mode=paper)
+    joules: Estimate | None = None
+    for session in here.store.sessions(here.device.id, here.model, "energy"):
+        found = session.result.get("energy", {}).get(arm.arm, {}).get("joules") if session.status == "done" else None
+        joules = Estimate(**found) if found else joules
+    latency = percentiles(np.concatenate(known)) if known else None
+    return replace(arm, latency_ms=latency, paper_mode=paper, joules_per_image=joules)
 
 
 def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None) -> Arm:

@@ -12,8 +12,9 @@ from torch import Tensor
 from rmeeto_bench.bench.arms import BuiltArm, Setting, Step, build, resident_batches, setting_for
 from rmeeto_bench.bench.plan import BenchPlan, Cell, cells
 from rmeeto_bench.bench.store import Probe
-from rmeeto_bench.data.find import find_data
+from rmeeto_bench.data.find import Where, find_data
 from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.data.reading import Reading
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.device import Device
 from rmeeto_bench.models.zoo import config
@@ -204,7 +205,14 @@ class ModelWorkload:
         return {name: probe(arm.forward, batches) for name, arm in trained.items()}
 
 
-def load_data(plan: BenchPlan, model: str) -> ImageSet | None:
-    """The evaluation set of a model under a plan, or None. Raises `DataError`."""
+def load_data(plan: BenchPlan, model: str, workers: int | None = None) -> ImageSet | None:
+    """The evaluation set of a model under a plan, or None. `workers`: processes that decode. Raises `DataError`."""
     sized = config(model)
-    return find_data(plan.data, shape=sized.input_shape, num_classes=sized.num_classes, images=plan.evaluated_images)
+    return find_data(
+        plan.data,
+        shape=sized.input_shape,
+        num_classes=sized.num_classes,
+        images=plan.evaluated_images,
+        where=Where(plan.labels, plan.class_map),
+        reading=Reading(plan.on_error, workers),
+    )

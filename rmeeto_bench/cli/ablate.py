@@ -78,6 +78,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     from rmeeto_bench.bench.ablations import Settings, run_studies
     from rmeeto_bench.bench.studies import choose_studies
+    from rmeeto_bench.checkpoints.reader import read_checkpoint
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.records import write_atomic
     from rmeeto_bench.report import ablation
@@ -110,6 +111,7 @@ def main(arguments: argparse.Namespace) -> int:
     print(text)
     if arguments.out is not None:
         record = {"model": arguments.model, "r": arguments.r, "weights": weights.name, "data": data.name, "images": images}
+        record |= {"weights_r": read_checkpoint(weights).provenance.trained_r or 0}
         record |= {"seeds": arguments.seeds, "batch_size": arguments.batch_size}
         stem = arguments.out / arguments.model
         write_atomic(stem.with_suffix(".md"), text)

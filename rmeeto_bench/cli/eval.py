@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli.images import add_data
 from rmeeto_bench.cli.interrupt import graceful
 
 if TYPE_CHECKING:
@@ -25,21 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), a file, a public name, zoo, or bundled (default)"
     )
     data = parser.add_argument_group("images")
-    data.add_argument(
-        "--data", type=Path, metavar="PATH", help="class folders, a flat folder, .parquet or .tar shards (default: bundled)"
-    )
-    data.add_argument("--labels", type=Path, metavar="FILE", help="labels of a flat folder: devkit ground truth, synsets, list")
-    data.add_argument("--class-map", type=Path, metavar="FILE", help="class names in class order, where they are not synsets")
+    add_data(data)
     data.add_argument(
         "--images", "--subset", dest="images", type=int, metavar="N", help="N images in the class proportions of the whole"
     )
     data.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: one per core)")
-    data.add_argument(
-        "--on-error",
-        choices=("stop", "skip"),
-        default="stop",
-        help="at an unreadable image: stop (default), or count it and go on",
-    )
     how = parser.add_argument_group("how")
     how.add_argument("--gpus", default="all", metavar="WHICH", help="all (default; they share the images), none, 0,1 or UUIDs")
     how.add_argument("--batch-size", type=int, metavar="N", help="default: 128 on a GPU, 32 on a CPU")
@@ -56,8 +47,6 @@ def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
     from rmeeto_bench.bench.evaluation import Evaluation
     from rmeeto_bench.bench.plan import TABLE_12_RATIOS, BenchPlan
     from rmeeto_bench.bench.ratios import parse_ratios, parse_rs
-    from rmeeto_bench.data.find import Where
-    from rmeeto_bench.data.reading import Reading
     from rmeeto_bench.errors import UsageError
 
     if arguments.workers is not None and arguments.workers < 0:
@@ -71,6 +60,9 @@ def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
         gpus=arguments.gpus,
         checkpoints=arguments.checkpoints,
         data=arguments.data,
+        labels=arguments.labels,
+        class_map=arguments.class_map,
+        on_error=arguments.on_error,
         batch_size=arguments.batch_size,
         precision=arguments.precision,
         backend=arguments.backend,
@@ -78,8 +70,7 @@ def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
     )
     return Evaluation(
         plan,
-        where=Where(arguments.labels, arguments.class_map),
-        reading=Reading(arguments.on_error, arguments.workers),
+        workers=arguments.workers,
         resume=arguments.resume,
         argv=tuple(sys.argv[1:]),
     )

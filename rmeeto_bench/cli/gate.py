@@ -15,7 +15,7 @@ from rmeeto_bench.cli.quantities import percent, points
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.gate import Differences
-    from rmeeto_bench.bench.gate_rule import Margins
+    from rmeeto_bench.bench.gate_rule import Margins, Readings
     from rmeeto_bench.bench.sides import Side
     from rmeeto_bench.comparisons import Comparison
     from rmeeto_bench.records import RunRecord
@@ -131,8 +131,8 @@ def _accuracy(out: dict[str, Path]) -> Callable[[RunRecord, RunRecord], Differen
 
 def _judge(arguments: argparse.Namespace, sides: dict[str, Side], folder: Path) -> Comparison:
     """Let the processes of both sides take turns, each with a folder of its own, and judge."""
-    from rmeeto_bench.bench.gate import Rules, from_store, run_gate
-    from rmeeto_bench.bench.sides import start
+    from rmeeto_bench.bench.gate import Rules, from_store, round_changes, run_gate
+    from rmeeto_bench.bench.sides import start, start_together, takes_turns
     from rmeeto_bench.records import load
 
     folders: dict[str, Path] = {}
@@ -144,18 +144,27 @@ def _judge(arguments: argparse.Namespace, sides: dict[str, Side], folder: Path) 
             stored.append(from_store(name, side.path, record))
     flags = [] if len(stored) == len(sides) else run_flags(arguments)
 
-    def measure(name: str, number: int) -> RunRecord:
-        print(f"{name} {number + 1}: {sides[name].label}", file=sys.stderr, flush=True)
-        out = folder / f"{name}-{number + 1}"
-        record = start(sides[name], flags, out)
-        folders[record.run_id] = out
-        return record
-
     device = stored[0].records[0].devices[0].id if stored else _device_id(flags[1])
+    turns = device == "cpu" and not stored and all(map(takes_turns, sides.values()))
+
+    def measure(names: tuple[str, ...], number: int) -> dict[str, RunRecord]:
+        how = f"{' and '.join(names)} in turns" if turns else ", ".join(names)
+        print(f"pair {number + 1}: {how}", file=sys.stderr, flush=True)
+        outs = {name: folder / f"{name}-{number + 1}" for name in names}
+        if turns:
+            records = start_together({name: sides[name] for name in names}, flags, outs)
+        else:
+            records = {name: start(sides[name], flags, outs[name]) for name in names}
+        folders.update({record.run_id: outs[name] for name, record in records.items()})
+        return records
+
+    def changes_of(base: RunRecord, head: RunRecord) -> Readings:
+        return round_changes((folders[base.run_id], base), (folders[head.run_id], head))
+
     margins, note = _margins(arguments, device)
     rules = Rules(margins, pairs=arguments.pairs)
     labels = (sides["base"].label, sides["head"].label)
-    comparison = run_gate(labels, measure, rules, _accuracy(folders), stored)
+    comparison = run_gate(labels, measure, rules, _accuracy(folders), stored, changes_of if turns else None)
     return replace(comparison, notes=(*comparison.notes, note)) if note else comparison
 
 

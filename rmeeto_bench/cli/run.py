@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli.images import add_data
 from rmeeto_bench.cli.result import add_output, carry_out
 
 if TYPE_CHECKING:
@@ -32,12 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), one file, a public name, bundled, or none"
     )
     what.add_argument(
-        "--data", type=Path, metavar="DIR", help="images by class, or Fashion-MNIST files (default: what is bundled)"
-    )
-    what.add_argument(
         "--inputs", default="auto", metavar="KIND", help="timed on: real images, random noise, or both, compared round by round"
     )
-    what.add_argument("--images", type=int, metavar="N", help="evaluate on N images, in the class proportions of the whole")
+    images = parser.add_argument_group("images")
+    add_data(images)
+    images.add_argument("--images", type=int, metavar="N", help="evaluate on N images, in the class proportions of the whole")
     how = parser.add_argument_group("how")
     how.add_argument(
         "--batch-size",
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--paper-mode", action="store_true", help="also replay the paper's protocol (baseline first, 100 + 30 forwards)"
     )
+    how.add_argument("--energy", action="store_true", help="also joules per image: every arm alone, 3 x 30 s (GPUs only)")
     how.add_argument(
         "--schedule",
         default="serial",
@@ -114,6 +115,9 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
         gpus=gpus,
         checkpoints=arguments.checkpoints,
         data=arguments.data,
+        labels=arguments.labels,
+        class_map=arguments.class_map,
+        on_error=arguments.on_error,
         batch_size=None if sweep else _whole(arguments.batch_size),
         precision=arguments.precision,
         backend=arguments.backend,
@@ -124,6 +128,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
         inputs=arguments.inputs,
         sweep=sweep,
         paper_mode=arguments.paper_mode,
+        energy=arguments.energy,
         schedule=arguments.schedule,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rmeeto_bench import __version__
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan import BenchPlan, cells
+from rmeeto_bench.bench.plan import PATHS, BenchPlan, cells
 from rmeeto_bench.cell_id import code_version
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.profiles import load_profiles
@@ -20,12 +20,12 @@ from rmeeto_bench.shipped import shipped
 
 CPU = "cpu"
 LARGEST = 1 << 20  # bytes of a plan
-SWITCHES = ("no-graphs", "quick", "rigorous", "sustained", "paper-mode")
+SWITCHES = ("no-graphs", "quick", "rigorous", "sustained", "paper-mode", "energy")
 VALUES = (
     *("kinds", "model", "ratios", "r", "checkpoints", "data", "inputs", "images"),
-    *("batch-size", "precision", "backend", "seed", "device"),
+    *("labels", "class-map", "on-error", "batch-size", "precision", "backend", "seed", "device"),
 )
-PER_KIND = ("checkpoints", "data")  # paths that may lie elsewhere on the machines of one kind
+PER_KIND = ("checkpoints", "data", "labels", "class-map")  # paths that may lie elsewhere on the machines of one kind
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def tasks(plan: BenchPlan, kinds: Sequence[str], paths: Mapping[str, Mapping[str
     for kind in kinds:
         gpus = "none" if kind == CPU else f"sim:{kind}" if simulated else kind
         own = dict(paths.get(kind, {}))
-        data = Path(own["data"]) if "data" in own else plan.data
-        local = replace(plan, gpus=gpus, checkpoints=own.get("checkpoints", plan.checkpoints), data=data)
+        files: dict[str, Any] = {name: Path(own[key]) for name in PATHS if (key := name.replace("_", "-")) in own}
+        local = replace(plan, gpus=gpus, checkpoints=own.get("checkpoints", plan.checkpoints), **files)
         for model in plan.models:
             settings = replace(local, models=(model,)).as_dict()
             plain = json.loads(json.dumps(settings))  # tuples become lists, as they will be after the journey

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -56,13 +56,14 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Operands:
-    """What decides whether a backend can serve a model: the device kind, two sizes of the mixer, and whether the model is in
-    float64, which only the plain torch backends compute in."""
+    """What decides whether a backend can serve a model: the device kind, two sizes of the mixer, whether the model is in
+    float64, which only the plain torch backends compute in, and whether it is trained, so that gradients are tested too."""
 
     device: str
     d_state: int
     d_conv: int
     float64: bool = False
+    gradients: bool = False
 
 
 def _sizes(operands: Operands, name: str, states: tuple[int, ...], width: int) -> None:
@@ -157,8 +158,18 @@ def sample_arguments(device: str, d_state: int, length: int = 7) -> ScanArgument
     )
 
 
+def _scan_gradients(scan: Callable[[ScanArguments], Tensor], arguments: ScanArguments) -> dict[str, Tensor]:
+    """Operand -> gradient of the output's sum of squares."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        names = [item.name for item in fields(arguments) if isinstance(getattr(arguments, item.name), Tensor)]
+        leaves = {name: getattr(arguments, name).detach().clone().requires_grad_() for name in names}
+        out = scan(replace(arguments, **leaves))
+        return dict(zip(names, torch.autograd.grad(out.square().sum(), list(leaves.values()))))
+
+
 def self_test(kernels: Kernels, operands: Operands) -> None:
-    """Compare all three operations with the reference on small fp32 operands. Raises `UnavailableError` beyond 1e-3."""
+    """Compare all three operations, and the scan's gradients where they are needed, with the reference on small fp32
+    operands. Raises `UnavailableError` beyond 1e-3."""
     arguments = sample_arguments(operands.device, operands.d_state)
     generator = torch.Generator().manual_seed(1)
     taps = torch.randn(2, arguments.z.shape[2], operands.d_conv, generator=generator).to(operands.device)
@@ -172,6 +183,9 @@ def self_test(kernels: Kernels, operands: Operands) -> None:
                 add_norm_reference.add_norm(x, x.flip(1), channels[0], 1e-5)[0],
             ),
         }
+    if operands.gradients:
+        ours, right = (_scan_gradients(scan, arguments) for scan in (kernels.selective_scan, scan_reference.selective_scan))
+        pairs |= {f"scan's gradient of {name}": (ours[name], right[name]) for name in right}
     for name, (found, expected) in pairs.items():
         error = float((found - expected).norm() / expected.norm())
         if not error < TOLERANCE:

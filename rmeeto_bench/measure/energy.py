@@ -14,7 +14,6 @@ from rmeeto_bench.records import Estimate
 
 LEAST_SECONDS = 30.0  # of one arm without a break: shorter windows catch the averaging of the power sensor
 AGREEMENT = 0.10  # between the energy counter and power integrated over time
-DIGITS = 2  # significant digits that such readings carry
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,10 @@ class EnergyReading:
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules per image of an arm. `estimate` is None, and `text` a dash, where it cannot be trusted: `reason` says why."""
+    """Joules per image of an arm. `estimate` is None where it cannot be trusted: `reason` says why."""
 
     estimate: Estimate | None
-    trusted: bool
     reason: str = ""
-
-    @property
-    def text(self) -> str:
-        """For a table: two significant digits, or a dash."""
-        if self.estimate is None:
-            return "—"
-        value = self.estimate.value
-        return f"{value:.{max(0, DIGITS - 1 - math.floor(math.log10(value)))}f}"
 
 
 def _doubt(reading: EnergyReading) -> str:
@@ -58,8 +48,8 @@ def joules_per_image(readings: Sequence[EnergyReading]) -> Energy:
     """The mean over readings of the counter's joules per image, with a t interval from two readings on."""
     doubts = [doubt for doubt in map(_doubt, readings) if doubt]
     if doubts or not readings:
-        return Energy(None, False, doubts[0] if doubts else "not measured")
-    return Energy(t_interval([(reading.counter_j or 0.0) / reading.images for reading in readings]), True)
+        return Energy(None, doubts[0] if doubts else "not measured")
+    return Energy(t_interval([(reading.counter_j or 0.0) / reading.images for reading in readings]))
 
 
 def measure_energy(device: Device, arm: TimedArm, *, seconds: float = LEAST_SECONDS, repeats: int = 3) -> list[EnergyReading]:

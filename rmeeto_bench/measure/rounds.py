@@ -25,6 +25,7 @@ from rmeeto_bench.measure.protocol import (
 )
 from rmeeto_bench.measure.statistics import half_width, paired_speedup
 from rmeeto_bench.measure.telemetry import Telemetry, power_limited, rejection
+from rmeeto_bench.measure.turns import Turns
 from rmeeto_bench.measure.warmup import warm_up
 from rmeeto_bench.records import Block
 
@@ -102,6 +103,8 @@ class _Session:
     telemetry: Telemetry
     warm: WarmUp
     number: int
+    turns: Turns
+    waited: float = 0.0
     times: dict[str, list[float]] = field(init=False)
     rejected: Counter[str] = field(default_factory=Counter)
     gaps: int = 0
@@ -115,6 +118,7 @@ class _Session:
 
     def block(self, name: str, number: int, position: int) -> tuple[Block, str | None]:
         """Time one block; the block as handed to the caller, and the code of its rejection."""
+        self.waited += self.turns.wait()
         arm, steps = self.arms[name], self.warm.steps[name]
         if arm.observed:
             self.telemetry.before_block()
@@ -200,7 +204,9 @@ def _run(session: _Session, baseline: str) -> RoundsResult:
         watch.on_progress(RoundsProgress("rounds", done, protocol.max_rounds, width, sum(session.rejected.values())))
         if precise == 2:
             return session.result("precise", width)
-        if device.clock() - start > protocol.time_limit and (done >= min(6, protocol.min_rounds) or dropped is not None):
+        if device.clock() - start - session.waited > protocol.time_limit and (
+            done >= min(6, protocol.min_rounds) or dropped is not None
+        ):
             ended = "time"
             break
     return session.result(ended, _widest(session.times, baseline))
@@ -213,10 +219,12 @@ def measure(
 
     Rounds are numbered as they were measured, dropped ones included; `complete_rounds` reads the blocks back.
     """
-    telemetry = device.telemetry()
+    telemetry, turns = device.telemetry(), Turns.join()
     try:
+        turns.wait()
         warm = warm_up(device, arms, protocol, watch, telemetry)
         by_name = {arm.name: arm for arm in arms}
-        return _run(_Session(device, by_name, protocol, watch, telemetry, warm, session), baseline)
+        return _run(_Session(device, by_name, protocol, watch, telemetry, warm, session, turns), baseline)
     finally:
+        turns.leave()
         telemetry.close()

@@ -157,9 +157,11 @@ class Vim(ReducedModel):
     def kernels(self) -> Kernels:
         """The kernels that serve this model where it lies now."""
         kind, float64 = self.cls_token.device.type, self.cls_token.dtype == torch.float64
-        place = f"{kind} float64" if float64 else kind
+        gradients = self.training and torch.is_grad_enabled()
+        place = " ".join((kind, *("float64",) * float64, *("gradients",) * gradients))
         if place not in self._kernels:
-            self._kernels[place] = select(self.backend, Operands(kind, self.config.d_state, self.config.d_conv, float64))
+            operands = Operands(kind, self.config.d_state, self.config.d_conv, float64, gradients)
+            self._kernels[place] = select(self.backend, operands)
         return self._kernels[place]
 
     @property

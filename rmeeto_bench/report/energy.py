@@ -1,6 +1,7 @@
 """Joules per image of the arms of a stored run, from the energy counter around every timed block.
 
-Blocks of different arms alternate, so this is the energy of a mixed load; `measure.energy` is stricter: an arm alone.
+Blocks of different arms alternate, so this is the energy of a mixed load; where the run measured arms alone (`--energy`), that
+stands instead.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def energy_of_run(record: RunRecord, blocks: Mapping[str, Sequence[Block]]) -> d
     id -> its blocks."""
     found = {}
     for arm in record.arms:
-        value = _joules([b for b in blocks.get(arm.device, ()) if b.arm == arm.arm and not b.rejected_reason])
+        value = arm.joules_per_image or _joules(
+            [b for b in blocks.get(arm.device, ()) if b.arm == arm.arm and not b.rejected_reason]
+        )
         if value is not None:
             found[record.run_id, arm.device, arm.arm] = value
     return found

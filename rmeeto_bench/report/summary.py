@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rmeeto_bench.measure.statistics import break_even
 from rmeeto_bench.records import Arm, RunRecord
@@ -80,6 +81,15 @@ def _notes(arms: list[Arm]) -> Iterator[str]:
         yield f"another ratio is both faster and more accurate: ratio {_ratios(beaten)}"
 
 
+def _doubts(data: Mapping[str, Any]) -> Iterator[str]:
+    if data.get("unreadable"):
+        yield f"{data['unreadable']} images could not be read and count for nothing; `rmeeto-bench eval` names them"
+    if data.get("energy_doubt"):
+        yield f"joules per image are not to be trusted here: {data['energy_doubt']}"
+    if data.get("hint"):
+        yield f"the accuracy is doubtful: {data['hint']}"
+
+
 def sentences(record: RunRecord) -> list[str]:
     """The conclusion of each device and model, then its notes; at the end what each verdict means."""
     lines = []
@@ -87,6 +97,6 @@ def sentences(record: RunRecord) -> list[str]:
         parts = [part for part in (_fastest(arms), _break_even(arms)) if part]
         conclusion = "; ".join(parts)
         lines.append(f"{record.device(device).name}, {model}: {conclusion}.")
-        lines.extend(f"  {note}" for note in _notes(arms))
+        lines.extend(f"  {note}" for note in (*_notes(arms), *_doubts(record.data.get(model, {}))))
     verdicts = dict.fromkeys((arm.verdict, arm.verdict_detail) for arm in record.arms if arm.verdict != "VALID")
     return [*lines, *(f"  {code}: {detail}" for code, detail in verdicts)]

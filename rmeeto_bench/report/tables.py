@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict
+from math import floor, log10
 from typing import Any
 
 import pandas as pd
@@ -71,6 +72,11 @@ def latency_text(arm: Arm) -> str:
     return "" if found is None else "/".join(f"{found[name]:.2f}" for name in ("p50", "p90", "p99"))
 
 
+def joules_text(joules: Estimate | None) -> str:
+    """Two significant digits: power readings carry no more."""
+    return "" if joules is None else f"{joules.value:.{max(0, 1 - floor(log10(joules.value)))}f}"
+
+
 def _marks(arm: Arm) -> set[str]:
     """The labels that qualify a verdict: codes in capitals, unlike remarks on how the forward ran."""
     return {label for label in arm.labels if label.isupper()}
@@ -102,6 +108,7 @@ def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]
         "paper images/s": (paper_text(arm), ""),
         "paper's protocol": (paper_mode_text(arm), ""),
         "p50/p90/p99 ms": (latency_text(arm), ""),
+        "J/image": (joules_text(arm.joules_per_image), ""),
         "noise": ("" if arm.noise_speed is None else f"{100 * (arm.noise_speed.value - 1):+.2f} %", ""),
         "weights": (arm.weights, ""),
         "verdict": (" ".join([VERDICT_SIGNS.get(arm.verdict, arm.verdict), *marks]).strip(), ""),
@@ -116,7 +123,7 @@ def _columns(arms: list[Arm]) -> list[str]:
     return [name for name in rows[0] if name not in hidden]
 
 
-BESIDE = ("paper's protocol", "p50/p90/p99 ms", "noise")  # measured beside; a narrow terminal has them in a table below
+BESIDE = ("paper's protocol", "p50/p90/p99 ms", "J/image", "noise")  # a narrow terminal has them in a table below
 OPTIONAL = ("paper images/s", *BESIDE, "verdict")
 NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", "weights", "verdict")
 

@@ -13,7 +13,7 @@ import torch
 from made_images import CLASSES, Made, render, write_folders
 from torch import Tensor, nn
 
-from rmeeto_bench.bench.accuracy import Pass, PassProgress, evaluate, one_pass
+from rmeeto_bench.bench.accuracy import Pass, PassProgress, one_pass
 from rmeeto_bench.bench.arms import BuiltArm, Setting
 from rmeeto_bench.bench.plan import Cell
 from rmeeto_bench.bench.predictions import Predictions, Results
@@ -190,8 +190,7 @@ def test_an_unreadable_image_changes_no_other_prediction(
             assert np.array_equal(results.best[name], whole.best[name][kept])
             assert len(store.predictions("cpu", name)) == 57
         assert [problem.index for problem in problems] == [20, 21, 59]
-        labels = evaluate(arms, data, SETTING, store, lambda done, total: None, lambda: False)
-        assert np.array_equal(labels, results.labels)
+        assert Predictions(store, "cpu").unreadable(data.fingerprint) == 3
     with Store.create(tmp_path / "stopping") as store, pytest.raises(DataError, match=few.items[20][1]):
         one_pass(arms, read(folder), Pass(SETTING, store))
 
@@ -210,11 +209,13 @@ def test_data_that_changes_during_the_pass_is_said(arms: list[BuiltArm], few: Ma
     assert "were added to or removed from" in notes[0]
 
 
-def test_evaluate_keeps_its_contract(arms: list[BuiltArm], folder: Path, whole: Results, tmp_path: Path) -> None:
+def test_a_pass_tells_of_every_batch_and_keeps_its_predictions(
+    arms: list[BuiltArm], folder: Path, whole: Results, tmp_path: Path
+) -> None:
     heard: list[tuple[int, int]] = []
     with Store.create(tmp_path) as store:
-        labels = evaluate(arms, read(folder), SETTING, store, lambda *both: heard.append(both), lambda: False)
-        assert np.array_equal(labels, whole.labels)
+        job = Pass(SETTING, store, lambda progress: heard.append((progress.done, progress.total)))
+        assert np.array_equal(one_pass(arms, read(folder), job).labels, whole.labels)
         for name in whole.best:
             assert np.array_equal(store.predictions("cpu", name), whole.best[name])
     assert heard == [(done, 60) for done in (16, 32, 48, 60)]

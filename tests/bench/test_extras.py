@@ -23,7 +23,7 @@ from rmeeto_bench.bench.processes import death, worker_environment
 from rmeeto_bench.bench.runner import run
 from rmeeto_bench.bench.simulated import true_seconds
 from rmeeto_bench.bench.sweep import SIZES, knee, measure_sweep
-from rmeeto_bench.errors import MeasurementError
+from rmeeto_bench.errors import MeasurementError, UsageError
 from rmeeto_bench.measure.device import find_devices
 from rmeeto_bench.measure.protocol import QUICK, Watch
 from rmeeto_bench.measure.simulated import SimDevice
@@ -33,7 +33,7 @@ from rmeeto_bench.records import RunRecord, require_measured
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    plan = sim_plan("rtx4090,h100-sxm", preset="quick", rs=(0, 5, 20), inputs="both", sweep=True, paper_mode=True)
+    plan = sim_plan("rtx4090,h100-sxm", preset="quick", rs=(0, 5, 20), inputs="both", sweep=True, paper_mode=True, energy=True)
     record = run(plan, tmp_path_factory.mktemp("all") / "run", controls())
     assert record.status == "complete"
     return record
@@ -69,6 +69,22 @@ def test_the_papers_protocol_stands_beside_ours(everything: RunRecord) -> None:
         assert arm.paper_mode["speedup"] == pytest.approx(arm.speedup.value, rel=0.02)
         assert arm.images_per_second is not None
         assert arm.paper_mode["images_per_second"] == pytest.approx(arm.images_per_second.value, rel=0.02)
+
+
+def test_every_arm_alone_tells_its_joules_per_image(everything: RunRecord) -> None:
+    joules = {(arm.device, arm.r): arm.joules_per_image.value for arm in everything.arms if arm.joules_per_image}
+    assert len(joules) == 6
+    for device in ("sim:rtx4090", "sim:h100-sxm"):
+        power = [
+            joules[device, arm.r] * arm.images_per_second.value
+            for arm in everything.arms
+            if arm.device == device and arm.images_per_second
+        ]
+        assert power == pytest.approx([power[0]] * 3, rel=0.01)  # the simulated power does not depend on the arm
+    assert joules["sim:rtx4090", 20] < joules["sim:rtx4090", 0]
+    with pytest.raises(UsageError, match="--energy needs a GPU"):
+        run(BenchPlan(gpus="none", energy=True), Path("nowhere"), controls())
+    assert not Path("nowhere").exists()
 
 
 def test_noise_and_images_are_compared_round_by_round(everything: RunRecord) -> None:

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_runs import arms, record
+from sample_runs import arms, cpu_run, record
 
-from rmeeto_bench.bench.gate import Rules, order, run_gate
+from rmeeto_bench.bench.gate import Rules, order, round_changes, run_gate
 from rmeeto_bench.bench.gate_rule import Margins, collect, judge, overall, two_means
+from rmeeto_bench.bench.store import Store
 from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, PASS, RATE, SPEEDUP, TOP1
 from rmeeto_bench.errors import MeasurementError
 from rmeeto_bench.measure.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.statistics import hodges_lehmann
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import DeviceRecord, Estimate, RunRecord
+from rmeeto_bench.records import Block, DeviceRecord, Estimate, RunRecord, save
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "rtx4090")
 NOISE = Scenario(process_sd=0.004, ar_sd=0.001, idiosyncratic_sd=0.001)
@@ -78,6 +79,55 @@ def test_the_page_about_the_method_prints_these_numbers() -> None:
     rows = re.findall(r"^\| (none|-2 %) \| (\d+) \| (\d+) \| (\d+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
     printed = {name: Counter({PASS: int(a), INCONCLUSIVE: int(b), FAIL: int(c)}) for name, a, b, c in rows}
     assert printed == {"none": outcomes(0.0), "-2 %": outcomes(1 / 0.98 - 1)}
+
+
+def turns_trial(seed: int, slow_down: float, moods: float = 0.2) -> str:
+    """The rule for pairs that took turns on a machine whose speed changes by `moods` for rounds on end."""
+    rng = np.random.default_rng(seed)
+    found: list[dict[tuple[str, str, str], float]] = []
+    for _ in range(2):
+        for _ in range(5):
+            effects = rng.normal(0, 0.004, 2)  # of the two processes
+            mood = moods * np.repeat(rng.integers(0, 2, 2), 4)  # of the rounds: both meet the same
+            base, head = (mood + effect + rng.normal(0, 0.001, 8) for effect in effects)
+            found.append({("cpu", "a", RATE): hodges_lehmann(base - head) - slow_down})
+        values = [{key: float(np.exp(value)) for key, value in pair.items()} for pair in found]
+        outcome = overall(judge(collect(values, values, Margins(), changes=found)))
+        if outcome != INCONCLUSIVE:
+            break
+    return outcome
+
+
+@pytest.mark.slow
+def test_pairs_in_turns_tell_one_from_two_per_cent_on_a_machine_of_changing_moods() -> None:
+    same, slower = (Counter(turns_trial(seed, change) for seed in range(TRIALS)) for change in (0.0, 0.02))
+    assert same[FAIL] / TRIALS <= 0.01
+    assert same[PASS] / TRIALS >= 0.99
+    assert slower[FAIL] / TRIALS >= 0.99
+
+
+def test_what_slows_both_sides_alike_is_not_seen_between_rounds_side_by_side(tmp_path: Path) -> None:
+    def side(name: str, factor: float, rounds: int = 6) -> tuple[Path, RunRecord]:
+        run, folder = cpu_run(), tmp_path / name
+        save(run, folder)
+        with Store.create(folder) as store:
+            session = store.begin_session("cpu", "vim_nano", "timing", {})
+            for number in range(rounds):
+                mood = 1.5 if number < 3 else 1.0
+                for place, arm in enumerate(run.arms):
+                    seconds = mood * factor * 0.1 * (1 + 0.1 * place) * (1.02 if arm.r and factor > 1 else 1.0)
+                    store.add_block(Block("cpu", session, number, place, arm.arm, 1, 32, seconds, seconds))
+            store.end_session("cpu", session, "done", {})
+        return folder, run
+
+    base = side("base", 1.0)
+    changes = round_changes(base, side("head", 1.05))
+    assert changes["cpu", "vim_nano/r0", RATE] == pytest.approx(-np.log(1.05))
+    merged = next(arm.arm for arm in base[1].arms if arm.r)
+    assert changes["cpu", merged, RATE] == pytest.approx(-np.log(1.05 * 1.02))
+    assert changes["cpu", merged, SPEEDUP] == pytest.approx(-np.log(1.02))
+    assert ("cpu", "vim_nano/r0", SPEEDUP) not in changes
+    assert round_changes(base, side("short", 1.0, rounds=2)) == {}
 
 
 def test_rounds_taken_for_replicates_would_raise_false_alarms() -> None:
@@ -156,9 +206,9 @@ class Processes:
         self.calls: list[str] = []
         self.answer = answer
 
-    def __call__(self, name: str, number: int) -> RunRecord:
-        self.calls.append(name)
-        return self.answer(name, number)
+    def __call__(self, names: tuple[str, ...], number: int) -> dict[str, RunRecord]:
+        self.calls += names
+        return {name: self.answer(name, number) for name in names}
 
 
 def noisy(head: float = 1.0, sd: float = 0.003):
@@ -176,10 +226,10 @@ def gate(processes: Processes, **extra):
 
 
 def test_sides_take_turns_so_that_drift_falls_on_both() -> None:
-    assert list(order(3)) == ["base", "head", "head", "base", "base", "head"]
+    assert [*order(0), *order(1), *order(2)] == ["base", "head", "head", "base", "base", "head"]
     processes = Processes(noisy())
     assert gate(processes).outcome == PASS
-    assert processes.calls == list(order(5))
+    assert processes.calls == [name for number in range(5) for name in order(number)]
 
 
 def test_a_slower_head_fails_at_the_first_look() -> None:

@@ -87,8 +87,8 @@ def test_refs_are_measured_by_turns_and_judged(repository: Path, tmp_path: Path,
     assert main([*WORDS, "--head", "slower", "--junit", str(report), "--out", str(tmp_path / "runs")]) == 3
     captured = capsys.readouterr()
     assert "FAIL: images/s of" in captured.out
-    turns = [line.split()[0] for line in captured.err.splitlines()]
-    assert turns == ["base", "head", "head", "base", "base", "head", "head", "base", "base", "head"]
+    pairs = [line.split(": ")[1] for line in captured.err.splitlines()]
+    assert pairs == ["base, head", "head, base", "base, head", "head, base", "base, head"]
     assert ElementTree.parse(report).getroot().get("failures") != "0"
     assert len(list((tmp_path / "runs").iterdir())) == 10
     assert main([*WORDS, "--head", "same"]) == 0

@@ -23,6 +23,9 @@ from rmeeto_bench.kernels.causal_conv1d.triton import CHANNELS, TOKENS, conv_ker
 from rmeeto_bench.kernels.causal_conv1d.triton import WARPS as CONV_WARPS
 from rmeeto_bench.kernels.merge.triton import FEATURES, match_kernel, merge_add_norm_kernel
 from rmeeto_bench.kernels.selective_scan.triton import BLOCK, WARPS, scan_kernel
+from rmeeto_bench.kernels.selective_scan.triton_backward import BLOCK as BACK
+from rmeeto_bench.kernels.selective_scan.triton_backward import CHUNK, scan_backward_kernel
+from rmeeto_bench.kernels.selective_scan.triton_backward import WARPS as BACK_WARPS
 
 HALF, SINGLE = "*fp16", "*fp32"
 INTEGERS = (
@@ -35,10 +38,13 @@ FLOATS = ("scale", "eps")
 def cases() -> dict[str, tuple[Any, dict[str, str], dict[str, Any], int]]:
     """Name -> (kernel, pointer types that are not fp16, constants, warps), as the wrappers launch them for Vim-S in fp16."""
     single = dict.fromkeys(("A", "BC", "D", "bias"), SINGLE)
+    partial = single | dict.fromkeys(("y", "starts", "states", "dBC", "dA", "dD", "dbias"), SINGLE)
     plan = dict.fromkeys(("survivors", "merged", "slots"), "*i32")
     return {
         "scan N=16": (scan_kernel, single, {"N": 16, "BLOCK": BLOCK}, WARPS),
         "scan N=8": (scan_kernel, single, {"N": 8, "BLOCK": BLOCK}, WARPS),
+        "scan backward N=16": (scan_backward_kernel, partial, {"N": 16, "BLOCK": BACK, "CHUNK": CHUNK}, BACK_WARPS),
+        "scan backward N=8": (scan_backward_kernel, partial, {"N": 8, "BLOCK": BACK, "CHUNK": CHUNK}, BACK_WARPS),
         "conv": (conv_kernel, {}, {"TOKENS": TOKENS, "CHANNELS": CHANNELS}, CONV_WARPS),
         "match": (match_kernel, plan, {"TOKENS": 128, "FEATURES": FEATURES}, 8),
         "merge_add_norm": (

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from test_kernel_parity import assert_close, outputs_and_gradients, scan_operand
 import rmeeto_bench as rb
 from rmeeto_bench.errors import UnavailableError
 from rmeeto_bench.kernels.add_norm import reference as add_norm_reference
+from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import reference as merge_reference
 from rmeeto_bench.kernels.registry import Operands, select
@@ -41,6 +43,31 @@ def test_scan_matches_reference_with_all_gradients(batch: int, length: int, chan
     leaves, arguments = scan_operands(batch, length, channels, states)
     expected = outputs_and_gradients(leaves, (reference.selective_scan(arguments),))
     assert_close(expected, outputs_and_gradients(leaves, (scan_triton.selective_scan(arguments),)))
+
+
+def test_scan_gradients_in_half_precision_have_its_digits_and_repeat_to_the_bit() -> None:
+    _, arguments = scan_operands(2, 35, 40, 16)
+    half = {n: getattr(arguments, n).detach().half() for n in ("u", "dt", "B", "C", "z")}
+    fixed = {n: getattr(arguments, n).detach() for n in ("A", "D", "dt_bias")}
+
+    def gradients(scan: Callable[[ScanArguments], torch.Tensor], double: bool) -> dict[str, torch.Tensor]:
+        values = {n: (t.double() if double else t).clone().requires_grad_() for n, t in {**half, **fixed}.items()}
+        out = scan(replace(arguments, **values))
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
+        return dict(zip(values, torch.autograd.grad((out * weights.to(out.dtype)).sum(), list(values.values()))))
+
+    exact, found, again = (
+        gradients(scan, double)
+        for scan, double in (
+            (reference.selective_scan, True),
+            (scan_triton.selective_scan, False),
+            (scan_triton.selective_scan, False),
+        )
+    )
+    for name, gradient in found.items():
+        assert gradient.dtype == (torch.float16 if name in half else torch.float32), name
+        assert float((gradient.double() - exact[name]).norm() / exact[name].norm()) < 4 * torch.finfo(torch.float16).eps, name
+        assert torch.equal(gradient, again[name]), name
 
 
 @pytest.mark.parametrize("shift", [-30.0, -5.0, 0.0, 19.0, 60.0])
@@ -154,7 +181,7 @@ def test_without_a_gpu_or_the_interpreter_the_backend_says_what_it_needs(monkeyp
 
 def test_operations_are_visible_to_export() -> None:
     names = [name for name in dir(torch.ops.rmeeto_bench) if not name.startswith("_")]
-    assert {"selective_scan", "causal_conv1d", "add_norm", "match", "merge_add_norm"} <= set(names)
+    assert {"selective_scan", "causal_conv1d", "add_norm", "match", "merge_add_norm", "selective_scan_backward"} <= set(names)
     with torch._subclasses.FakeTensorMode():
         fake = torch.empty(2, 3, 5, 16)
         rates, bias = torch.empty(2, 16, 8), torch.empty(2, 16)
@@ -164,7 +191,10 @@ def test_operations_are_visible_to_export() -> None:
     assert out.shape == (3, 5, 16)
 
 
-BUDGET = {"scan N=16": 128, "scan N=8": 128, "conv": 64, "add_norm": 64, "merge_add_norm": 64, "match": 255}
+BUDGET = {
+    **{"scan N=16": 128, "scan N=8": 128, "scan backward N=16": 128, "scan backward N=8": 128},
+    **{"conv": 64, "add_norm": 64, "merge_add_norm": 64, "match": 255},
+}
 
 
 def test_kernels_compile_for_real_gpus_within_their_budget() -> None:

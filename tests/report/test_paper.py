@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -16,15 +17,16 @@ from pylatexenc.latexwalker import LatexWalker, LatexWalkerParseError
 from sample_runs import arms, cpu_run, record, two_gpus
 
 from rmeeto_bench import reference
-from rmeeto_bench.errors import UsageError
+from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.models.flops import published_gflops
 from rmeeto_bench.models.zoo import config
 from rmeeto_bench.records import DeviceRecord, Estimate, RunRecord
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import token_counts
 from rmeeto_bench.report.figure import render
+from rmeeto_bench.report.paper.ablated import load_ablations
 from rmeeto_bench.report.paper.figures import DRAW, GPUS, ours
-from rmeeto_bench.report.paper.item import Line, PaperTable
+from rmeeto_bench.report.paper.item import Line, Ours, PaperTable
 from rmeeto_bench.report.paper.registry import TABLES, chosen, fill
 from rmeeto_bench.report.paper.render import VALUES, csv_text, html, latex, markdown
 from rmeeto_bench.report.paper.sources import Sources, gather
@@ -238,6 +240,55 @@ def test_an_ablation_takes_only_the_row_of_the_method_itself() -> None:
         assert all(setting in line.keys for line in lines), name
     assert with_ours(table("5b", run)) == with_ours(table("9", run)) == []
     assert not any("pruning" in line.keys for line in with_ours(table("1a", run)))
+
+
+def ablations(folder: Path, **settings: object) -> Path:
+    known = {"model": "vim_nano", "r": 11, "data": "Fashion-MNIST test", "images": 700, "weights_r": 0, **settings}
+    top1 = {"value": 70.0, "low": 66.0, "high": 74.0}
+    names = (
+        ("distance", "cosine"),
+        ("distance", "l1"),
+        ("mode", "amax"),
+        ("random-pair", "random pair"),
+        ("shuffle", "prune, 0.3 shuffled"),
+    )
+    rows = [
+        {"study": study, "label": label, "top1": top1, "spread": 0.5 if "random" in study else None} for study, label in names
+    ]
+    path = folder / "made.json"
+    path.write_text(json.dumps({"settings": known, "rows": rows}), encoding="utf-8")
+    return path
+
+
+def test_ablations_stand_beside_the_training_free_rows_of_their_setting(tmp_path: Path) -> None:
+    def keys(name: str, **settings: object) -> list[tuple[str, ...]]:
+        sources = gather([], ablated=load_ablations([ablations(tmp_path, **settings)]))
+        return [line.keys for line in with_ours(fill(TABLES[name], sources))]
+
+    assert [key for key in keys("7") if "l1" in key]
+    assert all("training-free" in key and ("l1" in key or "cosine" in key) for key in keys("7"))
+    assert len(keys("17")) == len(keys("5b")) == 1
+    assert len(keys("23")) == 6  # top-1 and spread at r = 11 for Ti, S and B
+    assert keys("4") == []  # the paper re-trained each of these
+    assert keys("7", r=5) != keys("7")
+    assert keys("7", weights_r=11) == []
+    ablations(tmp_path)
+    (line,) = with_ours(fill(TABLES["17"], gather([], ablated=load_ablations([tmp_path]))))
+    assert line.ours == Ours(
+        70.0, "stand-in vim_nano for Vim-S; ablate on Fashion-MNIST test, 700 images", 66.0, 74.0, comparable=False
+    )
+    own = gather([], ablated=load_ablations([ablations(tmp_path, model="vim_small")]))
+    assert all(line.ours.comparable for line in with_ours(fill(TABLES["7"], own)) if line.ours)
+
+
+def test_a_file_that_is_no_ablation_is_named(tmp_path: Path) -> None:
+    for text in ("", "[]", "{}", '{"settings": {}, "rows": 3}', '{"settings": {"model": "x"}, "rows": [{}]}', "[" * 100_000):
+        (tmp_path / "bad.json").write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=r"bad.json is no file of `rmeeto-bench ablate"):
+            load_ablations([tmp_path / "bad.json"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no .json"):
+        load_ablations([tmp_path / "empty"])
 
 
 def odd_run() -> RunRecord:

@@ -7,28 +7,21 @@ channels is parallelism enough. The exponentials are the limit then. States are 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from rmeeto_bench.kernels.arguments import ScanArguments
-from rmeeto_bench.kernels.recompute import with_gradients
-from rmeeto_bench.kernels.selective_scan import chunked
+from rmeeto_bench.kernels.selective_scan.triton_backward import scan_backward
+from rmeeto_bench.kernels.selective_scan.triton_math import LOG2_E, softplus
 
 STATES = (4, 8, 16)
-LOG2_E = tl.constexpr(1.4426950408889634)
 BLOCK = 64  # channels of a program: two per thread of its one warp share the reading of B and C
 WARPS = 1
 FEW_WARPS = 8  # below this many warps per multiprocessor one channel per thread fills the GPU better
-
-
-@triton.jit
-def _softplus(x):
-    """log(1 + e^x); the series keeps the digits of small steps, where 1 + e^x rounds them away."""
-    e = tl.exp(tl.minimum(x, 20.0))
-    small = e * (1.0 - e * (0.5 - e * 0.33333333))
-    return tl.where(x > 20.0, x, tl.where(e < 0.01, small, tl.log(1.0 + e)))
 
 
 @triton.jit
@@ -74,7 +67,7 @@ def _direction(u, dt, A, BC, D, bias, z, out, z_row, scale, length, inner, d, ma
             t = length - 1 - i
         at = t * inner + d
         value = tl.load(u + at, mask=mask, other=0.0).to(tl.float32)
-        delta = _softplus(tl.load(dt + at, mask=mask, other=0.0).to(tl.float32) + offset)
+        delta = softplus(tl.load(dt + at, mask=mask, other=0.0).to(tl.float32) + offset)
         x, y, b = delta * value, skip * value, BC + t * 2 * N
         h0, h1, h2, h3, y = _four_states(h0, h1, h2, h3, a0, a1, a2, a3, delta, x, b, b + N, y)
         if N > 4:
@@ -137,21 +130,25 @@ def _(u: Tensor, dt: Tensor, A: Tensor, BC: Tensor, D: Tensor, z: Tensor, dt_bia
     return torch.empty_like(u[0])
 
 
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *operands, ctx.scale = inputs
+    ctx.save_for_backward(*operands)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*scan_backward(grad, *ctx.saved_tensors, ctx.scale), None)
+
+
+_scan.register_autograd(_backward, setup_context=_keep)
+
+
 def selective_scan(arguments: ScanArguments) -> Tensor:
-    """Same contract as `reference.selective_scan` for N of `STATES`, on CUDA (or the interpreter).
+    """Same contract as `reference.selective_scan` for N of `STATES`, on CUDA (or the interpreter), gradients included.
 
     The sum of directions passes through the working dtype once (the forward half waits in the output). B and C go in
-    as fp32: two conversions a token instead of two per state, channel block and token. The backward recomputes with
-    the chunked scan: correct everywhere, not fast.
+    as fp32: two conversions a token instead of two per state, channel block and token.
     """
-
-    def fast(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, dt_bias: Tensor) -> Tensor:
-        BC = torch.cat([B, C], dim=-1).float()
-        gate = z if z.stride(2) == 1 else z.contiguous()
-        return _scan(u.contiguous(), dt.contiguous(), A.float(), BC, D.float(), gate, dt_bias.float(), arguments.scale)
-
-    def slow(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, dt_bias: Tensor) -> Tensor:
-        return chunked.selective_scan(ScanArguments(u, dt, A, B, C, D, z, dt_bias, arguments.scale))
-
     a = arguments
-    return with_gradients(fast, slow, a.u, a.dt, a.A, a.B, a.C, a.D, a.z, a.dt_bias)
+    BC = torch.cat([a.B, a.C], dim=-1).float()
+    gate = a.z if a.z.stride(2) == 1 else a.z.contiguous()
+    return _scan(a.u.contiguous(), a.dt.contiguous(), a.A.float(), BC, a.D.float(), gate, a.dt_bias.float(), a.scale)

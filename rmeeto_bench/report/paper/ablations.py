@@ -1,11 +1,12 @@
-"""Tables that change one decision of the method. Rows of the method as it is can have ours beside them; for the others
-a stored run does not say which decision was changed, so they stay empty until it does."""
+"""Tables that change one decision of the method: rows of the method as it is from stored runs, the others from `ablate`."""
 
 from __future__ import annotations
 
 from rmeeto_bench.reference import PaperRow
-from rmeeto_bench.report.paper.item import Item, Needs, nothing
-from rmeeto_bench.report.paper.matching import accuracy_and_flops
+from rmeeto_bench.report.paper.ablated import VARIANTS, Ablated
+from rmeeto_bench.report.paper.item import Item, Needs, Ours, nothing
+from rmeeto_bench.report.paper.matching import accuracy_and_flops, our_model
+from rmeeto_bench.report.paper.sources import STAND_IN, Sources
 
 PAIR = "vim_tiny (r = 5), vim_small (r = 11)"
 BOTH = "public baselines of Vim; re-trained for 3 epochs with each setting"
@@ -13,9 +14,34 @@ FREE = "public baselines of Vim"
 TRIO = "vim_tiny, vim_small, vim_base"
 
 
+def _ours(row: PaperRow, ablated: Ablated, *, comparable: bool) -> Ours | None:
+    stand_in = "" if comparable else f"stand-in {ablated.model} for {row.model}; "
+    match = f"{stand_in}ablate on {ablated.data}"
+    if row.metric == "top1_pm":
+        return None if ablated.spread is None else Ours(ablated.spread, f"{match}; deviation over seeds", comparable=comparable)
+    return Ours(ablated.top1.value, match, ablated.top1.low, ablated.top1.high, comparable=comparable)
+
+
+def ablation(row: PaperRow, sources: Sources) -> Ours | None:
+    """From a stored run where the row is of the method itself, else from `ablate` on the same model, or on the bundled one."""
+    found = accuracy_and_flops(row, sources)
+    known = VARIANTS.get((row.setting_name, row.setting_value, row.method))
+    if found is not None or known is None or row.regime != "training-free" or row.metric not in ("top1", "top1_pm"):
+        return found
+    model = our_model(row)
+    for candidate in (model, STAND_IN):
+        for ablated in sources.ablated:
+            if (ablated.model, str(ablated.r)) == (candidate, row.r) and (ablated.study, ablated.label) == known:
+                return _ours(row, ablated, comparable=candidate == model)
+    return None
+
+
 def _ablation(name: str, title: str, models: str, checkpoints: str, changed: str) -> Item:
-    lacks = f"rows of the method itself need valid runs at these r; the others runs with {changed}"
-    return Item(name, title, Needs(models, checkpoints=checkpoints), accuracy_and_flops, lacks)
+    lacks = (
+        f"rows of the method itself need valid runs at these r, training-free ones with {changed} `ablate` and --ablations; "
+        "for re-trained ones of another setting train with it and use `eval`"
+    )
+    return Item(name, title, Needs(models, checkpoints=checkpoints), ablation, lacks)
 
 
 def _shuffle_rows() -> tuple[PaperRow, ...]:
@@ -41,8 +67,8 @@ ITEMS = (
         "5b",
         "Shuffling with pruning and with merging",
         Needs("vim_small (r = 11)", checkpoints=BOTH),
-        nothing,
-        "needs runs with shuffled tokens, which stored runs do not record",
+        ablation,
+        "training-free rows need `ablate shuffle` and --ablations; for re-trained ones train with shuffling",
     ),
     _ablation("6", "Feature that similarity is computed on", PAIR, BOTH, "another feature"),
     _ablation("7", "Distance between tokens", PAIR, BOTH, "another distance"),

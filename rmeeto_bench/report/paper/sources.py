@@ -9,6 +9,7 @@ from rmeeto_bench.profiles import GpuProfile, load_profiles
 from rmeeto_bench.records import Arm, DeviceRecord, RunRecord
 from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
 from rmeeto_bench.reference import PAPER_NAMES
+from rmeeto_bench.report.paper.ablated import Ablated
 
 SIZES = (("Ti", "tiny"), ("S", "small"), ("B", "base"))
 IMAGE_MODELS = {
@@ -49,11 +50,13 @@ class StoredArm:
 @dataclass(frozen=True)
 class Sources:
     """Everything that can stand beside a published number. `arms`: latest run first · `left_out`: what was not let in,
-    one line each · `gflops`: (model, r, placement) -> GFLOPs as the paper counts, None for a model it cannot count."""
+    one line each · `gflops`: (model, r, placement) -> GFLOPs as the paper counts, None for a model it cannot count ·
+    `ablated`: results of `ablate`."""
 
     arms: tuple[StoredArm, ...] = ()
     left_out: tuple[str, ...] = ()
     gflops: Gflops = no_gflops
+    ablated: tuple[Ablated, ...] = ()
 
     def find(self, model: str, r: int, placement: str = "even") -> Iterator[StoredArm]:
         """The arms of a model at an r, latest first."""
@@ -83,8 +86,8 @@ def _refusal(arm: Arm, device: DeviceRecord, placement: str | None) -> str:
     return "" if placement else "its tokens per block follow none of the paper's schedules"
 
 
-def gather(records: Sequence[RunRecord], gflops: Gflops = no_gflops) -> Sources:
-    """The valid arms of stored runs; the others are left out, with the reason."""
+def gather(records: Sequence[RunRecord], gflops: Gflops = no_gflops, ablated: Sequence[Ablated] = ()) -> Sources:
+    """The valid arms of stored runs, and ablations; invalid arms are left out, with the reason."""
     arms: list[StoredArm] = []
     refused: dict[tuple[str, str], list[str]] = {}
     for record in sorted(records, key=lambda record: record.created_utc, reverse=True):
@@ -98,4 +101,4 @@ def gather(records: Sequence[RunRecord], gflops: Gflops = no_gflops) -> Sources:
             data = f"{known.get('name') or 'unnamed data'}, {arm.n_images} images" if arm.n_images else "no data"
             arms.append(StoredArm(arm, device, data, record.run_id, record.created_utc, placement))
     lines = [f"left out of run {run}: {', '.join(names)} ({reason})" for (run, reason), names in refused.items()]
-    return Sources(tuple(arms), tuple(lines), gflops)
+    return Sources(tuple(arms), tuple(lines), gflops, tuple(ablated))
