@@ -202,11 +202,14 @@ def test_gpus_that_disturb_each_other_are_measured_one_after_the_other(tmp_path:
 
 def test_a_worker_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "OMP_PROC_BIND"):
+        monkeypatch.delenv(name, raising=False)
     values = worker_environment("cuda:1234-5678", "timing")
     assert (values["CUDA_VISIBLE_DEVICES"], values["OMP_NUM_THREADS"]) == ("GPU-1234-5678", "1")
     assert "OMP_NUM_THREADS" not in worker_environment("cuda:1234-5678", "accuracy")
-    assert worker_environment("cpu", "timing")["CUDA_VISIBLE_DEVICES"] == "0,1"
+    on_cpu = worker_environment("cpu", "timing")
+    assert (on_cpu["CUDA_VISIBLE_DEVICES"], on_cpu["OMP_PROC_BIND"]) == ("0,1", "true")
+    assert "OMP_PROC_BIND" not in worker_environment("cpu", "accuracy"), "its readers would inherit one core"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-abc")
     assert worker_environment("cuda:1234-5678", "timing")["CUDA_VISIBLE_DEVICES"] == "MIG-abc"
 
