@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rmeeto_bench.bench.gate_rule import ALPHA, Margins, Readings, Tested, collect, judge, overall, paired_points
 from rmeeto_bench.bench.store import Store
@@ -80,15 +81,21 @@ def from_store(name: str, folder: Path, record: RunRecord) -> Measured:
     if reason:
         raise MeasurementError(f"{name}: {reason}")
     found: list[Readings] = []
+    for device, arms, sessions in _timed(folder, record):
+        for number, times in enumerate(sessions):
+            found += [{}] * (number + 1 - len(found))
+            found[number] = {**found[number], **_session_readings(device, arms, times)}
+    return Measured(name, [record], stored=found)
+
+
+def _timed(folder: Path, record: RunRecord) -> Iterator[tuple[str, list[Arm], list[dict[str, list[float]]]]]:
+    """(device, arms, their seconds per image round by round in each session that is done), for every device and model."""
     with Store.open(folder) as store:
         for device, model in dict.fromkeys((arm.device, arm.model) for arm in record.arms):
             arms = [arm for arm in record.arms if (arm.device, arm.model) == (device, model) and arm.images_per_second]
             done = {session.session for session in store.sessions(device, model, "timing") if session.status == "done"}
             blocks = [block for block in store.blocks(device) if block.session in done]
-            for number, times in enumerate(complete_rounds(blocks, [arm.arm for arm in arms])):
-                found += [{}] * (number + 1 - len(found))
-                found[number] = {**found[number], **_session_readings(device, arms, times)}
-    return Measured(name, [record], stored=found)
+            yield device, arms, complete_rounds(blocks, [arm.arm for arm in arms])
 
 
 def _session_readings(
@@ -146,33 +153,30 @@ def round_changes(base: tuple[Path, RunRecord], head: tuple[Path, RunRecord]) ->
     """The logarithmic change of head over base in every rate and speed-up, from the stores of two processes that took turns:
     the Hodges-Lehmann mean over rounds, each compared with the round beside it."""
     found: dict[tuple[str, str, str], float] = {}
-    times = [_rounds(*side) for side in (base, head)]
-    for device, model in times[0].keys() & times[1].keys():
-        first, second = times[0][device, model], times[1][device, model]
-        shared = [arm for arm in first if arm in second]
-        count = min(len(first[shared[0]]), len(second[shared[0]])) if shared else 0
+    first, second = (_rounds(*side) for side in (base, head))
+    baselines = {arm.device + arm.model: (arm.device, arm.arm) for arm in base[1].arms if arm.r == 0}
+    for arm in base[1].arms:
+        count = min(len(times.get((arm.device, arm.arm), ())) for times in (first, second))
         if count < FEWEST:
             continue
-        faster = {arm: np.log(first[arm][:count]) - np.log(second[arm][:count]) for arm in shared}
-        baseline = next((arm for arm in shared if arm.endswith("/r0")), None)
-        for arm in shared:
-            found[device, arm, RATE] = hodges_lehmann(faster[arm])
-            if baseline is not None and arm != baseline:
-                found[device, arm, SPEEDUP] = hodges_lehmann(faster[arm] - faster[baseline])
+
+        def faster(key: tuple[str, str], count: int = count) -> NDArray[np.float64]:
+            return np.log(first[key][:count]) - np.log(second[key][:count])
+
+        found[arm.device, arm.arm, RATE] = hodges_lehmann(faster((arm.device, arm.arm)))
+        baseline = baselines.get(arm.device + arm.model)
+        if arm.r and baseline in first and baseline in second:
+            found[arm.device, arm.arm, SPEEDUP] = hodges_lehmann(faster((arm.device, arm.arm)) - faster(baseline))
     return found
 
 
-def _rounds(folder: Path, record: RunRecord) -> dict[tuple[str, str], dict[str, list[float]]]:
-    """(device, model) -> arm -> seconds per image, round by round over all sessions that are done."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    with Store.open(folder) as store:
-        for device, model in dict.fromkeys((arm.device, arm.model) for arm in record.arms):
-            names = [arm.arm for arm in record.arms if (arm.device, arm.model) == (device, model) and arm.images_per_second]
-            done = {session.session for session in store.sessions(device, model, "timing") if session.status == "done"}
-            blocks = [block for block in store.blocks(device) if block.session in done]
-            sessions = complete_rounds(blocks, names)
-            found[device, model] = {name: [value for times in sessions for value in times[name]] for name in names}
-    return found
+def _rounds(folder: Path, record: RunRecord) -> dict[tuple[str, str], list[float]]:
+    """(device, arm) -> seconds per image, round by round over all sessions."""
+    return {
+        (device, arm.arm): [value for times in sessions for value in times[arm.arm]]
+        for device, arms, sessions in _timed(folder, record)
+        for arm in arms
+    }
 
 
 # (device, arm) -> points of top-1 of head over base with a 90 % interval, and the two accuracies
