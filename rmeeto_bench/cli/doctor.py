@@ -97,6 +97,22 @@ def _hazard_lines(found: list[tuple[bool, str, str]]) -> list[str]:
     return lines or ["  nothing here would spoil a measurement"]
 
 
+def _noise_line(device: Device) -> str:
+    """What calibration found of this device."""
+    from rmeeto_bench.errors import DataError
+    from rmeeto_bench.measure.noise import load_noise_profile
+
+    try:
+        profile = load_noise_profile(device.id)
+    except DataError as error:
+        return f"  noise: {error}"
+    if profile is None:
+        return "  noise: not measured; `rmeeto-bench calibrate` finds the smallest change that can be told here"
+    noise, day = profile.noise, profile.created_utc[:10]
+    rate, speedup = 100 * noise.smallest_rate_effect, 100 * noise.smallest_speedup_effect
+    return f"  noise: changes of {rate:.2g} % in images/s and {speedup:.2g} % in a speed-up can be told (calibrated {day})"
+
+
 def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:
     """What there is to say about one device."""
     from rmeeto_bench.kernels.registry import Operands, select
@@ -111,6 +127,7 @@ def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:
         profile = match_profile(device.name, details.get("memory_gib"))
         lines.append(f"  profile: {profile.display if profile else 'none: results carry the name as it is'}")
         lines.append("  now: " + (", ".join(f"{name} {value}" for name, value in state.items()) or "NVML says nothing"))
+    lines.append(_noise_line(device))
     if isinstance(sized, DeitConfig):
         return [*lines, f"  kernels for {model}: torch's attention, merging in torch operations"]
     kernels = select("auto", Operands(device.torch_device.type, sized.d_state, sized.d_conv))

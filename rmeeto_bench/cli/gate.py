@@ -91,14 +91,17 @@ def _device(gpus: str | None) -> str:
     return gpus
 
 
-def _margins(arguments: argparse.Namespace, device: str) -> tuple[Margins, str]:
-    """What was asked for, raised to what this device can resolve, and a sentence about that."""
+def _margins(arguments: argparse.Namespace, device: str, *, turns: bool) -> tuple[Margins, str]:
+    """What was asked for, raised to what this device can resolve, and a sentence about that. Calibration compares whole
+    processes; of pairs that take turns it says nothing."""
     from rmeeto_bench.bench.gate_rule import Margins
     from rmeeto_bench.comparisons import RATE
     from rmeeto_bench.measure.noise import load_noise_profile
 
-    profile = load_noise_profile(device)
     given = Margins(arguments.margin, arguments.top1_margin, arguments.memory_margin)
+    if turns:
+        return given, ""
+    profile = load_noise_profile(device)
     if profile is None:
         return given, "this device was never calibrated: the margin is as given (`rmeeto-bench calibrate` measures its noise)"
     noise = profile.noise
@@ -161,7 +164,7 @@ def _judge(arguments: argparse.Namespace, sides: dict[str, Side], folder: Path) 
     def changes_of(base: RunRecord, head: RunRecord) -> Readings:
         return round_changes((folders[base.run_id], base), (folders[head.run_id], head))
 
-    margins, note = _margins(arguments, device)
+    margins, note = _margins(arguments, device, turns=turns)
     rules = Rules(margins, pairs=arguments.pairs)
     labels = (sides["base"].label, sides["head"].label)
     comparison = run_gate(labels, measure, rules, _accuracy(folders), stored, changes_of if turns else None)

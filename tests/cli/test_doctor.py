@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from rmeeto_bench.cli.doctor import cpu_hazards, gpu_hazards
 from rmeeto_bench.cli.main import main
+from rmeeto_bench.measure.noise import Noise, NoiseProfile, save_noise_profile
+from rmeeto_bench.records import Estimate
 
 FIT = {
     "driver": "580.1",
@@ -69,3 +73,18 @@ def test_strict_turns_a_hazard_into_an_exit_code(capsys: pytest.CaptureFixture, 
     assert "not fit to measure" in capsys.readouterr().err
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0, 0))
     assert main(["doctor", "--gpus", "none", "--strict"]) == 0
+
+
+def test_it_says_what_changes_can_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["doctor", "--gpus", "none", "--model", "vim_nano"]) == 0
+    assert "noise: not measured" in capsys.readouterr().out
+    values = {field.name: 0.0 for field in fields(Noise)}
+    noise = Noise(
+        **{**values, "smallest_rate_effect": 0.034, "smallest_speedup_effect": 0.012, "telemetry_cost": Estimate(0.0)}
+    )
+    save_noise_profile(NoiseProfile("cpu", "a processor", "2026-11-26T10:00:00Z", "1", noise))
+    assert main(["doctor", "--gpus", "none", "--model", "vim_nano"]) == 0
+    assert "changes of 3.4 % in images/s and 1.2 % in a speed-up can be told (calibrated 2026-11-26)" in capsys.readouterr().out
