@@ -29,6 +29,29 @@ def _token(u, dt, BC, offset, t, inner, d, inside, n, N: tl.constexpr):
 
 
 @triton.jit
+def _adjoint(
+    u, dt, BC, z, grad, du, ddt, dBC, before, rates, skip, offset, carry, d_rates, d_skip, d_offset,
+    t, z_row, scale, inner, d, inside, n, N: tl.constexpr,
+):  # fmt: skip
+    """One token backwards. `before` [N, BLOCK]: the state before it; `carry`: exp(delta A) dh of the token after. Stores the
+    gradients of u, dt, B and C at t; returns the carry and the sums for A, D and the bias."""
+    value, raw, delta, b, c = _token(u, dt, BC, offset, t, inner, d, inside, n, N)
+    gate = tl.load(z + t * z_row + d, mask=inside, other=0.0).to(tl.float32)
+    dy = tl.load(grad + t * inner + d, mask=inside, other=0.0).to(tl.float32) * scale * gate / (1.0 + tl.exp(-gate))
+    decay = tl.exp2(delta[None, :] * rates * LOG2_E)
+    left, x = decay * before, delta * value
+    dh = c[:, None] * dy[None, :] + carry
+    tl.store(dBC + t * 2 * N + n, tl.sum(dh * x[None, :], 1))
+    tl.store(dBC + t * 2 * N + N + n, tl.sum((left + b[:, None] * x[None, :]) * dy[None, :], 1))
+    through = tl.sum(dh * b[:, None], 0)
+    d_delta = tl.sum(dh * left * rates, 0) + through * value
+    tl.store(du + t * inner + d, (through * delta + skip * dy).to(du.dtype.element_ty), mask=inside)
+    d_raw = d_delta / (1.0 + tl.exp(-raw))
+    tl.store(ddt + t * inner + d, d_raw.to(ddt.dtype.element_ty), mask=inside)
+    return decay * dh, d_rates + dh * left * delta[None, :], d_skip + dy * value, d_offset + d_raw
+
+
+@triton.jit
 def scan_backward_kernel(
     u, dt, A, BC, D, bias, z, grad, y, starts, states, du, ddt, dBC, dA, dD, dbias,
     z_image, z_row, scale, batch, length, inner, N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
@@ -89,24 +112,11 @@ def scan_backward_kernel(
         for i in range(count):
             j = count - 1 - i
             t = first + (start + j) * step
-            value, raw, delta, b, c = _token(u, dt, BC, offset, t, inner, d, inside, n, N)
-            gate = tl.load(z + t * z_row + d, mask=inside, other=0.0).to(tl.float32)
-            dy = tl.load(grad + t * inner + d, mask=inside, other=0.0).to(tl.float32) * scale * gate / (1.0 + tl.exp(-gate))
-            decay = tl.exp2(delta[None, :] * rates * LOG2_E)
-            left = decay * tl.load(states + j * N * inner + tile, mask=kept, other=0.0)  # of the state before
-            x = delta * value
-            dh = c[:, None] * dy[None, :] + carry
-            tl.store(dBC + t * 2 * N + n, tl.sum(dh * x[None, :], 1))
-            tl.store(dBC + t * 2 * N + N + n, tl.sum((left + b[:, None] * x[None, :]) * dy[None, :], 1))
-            through = tl.sum(dh * b[:, None], 0)
-            d_delta = tl.sum(dh * left * rates, 0) + through * value
-            tl.store(du + t * inner + d, (through * delta + skip * dy).to(du.dtype.element_ty), mask=inside)
-            d_raw = d_delta / (1.0 + tl.exp(-raw))
-            tl.store(ddt + t * inner + d, d_raw.to(ddt.dtype.element_ty), mask=inside)
-            d_rates += dh * left * delta[None, :]
-            d_skip += dy * value
-            d_offset += d_raw
-            carry = decay * dh
+            before = tl.load(states + j * N * inner + tile, mask=kept, other=0.0)
+            carry, d_rates, d_skip, d_offset = _adjoint(
+                u, dt, BC, z, grad, du, ddt, dBC, before, rates, skip, offset, carry, d_rates, d_skip, d_offset,
+                t, z_row, scale, inner, d, inside, n, N,
+            )  # fmt: skip
         tl.debug_barrier()  # before the next chunk's states take the place of these
     tl.store(dA + place * N * inner + tile, d_rates, mask=kept)
     tl.store(dD + place * inner + d, d_skip, mask=inside)
