@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,12 +24,14 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from sdists import build_sdists
+
 from rmeeto_bench.errors import RmeetoError
 from rmeeto_bench.kernels.add_norm import reference as add_norm_reference
 from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import reference as merge_reference
-from rmeeto_bench.kernels.registry import Kernels, Operands, select
+from rmeeto_bench.kernels.registry import Kernels, Operands, scan_gradients, select
 from rmeeto_bench.kernels.selective_scan import chunked
 from rmeeto_bench.models.graphs import GraphedForward
 from rmeeto_bench.models.vim import Vim, VimConfig
@@ -128,7 +127,7 @@ def parity(bench: Bench, fast: Kernels) -> dict[str, Any]:
             "conv": relative(fast.causal_conv1d(a.z, taps, bias), expected),
             "add_norm": relative(fast.add_norm(hidden, residual, weight, 1e-5)[0], normed),
         }
-        row |= {f"scan gradient of {n}": v for n, v in gradient_errors(b, fast, a).items()}
+        row |= {f"scan gradient of {n}": v for n, v in gradient_errors(fast, a).items()}
         if fast.merge is not None:
             plan, wanted = fast.merge.match(hidden, 98, 88, 20), merge_reference.match(hidden, 98, 88, 20)
             row["match_rows_that_differ"] = int((plan.survivors != wanted.survivors).sum())
@@ -145,23 +144,12 @@ def parity(bench: Bench, fast: Kernels) -> dict[str, Any]:
     return result
 
 
-@torch.inference_mode(mode=False)
-@torch.enable_grad()
-def scan_gradients(scan: Callable[[ScanArguments], torch.Tensor], a: ScanArguments, *, double: bool) -> dict[str, torch.Tensor]:
-    """Operand -> gradient for one fixed random gradient of the output."""
-    names = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
-    halves = ("u", "dt", "B", "C", "z")
-    leaves = {n: getattr(a, n).clone() for n in names}
-    leaves = {n: (t.double() if double and n in halves else t).detach().requires_grad_() for n, t in leaves.items()}
-    out = scan(replace(a, **leaves))
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(7)).to(out)
-    return dict(zip(names, torch.autograd.grad(out, list(leaves.values()), weights)))
-
-
-def gradient_errors(bench: Bench, fast: Kernels, a: ScanArguments) -> dict[str, float]:
+def gradient_errors(fast: Kernels, a: ScanArguments) -> dict[str, float]:
     """Relative error of every gradient of the scan against the reference in fp64."""
-    found = scan_gradients(fast.selective_scan, a, double=False)
-    exact = scan_gradients(chunked.selective_scan, a, double=True)
+    found = scan_gradients(fast.selective_scan, a)
+    exact = scan_gradients(
+        chunked.selective_scan, replace(a, **{n: getattr(a, n).double() for n in ("u", "dt", "B", "C", "z")})
+    )
     return {name: relative(found[name], exact[name]) for name in found}
 
 
@@ -170,8 +158,8 @@ def training(bench: Bench, fast: Kernels) -> dict[str, Any]:
     b = replace(bench, batch=max(1, bench.batch // 4))  # the chunked scan keeps all states, several times
     a = scan_operands(b, 197, 768)
     steps: dict[str, Callable[[], Any]] = {
-        "ours": lambda: scan_gradients(fast.selective_scan, a, double=False),
-        "chunked": lambda: scan_gradients(chunked.selective_scan, a, double=False),
+        "ours": lambda: scan_gradients(fast.selective_scan, a),
+        "chunked": lambda: scan_gradients(chunked.selective_scan, a),
     }
     seconds = b.times(steps)
     rows: dict[str, Any] = {"batch": b.batch}
@@ -351,34 +339,6 @@ def markdown(result: dict[str, Any]) -> str:
                 lines.append(f"| {r} | " + " | ".join(cells) + " |")
             lines.append("")
     return "\n".join(lines)
-
-
-def build_sdists(folder: Path, limit: float) -> dict[str, str]:
-    """Build and put on the path what lies there, for this GPU's architecture only. Name -> how that went."""
-    target, found, end = Path(tempfile.mkdtemp(prefix="gpu_check-")), {}, time.monotonic() + limit
-    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0)
-    environment = os.environ | {
-        **{"TORCH_CUDA_ARCH_LIST": f"{major}.{minor}", "MAX_JOBS": str(os.cpu_count()), "PYTHONPATH": str(target)},
-        **{"CAUSAL_CONV1D_FORCE_BUILD": "TRUE", "MAMBA_FORCE_BUILD": "TRUE"},
-    }
-    words = ["--no-build-isolation", "--no-deps", "--no-index", "--quiet", "--target", str(target)]
-    for name in ("causal_conv1d", "mamba_ssm"):
-        archives = sorted(folder.glob(f"{name}-*.tar.gz"))
-        if not archives:
-            found[name] = f"no {name}-*.tar.gz in {folder}"
-            continue
-        command = [sys.executable, "-m", "pip", "install", *words, str(archives[-1])]
-        try:
-            left = max(1.0, end - time.monotonic())
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=left, check=False)
-        except subprocess.TimeoutExpired:
-            found[name] = f"{archives[-1].name}: not built within {limit:.0f} s"
-            continue
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        found[name] = f"{archives[-1].name}: " + ("built" if done.returncode == 0 else f"failed: {said}")
-    sys.path.insert(1, str(target))
-    print("sdists", json.dumps(found, indent=1), flush=True)
-    return found
 
 
 def provenance(bench: Bench) -> dict[str, Any]:

@@ -242,8 +242,7 @@ def run_gate(
     extended = False
     while True:
         _measure_pairs(sides, measure, rules.pairs)
-        taken = zip(base.records, head.records) if changes_of is not None and not stored else ()
-        pairs = [changes_of(*pair) for pair in taken] if changes_of is not None else []
+        pairs = [] if changes_of is None else [changes_of(*pair) for pair in zip(base.records, head.records)]
         tested = collect(base.readings(), head.readings(), rules.margins, rules.alpha, pairs)
         lost = _out_of_memory(base, head)
         if not tested and not lost:

@@ -40,7 +40,7 @@ def worker_environment(device: str, kind: str) -> dict[str, str]:
     """The variables of a worker: its GPU is the only one it sees, by UUID; its host code has one thread to itself.
 
     MIG instances are left as the user chose them: a process can use one only. Accuracy passes read images with more. On a CPU
-    the threads are bound to cores: where they happen to run made whole processes 4 % faster or slower here, bound 1 %.
+    the threads are bound to cores: where they happen to run, two processes of one program differ by several per cent.
     """
     values = package_path()
     uuid = device.removeprefix("cuda:")

@@ -158,7 +158,7 @@ def sample_arguments(device: str, d_state: int, length: int = 7) -> ScanArgument
     )
 
 
-def _scan_gradients(scan: Callable[[ScanArguments], Tensor], arguments: ScanArguments) -> dict[str, Tensor]:
+def scan_gradients(scan: Callable[[ScanArguments], Tensor], arguments: ScanArguments) -> dict[str, Tensor]:
     """Operand -> gradient of the output's sum of squares."""
     with torch.inference_mode(mode=False), torch.enable_grad():
         names = [item.name for item in fields(arguments) if isinstance(getattr(arguments, item.name), Tensor)]
@@ -184,7 +184,7 @@ def self_test(kernels: Kernels, operands: Operands) -> None:
             ),
         }
     if operands.gradients:
-        ours, right = (_scan_gradients(scan, arguments) for scan in (kernels.selective_scan, scan_reference.selective_scan))
+        ours, right = (scan_gradients(scan, arguments) for scan in (kernels.selective_scan, scan_reference.selective_scan))
         pairs |= {f"scan's gradient of {name}": (ours[name], right[name]) for name in right}
     for name, (found, expected) in pairs.items():
         error = float((found - expected).norm() / expected.norm())

@@ -17,7 +17,7 @@ from rmeeto_bench.records import Estimate
 
 LARGEST = 16 << 20  # bytes of a file of ablations
 
-# (setting of the paper's table, value, method) -> (study, variant); a method of None stands for merging
+# (setting of the paper's table, value, method) -> (study, variant)
 _SHUFFLED = {
     ("shuffle_ratio", ratio, method): ("shuffle", f"{ours}, {ratio} shuffled")
     for ratio in ("0.1", "0.3", "0.5", "0.7")
@@ -81,8 +81,10 @@ def _rows(path: Path) -> list[Ablated]:
 
 def load_ablations(paths: Sequence[Path]) -> tuple[Ablated, ...]:
     """The rows of files, or of all .json files in folders, that ran on weights trained without merging. Raises `DataError`."""
-    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    rows: list[Ablated] = []
     for path in paths:
-        if path.is_dir() and not any(file.parent == path for file in files):
+        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not files:
             raise DataError(f"{path} holds no .json of `rmeeto-bench ablate --out`")
-    return tuple(row for file in files for row in _rows(file))
+        rows += [row for file in files for row in _rows(file)]
+    return tuple(rows)
