@@ -195,7 +195,8 @@ def self_test(kernels: Kernels, operands: Operands) -> None:
 def _build(name: str, operands: Operands) -> Kernels:
     try:
         kernels = BACKENDS[name](operands)
-        self_test(kernels, operands)
+        with torch.autocast(operands.device, enabled=False):  # the first forward of a training in bf16 comes here, too
+            self_test(kernels, operands)
     except RmeetoError:
         raise
     except Exception as error:  # compilers and drivers fail in many types; each means this backend cannot serve
