@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--data", type=Path, metavar="DIR",
-        help="folder with train/ and val/, or of Fashion-MNIST files (default: Debian's dataset-fashion-mnist)",
+        help="folder with train/ and val/, or of Fashion-MNIST files (default: Debian's dataset-fashion-mnist); for clips with "
+        "train.csv and val.csv, or videos by class in train/ and val/",
     )  # fmt: skip
     parser.add_argument(
         "--init",
@@ -74,6 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", metavar="D", help="auto (default), cuda or cpu; under torchrun each process its own"
     )
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="processes that decode image files (default: 4)")
+    parser.add_argument(
+        "--on-error", choices=("stop", "skip"), default="stop",
+        help="at an image or video that cannot be read: stop (default), or take the next one instead and name it at the end",
+    )  # fmt: skip
     parser.add_argument("--half", action="store_true", help="write the weights in fp16, half the size")
     parser.add_argument("--resume", action="store_true", help="go on from the last states in --out, skip what is finished")
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="steps between two states (default: 200)")
@@ -137,6 +142,7 @@ def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
         backend=arguments.backend,
         reduction=ReductionConfig(prune=arguments.prune, ordered=not arguments.unordered),
         workers=arguments.workers,
+        on_error=arguments.on_error,
     )
 
 
@@ -163,6 +169,12 @@ def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
 def _report(result: Trained, *, known: bool) -> None:
     state = "stopped early" if result.interrupted else "finished before" if known else "done"
     print(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min", flush=True)
+    if result.unreadable:
+        print(
+            f"  training files that could not be read and were skipped: {len(result.unreadable)}, {result.unreadable[0]} the "
+            f"first; {result.log} names all",
+            file=sys.stderr,
+        )
 
 
 def main(arguments: argparse.Namespace) -> int:

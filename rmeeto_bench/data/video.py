@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from rmeeto_bench.data.image_set import IMAGENET, Normalisation
 from rmeeto_bench.data.preprocessing import UnreadableImageError
 from rmeeto_bench.errors import UnavailableError
 
+Frame = TypeVar("Frame")
 MOST_FRAMES = 100_000  # an hour at 25 frames per second; Kinetics clips have 300
 
 
@@ -22,6 +26,12 @@ def frame_indices(count: int, clip: int, *, clips: int, frames: int) -> list[int
     segment = max(0.0, (count - 1) / frames)
     shift = int(segment / (clips + 1) * (clip + 1))
     return [min(count - 1, round(segment * i) + shift) for i in range(frames)]
+
+
+def random_frame_indices(count: int, frames: int, generator: np.random.Generator) -> list[int]:
+    """Which of `count` frames a clip takes in training: one at random from each of `frames` equal segments, in order."""
+    places = (np.arange(frames) + generator.uniform(size=frames)) * count / frames
+    return [min(count - 1, int(place)) for place in places]
 
 
 def crop_offsets(length: int, size: int, crops: int) -> list[int]:
@@ -62,19 +72,13 @@ class VideoViews:
 
         Raises `UnreadableImageError` if a frame that is needed cannot be decoded.
         """
-        av = _pyav()
-        if not data:
-            raise UnreadableImageError("the file is empty")
-        try:
-            count = _count_frames(av, data)
-            chosen = [frame_indices(count, clip, clips=self.clips, frames=self.frames) for clip in range(self.clips)]
-            wanted = {index for clip in chosen for index in clip}
-            frames = _decode(av, data, wanted, self.size)
-        except av.FFmpegError as error:
-            raise UnreadableImageError(f"damaged or no video: {error.strerror}") from error
-        missing = sorted(wanted - set(frames))
-        if missing:
-            raise UnreadableImageError(f"damaged or cut short: frame {missing[0]} of {count} cannot be decoded")
+        chosen: list[list[int]] = []
+
+        def choose(count: int) -> list[int]:
+            chosen.extend(frame_indices(count, clip, clips=self.clips, frames=self.frames) for clip in range(self.clips))
+            return [index for clip in chosen for index in clip]
+
+        count, frames = read_frames(data, choose, lambda frame: _resize(torch.from_numpy(frame), self.size))
         views = torch.empty(self.item_shape, dtype=torch.uint8)
         for number, clip in enumerate(chosen):
             stack = torch.stack([frames[index] for index in clip], 1)  # [C, T, h, w]
@@ -89,6 +93,43 @@ class VideoViews:
             return stack[..., : self.size, left : left + self.size]
         top = crop_offsets(height, self.size, self.crops)[crop]
         return stack[..., top : top + self.size, : self.size]
+
+
+def training_clip(data: bytes, frames: int, generator: np.random.Generator) -> list[Image.Image]:
+    """`frames` frames of an encoded video, one at random from each of as many equal segments; at the video's own size.
+
+    Raises `UnreadableImageError`.
+    """
+    chosen: list[int] = []
+
+    def choose(count: int) -> list[int]:
+        chosen.extend(random_frame_indices(count, frames, generator))
+        return chosen
+
+    _, decoded = read_frames(data, choose, Image.fromarray)
+    return [decoded[index] for index in chosen]
+
+
+def read_frames(
+    data: bytes, choose: Callable[[int], Iterable[int]], convert: Callable[[np.ndarray], Frame]
+) -> tuple[int, dict[int, Frame]]:
+    """(number of frames, those that `choose` names when told that number, by their place).
+
+    `convert` gets each as uint8 [h, w, 3] when it is decoded. Raises `UnreadableImageError` if one cannot be decoded.
+    """
+    av = _pyav()
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    try:
+        count = _count_frames(av, data)
+        wanted = set(choose(count))
+        frames = _decode(av, data, wanted, convert)
+    except av.FFmpegError as error:
+        raise UnreadableImageError(f"damaged or no video: {error.strerror}") from error
+    missing = sorted(wanted - set(frames))
+    if missing:
+        raise UnreadableImageError(f"damaged or cut short: frame {missing[0]} of {count} cannot be decoded")
+    return count, frames
 
 
 def _pyav() -> Any:
@@ -113,18 +154,18 @@ def _count_frames(av: Any, data: bytes) -> int:
         stream = _stream(container)
         count = sum(1 for packet in container.demux(stream) if packet.size)
     if not 0 < count <= MOST_FRAMES:
-        raise UnreadableImageError(f"{count} frames are no clip to evaluate")
+        raise UnreadableImageError(f"{count} frames are no clip")
     return count
 
 
-def _decode(av: Any, data: bytes, wanted: set[int], size: int) -> dict[int, Tensor]:
-    """Frame number -> uint8 [3, h, w] with the short side resized to `size`; those that cannot be decoded are missing."""
-    found: dict[int, Tensor] = {}
+def _decode(av: Any, data: bytes, wanted: set[int], convert: Callable[[np.ndarray], Frame]) -> dict[int, Frame]:
+    """Frame number -> frame, converted; those that cannot be decoded are missing."""
+    found: dict[int, Frame] = {}
     last = max(wanted)
     with av.open(io.BytesIO(data)) as container:
         for index, frame in enumerate(container.decode(_stream(container))):
             if index in wanted:
-                found[index] = _resize(torch.from_numpy(frame.to_ndarray(format="rgb24")), size)
+                found[index] = convert(frame.to_ndarray(format="rgb24"))
             if index >= last:
                 break
     return found

@@ -28,6 +28,12 @@ VIDEO: dict[str, VimConfig] = {
 SPREADS = ("center", "repeat")
 
 
+def fitted(state: Mapping[str, Tensor], config: VimConfig) -> dict[str, Tensor]:
+    """The weights as they are, or inflated where they are an image model's and the model is one of clips."""
+    kernel = state.get("patch_embed.proj.weight")
+    return inflate(state, config) if config.frames and kernel is not None and kernel.dim() == 4 else dict(state)
+
+
 def inflate(state: Mapping[str, Tensor], config: VimConfig, spread: str = "center") -> dict[str, Tensor]:
     """Weights of the image model for a model of clips with the same width and depth.
 

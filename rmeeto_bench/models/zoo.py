@@ -6,8 +6,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.reader import check_state, load_checkpoint, read_checkpoint
 from rmeeto_bench.errors import UsageError
@@ -109,10 +107,8 @@ def _load(model: ReducedModel, path: Path) -> None:
     """Load a file; an image model's weights are inflated for a model of clips."""
     sized = model.config
     if isinstance(sized, VimConfig) and sized.frames:
-        state = read_checkpoint(path).state_dict
-        if state.get("patch_embed.proj.weight", torch.empty(0)).dim() == 4:
-            state = videomamba.inflate(state, sized)
-            check_state(state, model, path)
-            model.load_state_dict(state)
-            return
+        state = videomamba.fitted(read_checkpoint(path).state_dict, sized)
+        check_state(state, model, path)
+        model.load_state_dict(state)
+        return
     load_checkpoint(model, path)

@@ -22,10 +22,11 @@ class Draw:
     shifts: Tensor | None
     mirrored: Tensor | None
 
-    def of(self, rank: int, size: int) -> Draw:
-        """The part of one process: every `size`-th image from `rank` on."""
-        shifts = None if self.shifts is None else self.shifts[:, rank::size]
-        return Draw(shifts, None if self.mirrored is None else self.mirrored[rank::size])
+    def of(self, rank: int, size: int, copies: int = 1) -> Draw:
+        """The part of one process: every `size`-th image from `rank` on, with all of its copies."""
+        count = len(self.mirrored) if self.mirrored is not None else 0 if self.shifts is None else self.shifts.shape[1]
+        own = torch.arange(count).view(-1, copies)[rank::size].flatten()
+        return Draw(None if self.shifts is None else self.shifts[:, own], None if self.mirrored is None else self.mirrored[own])
 
 
 def draw(settings: Augmentation, batch: int, generator: torch.Generator) -> Draw:
@@ -54,13 +55,21 @@ def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def augmented(pixels: Tensor, settings: Augmentation, drawn: Draw) -> Tensor:
-    """Shift and mirror a batch as drawn."""
+    """Shift and mirror a batch as drawn. pixels [B, C, H, W] or [B, C, T, H, W]."""
+    images = frames_as_channels(pixels)
     if drawn.shifts is not None:
-        pixels = shift(pixels, drawn.shifts, settings.crop_padding)
-    return pixels if drawn.mirrored is None else mirror(pixels, drawn.mirrored)
+        images = shift(images, drawn.shifts, settings.crop_padding)
+    if drawn.mirrored is not None:
+        images = mirror(images, drawn.mirrored)
+    return images.view(pixels.shape)
 
 
-def fit(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def frames_as_channels(pixels: Tensor) -> Tensor:
+    """[B, C, H, W] as it is, [B, C, T, H, W] as [B, C * T, H, W]: what is done to an image so is done to all frames alike."""
+    return pixels.flatten(1, 2) if pixels.dim() == 5 else pixels
+
+
+def fit(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Float images [B, C, H, W] as a model of input `shape` takes them: resized (by area when shrinking), grey repeated to
     colour or colour averaged to grey."""
     if images.shape[1] != shape[0]:
@@ -125,7 +134,11 @@ class BatchMix:
             )
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """images fp32 [B, C, H, W], labels int64 [B] -> images, and labels or their distributions [B, classes]."""
+        """images fp32 [B, C, H, W] or [B, C, T, H, W], labels int64 [B] -> images, and labels or their distributions
+        [B, classes]."""
+        shape, images = images.shape, frames_as_channels(images)
         if self._erase is not None:
             images = self._erase(images)
-        return (images, labels) if self._mix is None else self._mix(images, labels)
+        if self._mix is not None:
+            images, labels = self._mix(images, labels)
+        return images.view(shape), labels

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,6 +49,14 @@ class World:
         if self.size == 1:
             return flag
         return bool(self.total(torch.tensor([int(flag)]))[0])
+
+    def union(self, names: Iterable[str]) -> tuple[str, ...]:
+        """What any of the processes names, sorted."""
+        everyone: list[Any] = [set(names)]
+        if self.size > 1:
+            everyone = [None] * self.size
+            dist.all_gather_object(everyone, set(names))
+        return tuple(sorted(set().union(*everyone)))
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -6,54 +6,21 @@ workers there are: a run that resumes sees what an uninterrupted one sees.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from rmeeto_bench.data import fashion_mnist
-from rmeeto_bench.data.image_folder import class_folders, load_class_folders
-from rmeeto_bench.data.image_set import Normalisation, TensorSet
-from rmeeto_bench.data.preprocessing import Preprocessing, UnreadableImageError, decode
+from rmeeto_bench.data.image_set import UNREADABLE, Normalisation, TensorSet
 from rmeeto_bench.data.reading import EncodedSet
-from rmeeto_bench.data.source import ChangedError
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.retrain.augment import augmented, draw, fit, image_transform
 from rmeeto_bench.retrain.distributed import World
+from rmeeto_bench.retrain.items import Items, Key, joined
 from rmeeto_bench.retrain.recipe import Recipe
-
-LabelledSet = TensorSet | EncodedSet
-Key = tuple[int, int]  # index of an image, and its place in the epoch
-
-
-def find_training(path: Path | None, size: int) -> tuple[LabelledSet, LabelledSet]:
-    """(training set, validation set) of Fashion-MNIST files, or of a folder with `train/` and `val/`; None is the
-    installed Fashion-MNIST. Folders are read at `size` pixels. Raises `DataError`."""
-    if path is None:
-        return fashion_mnist.load("train"), fashion_mnist.load("test")
-    if not path.is_dir():
-        raise DataError(f"{path} is no folder; give --data a folder with train/ and val/, or of Fashion-MNIST files")
-    if fashion_mnist.is_fashion_mnist(path):
-        return fashion_mnist.load("train", path), fashion_mnist.load("test", path)
-    for part in ("train", "val"):
-        if not (path / part).is_dir():
-            raise DataError(f"{path} has no {part}/; training wants train/ and val/ in it, each with a folder per class")
-    classes = len(class_folders(path / "train"))
-    if not classes:
-        raise DataError(f"{path / 'train'} has no class folders; sort the images into one folder per class first")
-    training, validation = (_folders(path / part, classes, size) for part in ("train", "val"))
-    return training, validation
-
-
-def _folders(folder: Path, classes: int, size: int) -> EncodedSet:
-    source = load_class_folders(folder, classes, None)
-    return EncodedSet(source, Preprocessing.imagenet(size), classes, np.arange(len(source.labels)))
+from rmeeto_bench.retrain.training_sets import LabelledSet
 
 
 def order(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -63,36 +30,12 @@ def order(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
     return shuffled if repeats == 1 else shuffled.repeat_interleave(repeats)[:count]
 
 
-class _Images(Dataset[tuple[Tensor, int]]):
-    """Single images by key, opened, and transformed under a seed of their own."""
-
-    def __init__(self, data: LabelledSet, transform: Callable[[Image.Image], Tensor], seeds: tuple[int, int]) -> None:
-        self.data, self.transform, self.seeds = data, transform, seeds
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        index, position = key
-        seed = int(np.random.SeedSequence([*self.seeds, position]).generate_state(1)[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        if isinstance(self.data, TensorSet):
-            pixels = self.data.pixels[index]
-            image = Image.fromarray((pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)).numpy())
-            return self.transform(image), int(self.data.labels[index])
-        source, place = self.data.source, int(self.data.indices[index])
-        try:
-            image, _ = decode(source.read(place))
-            return self.transform(image), int(source.labels[place])
-        except (UnreadableImageError, ChangedError, OSError) as error:
-            raise DataError(f"cannot read image {source.locate(place)} ({error}); repair or remove it") from error
-
-
 class _Keys:
     """The batches of keys that one process takes; a sampler for `DataLoader`."""
 
     def __init__(self, indices: Tensor, first: int, recipe: Recipe, world: World) -> None:
         self._indices, self._first, self._world = indices, first, world
-        self._global = recipe.optimisation.batch_size * world.size
+        self._global = recipe.optimisation.batch_size // recipe.augmentation.copies * world.size
 
     def __len__(self) -> int:
         return len(self._indices) // self._global - self._first
@@ -108,14 +51,15 @@ class Feed:
     """Training batches of `data` for a model of input `shape`, on this process's device.
 
     `workers` processes decode and crop where images are files or each is augmented by itself; sets in memory that are only
-    shifted and mirrored lie on the device whole and need none.
+    shifted and mirrored lie on the device whole and need none. `unreadable`: files that were skipped so far, and why.
     """
 
     data: LabelledSet
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     recipe: Recipe
     world: World
     workers: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batches_per_epoch < self.recipe.optimisation.accumulation:
@@ -125,7 +69,8 @@ class Feed:
     @property
     def batches_per_epoch(self) -> int:
         """Whole micro-batches of all processes together in an epoch; an incomplete one is dropped."""
-        return len(self.data) // (self.recipe.optimisation.batch_size * self.world.size)
+        settings = self.recipe.optimisation
+        return len(self.data) * self.recipe.augmentation.copies // (settings.batch_size * self.world.size)
 
     @property
     def normalisation(self) -> Normalisation:
@@ -133,7 +78,8 @@ class Feed:
         return self.data.normalisation if isinstance(self.data, TensorSet) else self.data.preprocessing.normalisation
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The micro-batches of one epoch from the `first` on: images fp32 [B, C, H, W], normalised; labels int64 [B]."""
+        """The micro-batches of one epoch from the `first` on: images fp32 [B, C, H, W] (clips [B, C, T, H, W]), normalised;
+        labels int64 [B]. Copies of an image are neighbours."""
         settings, world = self.recipe.augmentation, self.world
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
         indices = order(len(self.data), self.recipe, generator)
@@ -141,35 +87,40 @@ class Feed:
         for _ in range(first):
             draw(settings, everyone, generator)
         for pixels, labels in self._raw(_Keys(indices, first, self.recipe, world), epoch):
-            drawn = draw(settings, everyone, generator).of(world.rank, world.size)
-            images = self.normalisation(augmented(pixels, settings, drawn))
-            yield fit(images, self.shape), labels
+            drawn = draw(settings, everyone, generator).of(world.rank, world.size, settings.copies)
+            images = augmented(pixels, settings, drawn)
+            if images.dim() == 5:
+                yield self.normalisation.clips(images), labels
+            else:
+                yield fit(self.normalisation(images), self.shape), labels
 
     def _raw(self, keys: _Keys, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         settings, device = self.recipe.augmentation, self.world.device
         if isinstance(self.data, TensorSet) and settings.crop != "resized" and settings.randaugment == "none":
             pixels, labels = self.data.pixels.to(device), self.data.labels.to(device)
             for batch in keys:
-                chosen = torch.tensor([index for index, _ in batch], device=device)
+                chosen = torch.tensor([index for index, _ in batch], device=device).repeat_interleave(settings.copies)
                 yield pixels[chosen], labels[chosen]
             return
         transform = image_transform(settings, self.shape[-1], self.normalisation.mean)
-        images = _Images(self.data, transform, (self.recipe.seed, epoch))
+        items = Items(self.data, transform, (self.recipe.seed, epoch), settings.copies)
         loader = DataLoader(
-            images,
+            items,
             batch_sampler=keys,
             num_workers=self.workers,
+            collate_fn=joined,
             pin_memory=device.type == "cuda",
         )
         try:
-            for batch_pixels, batch_labels in loader:
+            for batch_pixels, batch_labels, unreadable in loader:
+                self.unreadable.update(unreadable)
                 yield batch_pixels.to(device, non_blocking=True), batch_labels.to(device, non_blocking=True)
         except DataError as error:  # from a worker it comes with a traceback in its text
             raise DataError(str(error).strip().splitlines()[-1].removeprefix("rmeeto_bench.errors.DataError: ")) from error
 
 
 def validation_batches(
-    data: LabelledSet, shape: tuple[int, int, int], world: World, batch_size: int
+    data: LabelledSet, shape: tuple[int, ...], world: World, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(images, labels) of this process's part of a validation set, each image once over all processes, as the model takes
     them."""
@@ -178,4 +129,6 @@ def validation_batches(
     else:
         own = replace(data, pixels=data.pixels[world.rank :: world.size], labels=data.labels[world.rank :: world.size])
     for batch in own.batches(batch_size):
-        yield fit(batch.to(world.device).images, shape), batch.labels
+        images, known = batch.to(world.device).images, batch.labels != UNREADABLE
+        images = images.flatten(0, 1) if images.dim() > 4 else fit(images, shape)  # a video has one view here
+        yield images[known.to(images.device)], batch.labels[known]

@@ -31,8 +31,9 @@ class Schedule:
 class Optimisation:
     """AdamW and how its gradients are made.
 
-    `batch_size` images per process and micro-batch; `accumulation` micro-batches per optimizer step, by their mean, or
-    with `upstream_accumulation` as the released code: a step after every micro-batch and a third after the second.
+    `batch_size` images (copies included) per process and micro-batch; `accumulation` micro-batches per optimizer step, by
+    their mean, or with `upstream_accumulation` as the released code: a step after every micro-batch and a third after
+    the second.
     `decay_on`: weight decay on `all` parameters, on `matrices` (two and more dimensions, no embeddings, no A), or on
     `video_matrices` (as VideoMamba: A decays too). `layer_decay` to the power of depth + 1 scales the rate of the
     embeddings (VideoMamba's, where no block is scaled). `precision` of the forward: fp32, bf16, or fp16 with loss scaling.
@@ -54,7 +55,9 @@ class Augmentation:
     """What is done to the images. `crop`: `shift` by up to `crop_padding` pixels, `resized` (random resized crop of
     `crop_scale` of the area, bicubic) or `none`; `flip` mirrors half; `randaugment` is timm's description or "none";
     `erasing` its probability; `mixup` and `cutmix` their alphas (0 off); every image comes `repeats` times an epoch,
-    augmented anew, while the samples of an epoch stay as many (repeated augmentation)."""
+    augmented anew, while the samples of an epoch stay as many (repeated augmentation). `copies` of what is decoded once go
+    into the same micro-batch, each augmented by itself, and an epoch has that many times the samples (VideoMamba's
+    `num_sample`). What is random about a clip is the same for all of its frames."""
 
     crop: str = "shift"
     crop_padding: int = 2
@@ -66,6 +69,7 @@ class Augmentation:
     cutmix: float = 0.0
     label_smoothing: float = 0.1
     repeats: int = 1
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,10 @@ class Recipe:
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
-        counts = (self.optimisation.batch_size, self.optimisation.accumulation, self.augmentation.repeats)
+        augmentation = self.augmentation
+        counts = (self.optimisation.batch_size, self.optimisation.accumulation, augmentation.repeats, augmentation.copies)
         if self.schedule.epochs <= 0 or self.schedule.lr <= 0 or min(counts) < 1:
-            raise UsageError("epochs, lr, batch size, accumulation and repeats must be positive")
+            raise UsageError("epochs, lr, batch size, accumulation, repeats and copies must be positive")
         if not 0 < self.fraction <= 1:
             raise UsageError(f"fraction is a part of the training images in (0, 1], not {self.fraction}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
@@ -122,6 +127,8 @@ class Recipe:
     def _check_together(self) -> None:
         if self.mixes and self.optimisation.batch_size % 2:
             raise UsageError("mixup and cutmix pair the images of a batch: take an even batch size")
+        if self.optimisation.batch_size % self.augmentation.copies:
+            raise UsageError(f"the batch size must be a multiple of the {self.augmentation.copies} copies of an item")
         if self.optimisation.upstream_accumulation and (
             self.optimisation.accumulation != 2 or self.optimisation.precision != "fp32"
         ):

@@ -16,20 +16,24 @@ from rmeeto_bench import __version__
 from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.reader import check_state, read_checkpoint
 from rmeeto_bench.checkpoints.writer import save_checkpoint
+from rmeeto_bench.data.reading import STOP, Reading
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.positions import resize_pos_embed
+from rmeeto_bench.models.sizes import VimConfig
 from rmeeto_bench.models.zoo import bundled_checkpoint, config, create_model
 from rmeeto_bench.records import write_atomic
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.retrain.distill import prepare_teacher
 from rmeeto_bench.retrain.distributed import World
-from rmeeto_bench.retrain.feed import Feed, LabelledSet, find_training, validation_batches
+from rmeeto_bench.retrain.feed import Feed, validation_batches
 from rmeeto_bench.retrain.loop import Progress, Trainer, Watch, top1
 from rmeeto_bench.retrain.recipe import Recipe
 from rmeeto_bench.retrain.state import load_state, remove_states, save_state
+from rmeeto_bench.retrain.training_sets import LabelledSet, find_training
 
-EVALUATION_BATCH = 250
+EVALUATION_TOKENS = 250 * 197  # in a batch: 250 images of 224 pixels, or 31 clips
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Session:
 
     `data` is a Fashion-MNIST folder, a folder with `train/` and `val/`, or None for the installed Fashion-MNIST; `init`
     a checkpoint, `none` for random weights, or None for what the recipe starts from; `reduction` is how tokens are
-    reduced (its r is each run's own); `workers` decode images that are files.
+    reduced (its r is each run's own); `workers` decode images that are files; `on_error`: `stop` at a file that cannot be
+    read, or `skip` it.
     """
 
     model: str
@@ -61,6 +66,7 @@ class Session:
     backend: str = "auto"
     reduction: ReductionConfig = field(default_factory=ReductionConfig)
     workers: int = 0
+    on_error: str = STOP
 
     def stem(self, r: int) -> Path:
         """Path of the files of one run without their ending: the reduction is named where it is not plain merging."""
@@ -69,8 +75,8 @@ class Session:
 
     def sets(self) -> tuple[LabelledSet, LabelledSet]:
         """(training set cut to the recipe's fraction, complete validation set)."""
-        size = self.recipe.img_size or config(self.model).img_size
-        training, validation = find_training(self.data, size)
+        sizes = {} if self.recipe.img_size is None else {"img_size": self.recipe.img_size}
+        training, validation = find_training(self.data, config(self.model, **sizes).input_shape, Reading(self.on_error))
         if self.recipe.fraction < 1:
             training = training.subset(round(len(training) * self.recipe.fraction))
         return training, validation
@@ -78,13 +84,15 @@ class Session:
 
 @dataclass(frozen=True)
 class Trained:
-    """The files and the outcome of one run; `top1` in percent on the validation set; `minutes` of training."""
+    """The files and the outcome of one run; `top1` in percent on the validation set; `minutes` of training; `unreadable`:
+    training files that were skipped (since the last resumption)."""
 
     checkpoint: Path
     log: Path
     top1: float
     minutes: float
     interrupted: bool
+    unreadable: tuple[str, ...] = ()
 
 
 def initial_weights(session: Session) -> str | None:
@@ -102,8 +110,11 @@ def initial_weights(session: Session) -> str | None:
 
 
 def _fitted(state: dict[str, Tensor], model: ReducedModel) -> tuple[dict[str, Tensor], bool]:
-    """The state with positions resized to the model's, and its own new head where the classes are others."""
+    """The state with positions resized to the model's, an image model's kernel inflated for one of clips, and the model's
+    own new head where the classes are others."""
     wanted, new_head = model.state_dict(), False
+    if isinstance(model.config, VimConfig):
+        state = videomamba.fitted(state, model.config)
     tokens = state.get("pos_embed")
     if tokens is not None and tokens.shape != wanted["pos_embed"].shape and tokens.shape[2:] == wanted["pos_embed"].shape[2:]:
         first = model.config.cls_position == 0
@@ -134,13 +145,6 @@ def build(session: Session, r: int, num_classes: int) -> ReducedModel:
     return model
 
 
-def _shape(model: ReducedModel) -> tuple[int, int, int]:
-    shape = model.config.input_shape
-    if len(shape) != 3:
-        raise UsageError("models of clips cannot be re-trained yet: only the recipe is there, no loader of training clips")
-    return shape[0], shape[1], shape[2]
-
-
 def finished(session: Session, r: int) -> Trained | None:
     """The run at r as its files tell, if it ran to its end; None if there is none, or only a part of it."""
     stem = session.stem(r)
@@ -151,7 +155,8 @@ def finished(session: Session, r: int) -> Trained | None:
     tail = lines[-1]
     if tail.get("interrupted", True) or lines[0].get("recipe") != json.loads(json.dumps(asdict(session.recipe))):
         return None
-    return Trained(checkpoint, log, tail["top1"], tail["seconds"] / 60, interrupted=False)
+    skipped = tuple(tail.get("unreadable", ()))
+    return Trained(checkpoint, log, tail["top1"], tail["seconds"] / 60, interrupted=False, unreadable=skipped)
 
 
 def train_one(
@@ -168,7 +173,8 @@ def train_one(
     teacher: nn.Module | None = None
     if session.recipe.teacher.source == "self":
         teacher = prepare_teacher(build(session, 0, training.num_classes).to(world.device), session.recipe.teacher)
-    feed = Feed(training, _shape(model), session.recipe, world, session.workers)
+    shape = model.config.input_shape
+    feed = Feed(training, shape, session.recipe, world, session.workers)
     trainer = Trainer(model, feed, teacher)
     states = session.stem(r).with_suffix(".state")
     if session.files.resume:
@@ -187,11 +193,13 @@ def train_one(
     )
     outcome = trainer.run(watch)
     weights = trainer.weights.eval()
-    accuracy = top1(weights, validation_batches(validation, _shape(model), world, EVALUATION_BATCH), world)
+    batch = max(1, EVALUATION_TOKENS // model.config.num_tokens)
+    accuracy = top1(weights, validation_batches(validation, shape, world, batch), world)
     stem = session.stem(r)
     trained = Trained(
-        stem.with_suffix(".safetensors"), stem.with_suffix(".jsonl"), accuracy, outcome.seconds / 60, outcome.interrupted
-    )
+        stem.with_suffix(".safetensors"), stem.with_suffix(".jsonl"), accuracy, outcome.seconds / 60, outcome.interrupted,
+        world.union(feed.unreadable),
+    )  # fmt: skip
     if world.leads:
         _write(session, r, trainer, trained, len(validation))
         if not outcome.interrupted:
@@ -236,6 +244,12 @@ def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_image
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
     }
-    tail = {"top1": trained.top1, "n_images": n_images, "seconds": 60 * trained.minutes, "interrupted": trained.interrupted}
+    tail = {
+        "top1": trained.top1,
+        "n_images": n_images,
+        "seconds": 60 * trained.minutes,
+        "interrupted": trained.interrupted,
+        "unreadable": trained.unreadable,
+    }
     lines = [head, *(asdict(line) for line in trainer.log), tail]
     write_atomic(trained.log, "".join(json.dumps(line) + "\n" for line in lines))

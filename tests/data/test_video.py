@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_videos import video
 from torch import Tensor, nn
 
 from rmeeto_bench.bench.accuracy import Pass, one_pass
@@ -20,30 +19,11 @@ from rmeeto_bench.bench.store import Store
 from rmeeto_bench.data.find import find_data
 from rmeeto_bench.data.preprocessing import UnreadableImageError
 from rmeeto_bench.data.reading import EncodedSet, Reading
-from rmeeto_bench.data.video import VideoViews, crop_offsets, frame_indices
+from rmeeto_bench.data.video import VideoViews, crop_offsets, frame_indices, random_frame_indices
 from rmeeto_bench.data.video_list import read_list
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.measure.device import CpuDevice
 from rmeeto_bench.reduction.config import ReductionConfig
-
-SIZE = (80, 64)  # width, height
-
-
-def video(frames: int, colour: int = 0) -> bytes:
-    """An MPEG-4 whose brightness tells the frame number, and whose left half is darker by `colour`."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        stream.bit_rate = 4_000_000
-        for i in range(frames):
-            pixels = np.full((SIZE[1], SIZE[0], 3), 60 + 3 * i, np.uint8)
-            pixels[:, : SIZE[0] // 2] -= colour
-            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return buffer.getvalue()
 
 
 def test_frames_of_the_specification() -> None:
@@ -62,6 +42,21 @@ def test_frames_exist_and_ascend(count: int, clip: int) -> None:
     assert len(chosen) == 8
     assert chosen == sorted(chosen)
     assert 0 <= chosen[0] <= chosen[-1] < count
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 16), st.integers(0, 2**32))
+def test_training_takes_a_random_frame_of_each_segment(count: int, frames: int, seed: int) -> None:
+    chosen = random_frame_indices(count, frames, np.random.default_rng(seed))
+    assert len(chosen) == frames
+    assert all(int(count * i / frames) <= place <= count * (i + 1) / frames for i, place in enumerate(chosen))
+    assert max(chosen) < count
+
+
+def test_training_frames_differ_from_time_to_time() -> None:
+    generator = np.random.default_rng(0)
+    seen = np.array([random_frame_indices(80, 8, generator) for _ in range(400)])
+    assert all(set(seen[:, i]) == set(range(10 * i, 10 * i + 10)) for i in range(8))
 
 
 def test_crops_reach_from_end_to_end() -> None:

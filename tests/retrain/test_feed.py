@@ -13,12 +13,14 @@ from torch import Tensor
 
 from rmeeto_bench.data import fashion_mnist
 from rmeeto_bench.data.image_set import Normalisation, TensorSet
-from rmeeto_bench.errors import DataError
+from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.retrain.augment import BatchMix, Draw, augmented, draw, fit, mirror, shift
 from rmeeto_bench.retrain.distributed import World
-from rmeeto_bench.retrain.feed import Feed, find_training, validation_batches
+from rmeeto_bench.retrain.feed import Feed, validation_batches
 from rmeeto_bench.retrain.recipe import Augmentation, Recipe
+from rmeeto_bench.retrain.training_sets import find_training
 
+RGB = (3, 32, 32)
 PLAIN = {"augmentation__crop": "none", "augmentation__flip": False, "img_size": 28}
 
 
@@ -34,6 +36,11 @@ def seen(recipe: Recipe, epoch: int, world: World) -> list[int]:
     )
     feed = Feed(data, (1, 28, 28), recipe, world)
     return [round(float(v) * 255) for images, _ in feed.batches(epoch) for v in images[:, 0, 0, 0]]
+
+
+def moved(recipe: Recipe, world: World) -> list[Tensor]:
+    """The batches of an epoch of real images."""
+    return [images for images, _ in Feed(fashion_mnist.load("test").subset(48), (1, 28, 28), recipe, world).batches(0)]
 
 
 def test_every_image_once_an_epoch_and_in_another_order_the_next() -> None:
@@ -62,6 +69,27 @@ def test_repeated_augmentation_shows_a_third_of_the_images_three_times() -> None
     assert len(images) == 34
 
 
+def test_copies_are_neighbours_and_make_the_epoch_longer() -> None:
+    copied = seen(tiny_recipe(**PLAIN, augmentation__copies=2, optimisation__batch_size=20), 0, place(0, 1))
+    assert len(copied) == 200
+    assert copied[::2] == copied[1::2]
+    assert sorted(copied[::2]) == list(range(100))
+    with pytest.raises(UsageError, match="multiple of the 3 copies"):
+        tiny_recipe(augmentation__copies=3)
+
+
+@pytest.mark.parametrize("crop", ["shift", "resized"])
+def test_copies_are_augmented_each_by_itself_and_alike_for_any_number_of_processes(crop: str) -> None:
+    changes = {"img_size": 28, "augmentation__copies": 2, "augmentation__crop": crop, "augmentation__randaugment": "none"}
+    alone = moved(tiny_recipe(**changes, optimisation__batch_size=16), place(0, 1))
+    shared = [moved(tiny_recipe(**changes, optimisation__batch_size=8), place(rank, 2)) for rank in (0, 1)]
+    for whole, *parts in zip(alone, *shared, strict=True):
+        pairs = whole.view(8, 2, 1, 28, 28)
+        assert not all(torch.equal(a, b) for a, b in pairs)
+        for rank, part in enumerate(parts):
+            assert torch.equal(part, pairs[rank::2].flatten(0, 1))
+
+
 def test_an_epoch_can_start_anywhere_with_the_same_augmentation() -> None:
     feed = Feed(fashion_mnist.load("test").subset(64), (1, 28, 28), tiny_recipe(img_size=28), place(1, 2))
     whole, late = list(feed.batches(5)), list(feed.batches(5, 1))
@@ -88,7 +116,7 @@ def test_single_images_are_augmented_the_same_by_any_worker_and_process() -> Non
 
 
 def test_image_folders_are_read_cropped_and_labelled(tmp_path: Path) -> None:
-    training, validation = find_training(write_folders(tmp_path), 32)
+    training, validation = find_training(write_folders(tmp_path), RGB)
     assert (len(training), training.num_classes, len(validation)) == (12, 2, 12)
     recipe = tiny_recipe(optimisation__batch_size=4, augmentation__crop="resized", img_size=32)
     batches = list(Feed(training, (3, 32, 32), recipe, place(0, 1)).batches(0))
@@ -102,20 +130,20 @@ def test_image_folders_are_read_cropped_and_labelled(tmp_path: Path) -> None:
 
 def test_data_that_cannot_be_trained_on_says_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder"):
-        find_training(tmp_path / "nowhere", 32)
+        find_training(tmp_path / "nowhere", RGB)
     with pytest.raises(DataError, match="train/ and val/"):
-        find_training(tmp_path, 32)
+        find_training(tmp_path, RGB)
     (tmp_path / "train").mkdir()
     (tmp_path / "val").mkdir()
     with pytest.raises(DataError, match="no class folders"):
-        find_training(tmp_path, 32)
+        find_training(tmp_path, RGB)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
     write_folders(tmp_path, per_class=2)
     (tmp_path / "train" / "class0" / "1.png").write_bytes(b"no image")
-    training, _ = find_training(tmp_path, 32)
+    training, _ = find_training(tmp_path, RGB)
     feed = Feed(training, (3, 32, 32), tiny_recipe(optimisation__batch_size=4), place(0, 1), workers)
     with pytest.raises(DataError, match=r"^cannot read image .*1.png") as caught:
         list(feed.batches(0))

@@ -58,6 +58,7 @@ def test_the_papers_rates_are_for_its_batches() -> None:
     assert preset("paper").samples_per_step(4) == 1024
     assert preset("paper").peak_lr(4) == pytest.approx(2e-5)
     assert preset("paper").peak_lr(8) == pytest.approx(4e-5)
+    assert preset("video_paper").samples_per_step(4) == 512  # 256 videos, each twice
     assert preset("video_paper").peak_lr(4) == pytest.approx(4e-5)
 
 
