@@ -33,6 +33,7 @@ from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import reference as merge_reference
 from rmeeto_bench.kernels.registry import Kernels, Operands, scan_gradients, select
 from rmeeto_bench.kernels.selective_scan import chunked
+from rmeeto_bench.measure.device import cpu_name
 from rmeeto_bench.models.graphs import GraphedForward
 from rmeeto_bench.models.vim import Vim, VimConfig
 from rmeeto_bench.profiles import match_profile
@@ -345,7 +346,7 @@ def provenance(bench: Bench) -> dict[str, Any]:
     """What the numbers belong to."""
     gpu = bench.device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(bench.device) if gpu else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(bench.device) if gpu else cpu_name(),
         "capability": torch.cuda.get_device_capability(bench.device) if gpu else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

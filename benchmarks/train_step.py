@@ -1,32 +1,55 @@
-"""How fast is a training step on the CPU? The native kernels against the same model on plain torch, in one run.
+"""How fast is a training step on the CPU, and what does it keep in memory? The native kernels against plain torch, in one run.
 
     python benchmarks/train_step.py --r 11 --out results/train_step/NAME.json
 
-Steps of both backends alternate, so that a busy machine slows both; the result is a ratio. Seconds are those of the process
-(all its threads), which other people's work changes least; images/s are by the clock.
+`chunked` and `reference` are the same model on plain torch; `reference` scans token by token, as mamba-ssm does where its
+CUDA kernels don't run. Steps of all alternate, so that a busy machine slows all; the results are ratios. Seconds are those
+of the process (all its threads), which other people's work changes least; images/s are by the clock. Memory is what autograd
+holds from the forward for the backward pass, parameters left out, and is the same on every machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 import rmeeto_bench as rb
+from rmeeto_bench.measure.device import cpu_name
 from rmeeto_bench.measure.statistics import paired_speedup
 from rmeeto_bench.records import write_atomic
 from rmeeto_bench.retrain.distill import training_loss
 from rmeeto_bench.retrain.optimiser import Stepper
 from rmeeto_bench.retrain.presets import preset
 
+BASELINES = ("chunked", "reference")
 
-def stepper(model_name: str, r: int, backend: str, batch: int) -> Callable[[], None]:
-    """One optimizer step of the `nano` recipe on random images, as a function."""
+
+def held(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that a forward keeps for the backward: every storage once, those of parameters not."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages: dict[int, int] = {}
+    kept: list[Tensor] = []  # alive, so that no address comes twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(storages.values())
+
+
+def stepper(model_name: str, r: int, backend: str, batch: int) -> tuple[Callable[[], None], int]:
+    """One optimizer step of the `nano` recipe on random images, as a function, and the bytes it holds per image."""
     torch.manual_seed(0)
     model, settings = rb.create_model(model_name, r=r, backend=backend).train(), preset("nano").optimisation
     c = model.config
@@ -34,11 +57,15 @@ def stepper(model_name: str, r: int, backend: str, batch: int) -> Callable[[], N
     steps = Stepper(model, settings, torch.device("cpu"))
     steps.set_rate(1e-4)
 
+    def loss() -> Tensor:
+        return training_loss(model(images), labels, 0.05, None, 0.0)
+
     def step() -> None:
-        steps.backward(training_loss(model(images), labels, 0.05, None, 0.0), 0)
+        steps.backward(loss(), 0)
         steps.step()
 
-    return step
+    step()  # warm: kernels are built and tested in the first forward
+    return step, held(model, loss) // batch
 
 
 def main() -> None:
@@ -50,9 +77,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    arms = {name: stepper(given.model, given.r, name, given.batch_size) for name in ("native", "chunked")}
-    for step in arms.values():
-        step()
+    built = {name: stepper(given.model, given.r, name, given.batch_size) for name in ("native", *BASELINES)}
+    arms, memory = {name: step for name, (step, _) in built.items()}, {name: held for name, (_, held) in built.items()}
     used: dict[str, list[float]] = {name: [] for name in arms}
     clock: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(given.rounds):
@@ -61,14 +87,16 @@ def main() -> None:
             step()
             used[name].append(time.process_time() - processor)
             clock[name].append(time.perf_counter() - began)
-    ratio = paired_speedup(used["chunked"], used["native"])
+    ratios = {name: paired_speedup(used[name], used["native"]) for name in BASELINES}
     result = {
         "model": given.model,
         "r": given.r,
         "batch_size": given.batch_size,
         "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "native_over_chunked": {"value": ratio.value, "low": ratio.low, "high": ratio.high},
+        "processor": cpu_name(),
+        "torch": torch.__version__,
+        "native_times_as_fast_as": {name: {"value": r.value, "low": r.low, "high": r.high} for name, r in ratios.items()},
+        "held_bytes_per_image": memory,
         "processor_seconds_per_step": {name: min(values) for name, values in used.items()},
         "images_per_second": {name: given.batch_size / min(values) for name, values in clock.items()},
     }

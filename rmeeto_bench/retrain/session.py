@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from rmeeto_bench.checkpoints.reader import check_state, read_checkpoint
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.data.reading import STOP, Reading
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.measure.device import cpu_name
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.positions import resize_pos_embed
@@ -242,7 +242,7 @@ def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_image
         "torch": torch.__version__,
         "kernels": vim.kernels_name,
         "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": cpu_name(),
     }
     tail = {
         "top1": trained.top1,
