@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ablations", type=Path, nargs="+", default=[], metavar="PATH", help="what `ablate --out` wrote: files or folders"
     )
+    parser.add_argument(
+        "--trainings", type=Path, nargs="+", default=[], metavar="DIR", help="folders with the logs of `retrain`"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write .md, .tex, .csv, .html (figures: .png, .pdf, .svg) here")
     parser.add_argument("--style", choices=("screen", "paper"), default="screen", help="size and font of figures")
 
@@ -41,13 +44,15 @@ def _gflops(model: str, r: int, placement: str) -> float | None:
         return None
 
 
-def _sources(folders: list[Path], ablations: list[Path]) -> Sources:
-    """Ours, from the runs and ablations given; what is left out is said on standard error."""
+def _sources(arguments: argparse.Namespace) -> Sources:
+    """Ours, from the runs, ablations and trainings given; what is left out is said on standard error."""
     from rmeeto_bench.records import load
     from rmeeto_bench.report.paper.ablated import load_ablations
     from rmeeto_bench.report.paper.sources import gather
+    from rmeeto_bench.report.paper.trained import load_trainings
 
-    sources = gather([load(folder) for folder in folders], _gflops, load_ablations(ablations))
+    runs = [load(folder) for folder in arguments.runs]
+    sources = gather(runs, _gflops, load_ablations(arguments.ablations), load_trainings(arguments.trainings))
     for line in sources.left_out:
         print(line, file=sys.stderr)
     return sources
@@ -103,7 +108,7 @@ def main(arguments: argparse.Namespace) -> int:
     items, figures = chosen(names)
     if figures and arguments.out is None:
         raise UsageError(f"{figures[0]} is a figure; say --out DIR for its files, and for those of the tables")
-    sources = _sources(arguments.runs, arguments.ablations)
+    sources = _sources(arguments)
     if arguments.list:
         return _list(sources)
     entries = []

@@ -11,6 +11,7 @@ from rmeeto_bench.cli.interrupt import graceful
 from rmeeto_bench.errors import UsageError
 
 if TYPE_CHECKING:
+    from rmeeto_bench.reduction.config import ReductionConfig
     from rmeeto_bench.retrain.distributed import World
     from rmeeto_bench.retrain.loop import Progress
     from rmeeto_bench.retrain.recipe import Recipe
@@ -70,6 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--show", action="store_true", help="print the recipe and stop")
     parser.add_argument("--prune", action="store_true", help="drop the tokens instead of merging them")
     parser.add_argument("--unordered", action="store_true", help="merge without keeping the token order")
+    parser.add_argument(
+        "--reduce", action="append", default=[], metavar="FIELD=VALUE",
+        help="any other setting of the merging, as in distance=l1 or ablation.shuffle=0.3; repeatable",
+    )  # fmt: skip
     parser.add_argument("--backend", default="auto", metavar="B", help="kernels: auto (default), triton, native, ...")
     parser.add_argument(
         "--device", default="auto", metavar="D", help="auto (default), cuda or cpu; under torchrun each process its own"
@@ -97,12 +102,27 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     changes: dict[str, Any] = {
         field: getattr(arguments, name) for name, (field, _) in SHORT.items() if getattr(arguments, name) is not None
     }
-    for text in arguments.set:
-        field, equals, value = text.partition("=")
+    return changed(preset(arguments.preset), {**changes, **_fields(arguments.set, "--set", "augmentation.mixup=0.8")})
+
+
+def _fields(texts: list[str], flag: str, example: str) -> dict[str, str]:
+    """Field -> value of repeated FIELD=VALUE."""
+    parts = [text.partition("=") for text in texts]
+    for text, (_, equals, _) in zip(texts, parts, strict=True):
         if not equals:
-            raise UsageError(f"--set takes FIELD=VALUE, as in augmentation.mixup=0.8, not {text!r}")
-        changes[field.strip()] = value.strip()
-    return changed(preset(arguments.preset), changes)
+            raise UsageError(f"{flag} takes FIELD=VALUE, as in {example}, not {text!r}")
+    return {field.strip(): value.strip() for field, _, value in parts}
+
+
+def _reduction(arguments: argparse.Namespace) -> ReductionConfig:
+    """How tokens are reduced; r is each run's own."""
+    from rmeeto_bench.reduction.config import ReductionConfig
+    from rmeeto_bench.retrain.recipe import changed
+
+    changes = _fields(arguments.reduce, "--reduce", "distance=l1")
+    if "r" in changes:
+        raise UsageError("the tokens removed per merge are given by -r or --ratios, not by --reduce")
+    return changed(ReductionConfig(prune=arguments.prune, ordered=not arguments.unordered), changes)
 
 
 def _rs(arguments: argparse.Namespace) -> tuple[int, ...]:
@@ -128,7 +148,6 @@ def _show(progress: Progress) -> None:
 
 
 def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
-    from rmeeto_bench.reduction.config import ReductionConfig
     from rmeeto_bench.retrain.session import Files, Session
 
     if min(arguments.save_every, arguments.log_every) < 1 or arguments.workers < 0:
@@ -140,7 +159,7 @@ def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
         init=arguments.init,
         files=Files(arguments.out, arguments.half, arguments.resume, arguments.save_every, arguments.log_every),
         backend=arguments.backend,
-        reduction=ReductionConfig(prune=arguments.prune, ordered=not arguments.unordered),
+        reduction=_reduction(arguments),
         workers=arguments.workers,
         on_error=arguments.on_error,
     )

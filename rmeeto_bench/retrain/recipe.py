@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rmeeto_bench.errors import UsageError
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -153,22 +155,22 @@ class Recipe:
         return self.schedule.lr * (1.0 if meant_for is None else self.samples_per_step(processes) / meant_for)
 
 
-def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """The recipe with dotted fields replaced, as in {"schedule.epochs": 3}. Values given as text are read by the field's
-    own type. Raises `UsageError` naming the fields there are."""
+def changed(settings: Settings, changes: dict[str, Any]) -> Settings:
+    """A recipe, or a reduction, with dotted fields replaced, as in {"schedule.epochs": 3}. Values given as text are read by
+    the field's own type. Raises `UsageError` naming the fields there are."""
     for path, value in changes.items():
-        recipe = _replaced(recipe, path.split("."), value, path)
-    return recipe
+        settings = _replaced(settings, path.split("."), value, path)
+    return settings
 
 
 def _replaced(part: Any, names: list[str], value: Any, path: str) -> Any:
     known = [f.name for f in fields(part) if f.name != "name"]
     if names[0] not in known:
-        raise UsageError(f"the recipe has no {path}; there is {', '.join(known)}")
+        raise UsageError(f"there is no {path}, only {', '.join(known)}")
     old = getattr(part, names[0])
     if len(names) > 1:
         if not is_dataclass(old):
-            raise UsageError(f"the recipe has no {path}; {names[0]} is a single value")
+            raise UsageError(f"there is no {path}: {names[0]} is a single value")
         return replace(part, **{names[0]: _replaced(old, names[1:], value, path)})
     if is_dataclass(old):
         raise UsageError(f"{path} is a group; set one of {', '.join(f'{path}.{f.name}' for f in fields(old))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,7 @@ class Session:
 
     def stem(self, r: int) -> Path:
         """Path of the files of one run without their ending: the reduction is named where it is not plain merging."""
-        way = ("-prune" if self.reduction.prune else "") + ("" if self.reduction.ordered else "-unordered")
-        return self.files.out / f"{self.model}_r{r}{way}"
+        return self.files.out / f"{self.model}_r{r}{_way(self.reduction)}"
 
     def sets(self) -> tuple[LabelledSet, LabelledSet]:
         """(training set cut to the recipe's fraction, complete validation set)."""
@@ -80,6 +79,18 @@ class Session:
         if self.recipe.fraction < 1:
             training = training.subset(round(len(training) * self.recipe.fraction))
         return training, validation
+
+
+def _way(reduction: ReductionConfig) -> str:
+    """What is not the method's own about a reduction, as part of a file's name."""
+    words = ["prune"] * reduction.prune + ["unordered"] * (not reduction.ordered)
+    for part in (reduction, reduction.ablation, reduction.vit):
+        for known in fields(part):
+            value = getattr(part, known.name)
+            named = known.name in ("r", "prune", "ordered") or is_dataclass(value)
+            if not named and value != getattr(type(part)(), known.name):
+                words.append(f"{known.name}-{value}")
+    return "".join(f"-{word}" for word in words).replace(".", "_")  # a dot would begin a file's ending
 
 
 @dataclass(frozen=True)

@@ -160,12 +160,24 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_state(tmp_path: Path, monkey
     assert states.load_state(tmp_path) == {"step": 1}
 
 
+def test_any_setting_of_the_merging_can_be_trained_with_and_names_the_files(data: Path, tmp_path: Path) -> None:
+    words = ["retrain", "--preset", "nano", "--data", str(data), "--out", str(tmp_path), *QUICK, "-r", "5", "--fraction", "0.5"]
+    assert main([*words, "--unordered", "--reduce", "distance=l1", "--reduce", "ablation.shuffle=0.3"]) == 0
+    (log,) = tmp_path.glob("*.jsonl")
+    assert log.stem == "vim_nano_r5-unordered-distance-l1-shuffle-0_3"
+    known = lines(log)[0]["reduction"]
+    assert (known["ordered"], known["distance"], known["ablation"]["shuffle"], known["mode"]) == (False, "l1", 0.3, "sum")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
         (("--preset", "secret"), 2, "upstream_exact"),
         (("--set", "augmentation.mixup"), 2, "FIELD=VALUE"),
         (("--set", "augmentation.mix=1"), 2, "cutmix"),
+        (("--reduce", "distance=l3"), 2, "cosine, l1, l2"),
+        (("--reduce", "distanse=l1"), 2, "there is no distanse"),
+        (("--reduce", "r=5"), 2, "-r or --ratios"),
         (("--save-every", "0"), 2, "--save-every"),
         (("--data", "nowhere"), 2, "no folder"),
         (("--device", "tpu"), 2, "auto, cpu or cuda"),

@@ -39,7 +39,7 @@ def ablation(row: PaperRow, sources: Sources) -> Ours | None:
 def _ablation(name: str, title: str, models: str, checkpoints: str, changed: str) -> Item:
     lacks = (
         f"rows of the method itself need valid runs at these r, training-free ones with {changed} `ablate` and --ablations; "
-        "for re-trained ones of another setting train with it and use `eval`"
+        "for re-trained ones train with that setting (`retrain --reduce`) and --trainings"
     )
     return Item(name, title, Needs(models, checkpoints=checkpoints), ablation, lacks)
 
@@ -68,7 +68,7 @@ ITEMS = (
         "Shuffling with pruning and with merging",
         Needs("vim_small (r = 11)", checkpoints=BOTH),
         ablation,
-        "training-free rows need `ablate shuffle` and --ablations; for re-trained ones train with shuffling",
+        "training-free rows need `ablate shuffle` and --ablations; for re-trained ones `retrain --reduce` and --trainings",
     ),
     _ablation("6", "Feature that similarity is computed on", PAIR, BOTH, "another feature"),
     _ablation("7", "Distance between tokens", PAIR, BOTH, "another distance"),

@@ -28,7 +28,7 @@ ITEMS = (
         "Re-training on a part of the training set",
         Needs("vim_small", "ImageNet-1k training and validation sets", "Vim-S re-trained on 100, 10, 5 and 1 % of the images"),
         accuracy_and_flops,
-        "needs a valid run of vim_small re-trained at r = 11; stored runs do not say on which part of the data",
+        "needs `retrain` of vim_small at r = 11 on these parts (--fraction), and --trainings; a stored run stands for all data",
     ),
     Item(
         "11",

@@ -86,7 +86,8 @@ def fill(item: Item, sources: Sources) -> PaperTable:
     for row in published:
         keys = _keys(row)
         value = None if math.isnan(row.value) else row.value
-        lines.append(Line(tuple(keys.get(name, "") for name in columns), value, row.unit, item.find(row, sources)))
+        ours = item.find(row, sources) or training.retrained(row, sources)
+        lines.append(Line(tuple(keys.get(name, "") for name in columns), value, row.unit, ours))
     about = ", ".join(f"{heading} {text}" for heading, text in common.items() if text and heading != "number")
     caption = f"{item.label}. {item.title}" + (f" ({about})" if about else "") + "."
     return PaperTable(item, caption, tuple(columns), tuple(lines), BY_TABLE.get(item.name, ()), sources.left_out)

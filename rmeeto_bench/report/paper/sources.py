@@ -10,6 +10,7 @@ from rmeeto_bench.records import Arm, DeviceRecord, RunRecord
 from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
 from rmeeto_bench.reference import PAPER_NAMES
 from rmeeto_bench.report.paper.ablated import Ablated
+from rmeeto_bench.report.paper.trained import Training
 
 SIZES = (("Ti", "tiny"), ("S", "small"), ("B", "base"))
 IMAGE_MODELS = {
@@ -51,12 +52,13 @@ class StoredArm:
 class Sources:
     """Everything that can stand beside a published number. `arms`: latest run first · `left_out`: what was not let in,
     one line each · `gflops`: (model, r, placement) -> GFLOPs as the paper counts, None for a model it cannot count ·
-    `ablated`: results of `ablate`."""
+    `ablated`: results of `ablate` · `trained`: logs of `retrain`."""
 
     arms: tuple[StoredArm, ...] = ()
     left_out: tuple[str, ...] = ()
     gflops: Gflops = no_gflops
     ablated: tuple[Ablated, ...] = ()
+    trained: tuple[Training, ...] = ()
 
     def find(self, model: str, r: int, placement: str = "even") -> Iterator[StoredArm]:
         """The arms of a model at an r, latest first."""
@@ -86,8 +88,13 @@ def _refusal(arm: Arm, device: DeviceRecord, placement: str | None) -> str:
     return "" if placement else "its tokens per block follow none of the paper's schedules"
 
 
-def gather(records: Sequence[RunRecord], gflops: Gflops = no_gflops, ablated: Sequence[Ablated] = ()) -> Sources:
-    """The valid arms of stored runs, and ablations; invalid arms are left out, with the reason."""
+def gather(
+    records: Sequence[RunRecord],
+    gflops: Gflops = no_gflops,
+    ablated: Sequence[Ablated] = (),
+    trained: Sequence[Training] = (),
+) -> Sources:
+    """The valid arms of stored runs, ablations and trainings; invalid arms are left out, with the reason."""
     arms: list[StoredArm] = []
     refused: dict[tuple[str, str], list[str]] = {}
     for record in sorted(records, key=lambda record: record.created_utc, reverse=True):
@@ -101,4 +108,4 @@ def gather(records: Sequence[RunRecord], gflops: Gflops = no_gflops, ablated: Se
             data = f"{known.get('name') or 'unnamed data'}, {arm.n_images} images" if arm.n_images else "no data"
             arms.append(StoredArm(arm, device, data, record.run_id, record.created_utc, placement))
     lines = [f"left out of run {run}: {', '.join(names)} ({reason})" for (run, reason), names in refused.items()]
-    return Sources(tuple(arms), tuple(lines), gflops, tuple(ablated))
+    return Sources(tuple(arms), tuple(lines), gflops, tuple(ablated), tuple(trained))
