@@ -85,6 +85,28 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", local)
 
 
+def _join(backend: str) -> None:
+    """Find the other processes, also those that torchrun started again after one died.
+
+    torchrun lends its own store, in which the addresses of the processes before a restart are still written: whoever reads
+    one waits for ever (pytorch issue 135712). Each restart gets a corner of its own there; but over several machines the
+    agents count restarts apart, so the store must not be shared. Raises `UsageError` where it is.
+    """
+    setting = os.environ
+    if setting.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or setting.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        dist.init_process_group(backend)
+        return
+    if setting.get("GROUP_WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            "--max-restarts over several machines hangs with torchrun's shared store; "
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on each of them"
+        )
+    rank, size = int(setting["RANK"]), int(setting["WORLD_SIZE"])
+    lent = dist.TCPStore(setting["MASTER_ADDR"], int(setting["MASTER_PORT"]), size, is_master=False)
+    store = dist.PrefixStore(f"rmeeto_bench/restart_{setting.get('TORCHELASTIC_RESTART_COUNT', '0')}", lent)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+
+
 @contextmanager
 def world(device: str) -> Iterator[World]:
     """This process's place. Under torchrun the processes find each other (NCCL on GPUs, gloo on CPUs) and part at the end."""
@@ -94,7 +116,7 @@ def world(device: str) -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World(chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    _join("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield World(chosen, dist.get_rank(), dist.get_world_size())
     finally:
