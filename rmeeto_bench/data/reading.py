@@ -147,7 +147,7 @@ class EncodedSet:
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_interrupts_to_the_main_process,
+            worker_init_fn=leave_interrupts,
         )
         for start, pixels, labels, found in loader:
             problems = tuple(Problem(*values) for values in found)
@@ -171,8 +171,8 @@ class _Chunks(Dataset[Loaded]):
         return self.data.load(start, self.batch_size)
 
 
-def _leave_interrupts_to_the_main_process(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; workers must live on until the batch in hand is done."""
+def leave_interrupts(_: int) -> None:
+    """For workers: Ctrl-C reaches every process of a terminal; workers must live on until the batch in hand is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rmeeto_bench.data.image_set import UNREADABLE, Normalisation, TensorSet
-from rmeeto_bench.data.reading import EncodedSet
+from rmeeto_bench.data.reading import EncodedSet, leave_interrupts
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.retrain.augment import augmented, draw, fit, image_transform
 from rmeeto_bench.retrain.distributed import World
@@ -110,6 +110,7 @@ class Feed:
             num_workers=self.workers,
             collate_fn=joined,
             pin_memory=device.type == "cuda",
+            worker_init_fn=leave_interrupts,
         )
         try:
             for batch_pixels, batch_labels, unreadable in loader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -158,6 +159,25 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_state(tmp_path: Path, monkey
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
     assert states.load_state(tmp_path) == {"step": 1}
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_decoding_processes_and_still_saves_the_state(tmp_path: Path) -> None:
+    words = ["-r", "5", "--init", "none", "--workers", "2", "--save-every", "1", "--epochs", "50"]
+    command = [sys.executable, "-m", "rmeeto_bench", "retrain", "--preset", "nano", "--fraction", "1", "--device", "cpu"]
+    folders = write_folders(tmp_path / "images", per_class=40)
+    process = subprocess.Popen(
+        [*command, "--data", str(folders), "--out", str(tmp_path / "out"), "--batch-size", "4", "--set", "img_size=14", *words],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    states, deadline = tmp_path / "out" / "vim_nano_r5.state", time.monotonic() + 120
+    while not list(states.glob("step_*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes of the command
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert list(states.glob("step_*.pt"))
+    assert "Traceback" not in said
+    assert said.count("finishing this step") == 1  # and not once more from each of them
 
 
 def test_any_setting_of_the_merging_can_be_trained_with_and_names_the_files(data: Path, tmp_path: Path) -> None:
