@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmeeto_bench.cli import comparing
+from rmeeto_bench.cli import comparing, images
 from rmeeto_bench.cli.quantities import percent, points
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ or the folder of a stored run (advisory: nothing fails by it). Fresh processes o
 FAIL: a quantity is worse by more than the margin, at one-sided 95 %. PASS: all are surely not worse by twice the margin.
 exit codes: 0 PASS, 3 FAIL, 4 inconclusive after one extension, 5 nothing measured, or simulated or invalid, 6 the machine lacks
 something"""
-PASSED_ON = ("model", "ratios", "r", "checkpoints", "data", "images", "batch_size", "precision", "backend", "seed")
+PASSED_ON = (
+    "model", "ratios", "r", "checkpoints", "data", "labels", "class_map", "on_error", "images", "batch_size", "precision",
+    "backend", "seed",
+)  # fmt: skip
+PATHS = ("checkpoints", "data", "labels", "class_map")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     amount = what.add_mutually_exclusive_group()
     amount.add_argument("--ratios", metavar="LIST", help="default: 0,0.31,0.54")
     amount.add_argument("--r", metavar="LIST")
-    for name in ("checkpoints", "data", "images", "batch-size", "precision", "backend", "seed"):
+    images.add_data(what)
+    for name in ("checkpoints", "images", "batch-size", "precision", "backend", "seed"):
         what.add_argument(f"--{name}", metavar=name.upper().split("-")[-1])
     what.add_argument("--thorough", action="store_true", help="three long sessions per process instead of a short one")
     out = parser.add_argument_group("output")
@@ -70,8 +75,8 @@ def run_flags(arguments: argparse.Namespace) -> list[str]:
     words = ["--gpus", _device(arguments.gpus)]
     for name in PASSED_ON:
         value = getattr(arguments, name)
-        if value is not None:
-            absolute = name in ("checkpoints", "data") and Path(value).exists()
+        if value is not None and (name, value) != ("on_error", "stop"):  # a base may be too old to know the default's flag
+            absolute = name in PATHS and Path(value).exists()
             words += [f"--{name.replace('_', '-')}", str(Path(value).resolve()) if absolute else str(value)]
     if arguments.ratios is None and arguments.r is None:
         words += ["--ratios", "0,0.31,0.54"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import rmeeto_bench
 from rmeeto_bench.bench import sides
 from rmeeto_bench.bench.sides import cache_folder, resolve
 from rmeeto_bench.bench.store import Store
+from rmeeto_bench.cli import gate
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.records import Block, save, to_json
@@ -245,3 +247,19 @@ def test_for_real_a_planted_slow_down_is_caught(
     words = ["--pairs", "2", "--margin", "5%", "--gpus", "none", "--r", "0", "--checkpoints", "none", "--batch-size", "2"]
     assert main(["gate", "--base", str(root), "--head", str(head), *words]) == 3
     assert "FAIL: images/s of vim_nano/r0" in capsys.readouterr().out
+
+
+def test_what_is_measured_is_passed_on_to_the_processes_of_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "labels.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    gate.add_arguments(parser)
+    given = ["--gpus", "none", "--data", "val", "--labels", "labels.txt", "--on-error", "skip", "--batch-size", "8"]
+    words = gate.run_flags(parser.parse_args(["--base", "main", *given]))
+    pairs = dict(zip(words[::2], words[1::2], strict=False))
+    assert pairs["--data"] == str(tmp_path / "val")
+    assert pairs["--labels"] == str(tmp_path / "labels.txt")
+    assert (pairs["--on-error"], pairs["--batch-size"], pairs["--ratios"]) == ("skip", "8", "0,0.31,0.54")
+    assert words[-1] == "--quick"
+    assert "--on-error" not in gate.run_flags(parser.parse_args(["--base", "main", "--gpus", "none"]))  # old bases lack it
