@@ -94,6 +94,8 @@ def test_seeds_are_averaged_and_a_training_cut_short_counts_for_nothing(tmp_path
     ours = from_logs("9", tmp_path)["3", "top-1 (%)"]
     assert ours.value == pytest.approx(79.2667, abs=1e-3)
     assert "3 seeds" in ours.match
+    training_log(tmp_path, seed=3, device="NVIDIA L4", processes=1, minutes=900.0)
+    assert from_logs("9", tmp_path)["3", "wall time (min)"].value == 107.0  # minutes are of one kind of machine
     assert ours.high is not None
     assert ours.high - ours.value > 0.7  # Student's t of three, and the images
 

@@ -25,7 +25,7 @@ def retrained(row: PaperRow, sources: Sources) -> Ours | None:
         return _on_hardware(row, model, sources)
     own = find(row, model, sources.trained, any_length=False)
     if row.metric == "wall_time":
-        return _minutes(own, comparable=_paper_machine(own)) if own else None
+        return _minutes(own, comparable=_paper_machine(own[0])) if own else None
     trainings = own
     if not own and model.startswith("vim_"):
         trainings = find(row, STAND_IN, sources.trained, any_length=True)
@@ -35,15 +35,17 @@ def retrained(row: PaperRow, sources: Sources) -> Ours | None:
     return Ours(value.value, stand_in + describe(trainings), value.low, value.high, comparable=bool(own))
 
 
-def _paper_machine(trainings: list[Training]) -> bool:
+def _paper_machine(training: Training) -> bool:
     """Four A100, as far as the paper says what it trained on."""
-    return all(training.n_devices == 4 and "A100" in training.device for training in trainings)
+    return training.n_devices == 4 and "A100" in training.device
 
 
 def _minutes(trainings: list[Training], *, comparable: bool) -> Ours:
+    """Mean minutes of those that ran on the first one's machine."""
     first = trainings[0]
-    match = f"{describe(trainings)}; {first.n_devices} x {first.device}"
-    return Ours(fmean(training.minutes for training in trainings), match, comparable=comparable)
+    alike = [training for training in trainings if (training.device, training.n_devices) == (first.device, first.n_devices)]
+    match = f"{describe(alike)}; {first.n_devices} x {first.device}"
+    return Ours(fmean(training.minutes for training in alike), match, comparable=comparable)
 
 
 def _on_hardware(row: PaperRow, model: str, sources: Sources) -> Ours | None:
