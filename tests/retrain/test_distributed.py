@@ -108,7 +108,7 @@ def test_after_a_killed_worker_the_same_command_goes_on_with_the_same_curve(data
 
 
 def test_torchrun_starts_killed_workers_anew_and_they_go_on(data: Path, two: Path, tmp_path: Path) -> None:
-    """Without a corner of the store for each restart, about every second time both workers waited for a dead address."""
+    """Without a corner of the store for each restart, now and then both workers waited for a dead address."""
     status, said = killed([*TORCHRUN, "--max-restarts", "2", *words(data, tmp_path, 8)], tmp_path)
     assert status == 0, said[:6000]
     assert "exitcode: -9" in said, "the kill came too late"
