@@ -17,6 +17,8 @@ from rmeeto_bench.records import Estimate
 
 LARGEST = 16 << 20  # bytes of a file of ablations
 
+FOLDS = {"sum": "sum", "mean": "mean", "max": "amax", "min": "amin"}  # name in Table 17 -> mode
+
 # (setting of the paper's table, value, method) -> (study, variant)
 _SHUFFLED = {
     ("shuffle_ratio", ratio, method): ("shuffle", f"{ours}, {ratio} shuffled")
@@ -27,10 +29,7 @@ VARIANTS = {
     **_SHUFFLED,
     ("feature_row", "1", "merging"): ("metric", "X"),
     **{("distance", name, "merging"): ("distance", name) for name in ("cosine", "l1", "l2")},
-    **{
-        ("merge_mode", theirs, "merging"): ("mode", ours)
-        for theirs, ours in (("sum", "sum"), ("mean", "mean"), ("max", "amax"), ("min", "amin"))
-    },
+    **{("merge_mode", theirs, "merging"): ("mode", ours) for theirs, ours in FOLDS.items()},
     ("grouping", "odd-even", "merging"): ("grouping", "odd-even"),
     ("grouping", "front-behind", "merging"): ("grouping", "front-behind"),
     ("grouping", "random", "merging"): ("grouping", "random halves"),

@@ -3,17 +3,85 @@ the re-trained rows of all others where no stored run has them."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from statistics import fmean
 
+from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
 from rmeeto_bench.reference import PaperRow
+from rmeeto_bench.report.paper.ablated import FOLDS
 from rmeeto_bench.report.paper.item import Item, Needs, Ours
-from rmeeto_bench.report.paper.matching import our_model
+from rmeeto_bench.report.paper.matching import our_model, placement
 from rmeeto_bench.report.paper.sources import STAND_IN, Sources
-from rmeeto_bench.report.paper.trained import Training, accuracy, describe, find
+from rmeeto_bench.report.paper.trained import Training, accuracy, describe
 
 TRAIN = "ImageNet-1k training and validation sets"
 TABLE_3_EPOCHS = 3
+Rule = Callable[[ReductionConfig, str], ReductionConfig | None]
+GROUPINGS = {"odd-even": "odd_even", "front-behind": "front_behind", "random": "random"}
+
+
+def _interval(base: ReductionConfig, value: str) -> ReductionConfig:
+    """Blocks between merges; Table 16 keeps the tokens that are left at the end."""
+    return base if value == "2" else replace(base, interval=int(value), final_tokens=token_counts(base)[-1])
+
+
+# Setting of a row -> the reduction it was trained with, None where the paper does not say which.
+RULES: dict[str, Rule] = {
+    "": lambda base, _: base,
+    "dataset": lambda base, _: base,
+    "train_fraction": lambda base, _: base,
+    "epochs": lambda base, _: base,
+    "hardware": lambda base, _: base,
+    "blocks": lambda base, value: replace(base, placement=value),
+    "ordered": lambda base, value: replace(base, ordered=value == "yes") if value in ("yes", "no") else None,
+    "feature_row": lambda base, value: base if value == "1" else None,
+    "distance": lambda base, value: replace(base, distance=value),
+    "kth_closest": lambda base, value: replace(base, choose_k=int(value)),
+    "merge_interval": _interval,
+    "merge_mode": lambda base, value: replace(base, mode=FOLDS[value]),
+    "grouping": lambda base, value: replace(base, ablation=replace(base.ablation, grouping=GROUPINGS[value])),
+    "shuffle_ratio": lambda base, value: replace(base, ablation=replace(base.ablation, shuffle=float(value))),
+}
+METHODS = {"merging": False, "R-MeeTo": False, "R-MeeTo (odd-block)": False, "R-MeeTo (re-train)": False, "pruning": True}
+
+
+def reduction_of(row: PaperRow) -> ReductionConfig | None:
+    """What a row was trained with, or None where that is not known."""
+    prune, rule = METHODS.get(row.method), RULES.get(row.setting_name)
+    if prune is None or rule is None or not row.r.isdecimal() or (row.setting_name and not row.setting_value):
+        return None
+    base = ReductionConfig(r=int(row.r), prune=prune, placement=placement(row))
+    return rule(base, row.setting_value)
+
+
+def _epochs(row: PaperRow) -> float | None:
+    """Epochs a row was trained for, None where it does not say."""
+    if row.setting_name == "epochs":
+        return float(row.setting_value)
+    said = row.regime.rpartition(" ")[2].removesuffix("ep")
+    return float(said) if said.isdecimal() else None
+
+
+def find(row: PaperRow, model: str, trainings: Sequence[Training], *, any_length: bool) -> list[Training]:
+    """The trainings of `model` that a row is about: of the largest group of twins. `any_length` lets in other epochs and
+    other parts of the data, unless it is them that the row is about."""
+    reduction = reduction_of(row)
+    if reduction is None:
+        return []
+    wanted, epochs = json.loads(json.dumps(asdict(reduction))), _epochs(row)
+    fraction = float(row.setting_value.rstrip("%")) / 100 if row.setting_name == "train_fraction" else 1.0
+    groups: dict[str, list[Training]] = {}
+    for training in trainings:
+        same = training.model == model and training.reduction == wanted
+        as_long = epochs is None or math.isclose(training.epochs, epochs, rel_tol=0.02)
+        as_much = math.isclose(training.of_whole, fraction, rel_tol=0.02)
+        loose = {"epochs": as_long, "train_fraction": as_much}.get(row.setting_name, True)
+        if same and (loose if any_length else as_long and as_much):
+            groups.setdefault(training.twins, []).append(training)
+    return max(groups.values(), key=len, default=[])
 
 
 def retrained(row: PaperRow, sources: Sources) -> Ours | None:
