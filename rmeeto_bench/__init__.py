@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rmeeto_bench import timm_hook as _timm_hook
+from rmeeto_bench.models import timm_hook as _timm_hook
 
 if TYPE_CHECKING:
     from rmeeto_bench.api import load_run, run
-    from rmeeto_bench.bench.plan import BenchPlan
+    from rmeeto_bench.bench.plan.plan import BenchPlan
     from rmeeto_bench.checkpoints.reader import load_checkpoint
     from rmeeto_bench.models.zoo import create_model
     from rmeeto_bench.reduction.config import Ablation, ReductionConfig, VitOptions
@@ -43,7 +43,7 @@ _HOME = {
     "HiddenStateAlignment": "reduction.pruning",
     "TokenRecognition": "reduction.pruning",
     "VitOptions": "reduction.config",
-    "BenchPlan": "bench.plan",
+    "BenchPlan": "bench.plan.plan",
     "MergeResult": "reduction.merging",
     "ReductionConfig": "reduction.config",
     "create_model": "models.zoo",

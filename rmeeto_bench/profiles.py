@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.shipped import shipped
-from rmeeto_bench.typecheck import check
+from rmeeto_bench.files import shipped
+from rmeeto_bench.records.check import check
 
 LARGEST = 100_000  # bytes of a profile
 LONGEST_PATTERN = 200

@@ -103,7 +103,7 @@ def test_there_are_no_circles() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import rmeeto_bench.report.files", "from rmeeto_bench.cli.main import main; main(['profiles'])"]
+    "code", ["import rmeeto_bench.report.run.files", "from rmeeto_bench.cli.main import main; main(['profiles'])"]
 )
 def test_light_things_load_no_torch(code: str) -> None:
     check = f"import sys; {code}; assert 'torch' not in sys.modules and 'timm' not in sys.modules"

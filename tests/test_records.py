@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sample_runs import cpu_run
 
-from rmeeto_bench import reference
+from rmeeto_bench import published as reference
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.profiles import load_profiles, match_profile
-from rmeeto_bench.records import from_json, load, require_measured, save, to_json, write_atomic
+from rmeeto_bench.records.run import from_json, load, require_measured, save, to_json, write_atomic
 
 
 def test_a_record_survives_the_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.measure.devices.telemetry import Telemetry, power_limited, rejection
 from rmeeto_bench.measure.protocol import (
     CPU_TARGET,
     DEFAULT,
@@ -24,13 +25,12 @@ from rmeeto_bench.measure.protocol import (
     Watch,
 )
 from rmeeto_bench.measure.statistics import half_width, paired_speedup
-from rmeeto_bench.measure.telemetry import Telemetry, power_limited, rejection
 from rmeeto_bench.measure.turns import Turns
 from rmeeto_bench.measure.warmup import warm_up
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 if TYPE_CHECKING:
-    from rmeeto_bench.measure.device import Device  # which needs torch
+    from rmeeto_bench.measure.devices.device import Device  # which needs torch
 
 __all__ = [
     "CPU_TARGET",

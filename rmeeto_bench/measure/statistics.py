@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from rmeeto_bench.records import Estimate
+from rmeeto_bench.records.run import Estimate
 
 EXACT_LIMIT = 60  # above this many rounds the normal approximation of the signed-rank distribution is as good
 ENOUGH_SESSIONS = 3  # from which on sessions, not rounds, are the replicates

@@ -17,13 +17,13 @@ from rmeeto_bench.checkpoints.reader import check_state, read_checkpoint
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.data.reading import STOP, Reading
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.measure.device import cpu_name
+from rmeeto_bench.measure.devices.device import cpu_name
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.positions import resize_pos_embed
 from rmeeto_bench.models.sizes import VimConfig
 from rmeeto_bench.models.zoo import bundled_checkpoint, config, create_model
-from rmeeto_bench.records import write_atomic
+from rmeeto_bench.records.run import write_atomic
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.retrain.distill import prepare_teacher
 from rmeeto_bench.retrain.distributed import World

@@ -20,7 +20,7 @@ from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import CheckpointError, UnavailableError
 from rmeeto_bench.models.zoo import bundled_checkpoint
-from rmeeto_bench.records import save
+from rmeeto_bench.records.run import save
 
 SIZES = {"depth": 4, "embed_dim": 32}
 

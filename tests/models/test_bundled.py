@@ -10,7 +10,7 @@ import torch
 
 import rmeeto_bench as rb
 from rmeeto_bench.checkpoints.reader import read_checkpoint
-from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.models.zoo import bundled_checkpoint
 from rmeeto_bench.retrain.loop import top1
 
