@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.models import timm_hook as _timm_hook
+from rmeeto_bench.version import __version__
 
 if TYPE_CHECKING:
     from rmeeto_bench.api import load_run, run
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
     from rmeeto_bench.reduction.pruning import HiddenStateAlignment, TokenRecognition
 
-try:
-    from rmeeto_bench._version import __version__  # written by the build, from the tags
-except ImportError:  # a checkout that was never installed
-    __version__ = "0.1.0.dev0+checkout"
 __all__ = [
     "Ablation",
     "BenchPlan",
@@ -32,6 +29,7 @@ __all__ = [
     "ReductionConfig",
     "TokenRecognition",
     "VitOptions",
+    "__version__",
     "create_model",
     "load_checkpoint",
     "load_run",
@@ -61,7 +59,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)
 
 
 _timm_hook.install()

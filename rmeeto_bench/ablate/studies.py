@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.reduction.config import Ablation, ReductionConfig
-from rmeeto_bench.reduction.pruning import HiddenStateAlignment, Pruning, TokenRecognition
+from rmeeto_bench.reduction.config import Ablation, Pruning, ReductionConfig
+from rmeeto_bench.reduction.pruning import HiddenStateAlignment, TokenRecognition
 from rmeeto_bench.reduction.schedule import token_counts
 
 

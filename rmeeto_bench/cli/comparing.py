@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.files import write_atomic
+
 if TYPE_CHECKING:
     from rmeeto_bench.records.comparison import Comparison
 
@@ -23,7 +25,6 @@ def show(comparison: Comparison, arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from rmeeto_bench.records.comparison import to_json
-    from rmeeto_bench.records.run import write_atomic
     from rmeeto_bench.report.comparison import github_annotations, headline, junit, markdown, table
 
     if arguments.json == "-":

@@ -13,8 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rmeeto_bench import __version__
 from rmeeto_bench.errors import RmeetoError
+from rmeeto_bench.version import __version__
 
 COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",

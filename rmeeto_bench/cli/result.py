@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli.interrupt import graceful
+from rmeeto_bench.files import write_atomic
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.run.runner import Controls
@@ -65,7 +66,7 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
     """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code."""
     from rmeeto_bench.bench.run.runner import Controls
     from rmeeto_bench.cli.progress import TerminalListener
-    from rmeeto_bench.records.run import MANIFEST, to_json, write_atomic
+    from rmeeto_bench.records.run import MANIFEST, to_json
     from rmeeto_bench.report.run.files import write_all
     from rmeeto_bench.report.run.tables import markdown
 

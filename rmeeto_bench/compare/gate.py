@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.compare.gate_rule import ALPHA, Margins, Readings, Tested, collect, judge, overall, paired_points
 from rmeeto_bench.errors import MeasurementError
-from rmeeto_bench.measure.rounds import complete_rounds
-from rmeeto_bench.measure.statistics import hodges_lehmann
+from rmeeto_bench.measure.statistics import complete_rounds, hodges_lehmann
 from rmeeto_bench.records.comparison import FAIL, INCONCLUSIVE, MEMORY, RATE, SPEEDUP, TOP1, Change, Comparison
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rmeeto_bench.errors import DataError, MeasurementError
-from rmeeto_bench.measure.rounds import complete_rounds
-from rmeeto_bench.measure.statistics import hodges_lehmann, run_speedup
-from rmeeto_bench.records.run import Block, Estimate, write_atomic
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.measure.statistics import complete_rounds, hodges_lehmann, run_speedup
+from rmeeto_bench.records.run import Block, Estimate
 
 SCHEMA = "rmeeto-bench-noise/1"
 ARM, TWIN, UNOBSERVED = "A", "A'", "A without telemetry"  # the same program three times

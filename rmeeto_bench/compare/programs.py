@@ -48,11 +48,6 @@ class Side:
         return f"{self.given} ({self.commit[:12]})" if self.commit else self.given
 
 
-def cache_folder() -> Path:
-    """Worktrees, wheels and environments: `$XDG_CACHE_HOME/rmeeto-bench/gate`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmeeto-bench" / "gate"
-
-
 def _call(command: Sequence[str | Path], what: str) -> str:
     """Standard output of a command. Raises `UnavailableError` with its last line if it fails."""
     try:

@@ -23,8 +23,7 @@ from itertools import pairwise
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.sizes import DeitConfig, VimConfig
-from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.reduction.pruning import Pruning
+from rmeeto_bench.reduction.config import Pruning, ReductionConfig
 from rmeeto_bench.reduction.schedule import merges, merging_blocks, vit_schedule
 
 CONVENTIONS = ("hook", "analytic", "bidirectional")

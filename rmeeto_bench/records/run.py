@@ -10,13 +10,12 @@ Format history of `manifest.json` (major.minor: a reader takes any minor of its 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import DataError, MeasurementError
+from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.check import check
 
 SCHEMA = "rmeeto-bench/1.1"
@@ -225,20 +224,6 @@ def from_json(text: str) -> RunRecord:
 def to_json(record: RunRecord) -> str:
     """The manifest's text, stable in field order, so that two equal records are equal bytes."""
     return json.dumps(asdict(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save(record: RunRecord, folder: Path) -> Path:

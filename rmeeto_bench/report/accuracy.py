@@ -13,8 +13,9 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.accuracy import AccuracyRecord, ArmAccuracy, ClassChange, DataSummary, to_json
-from rmeeto_bench.records.run import Estimate, write_atomic
+from rmeeto_bench.records.run import Estimate
 from rmeeto_bench.report.figures.style import COLOURS, STYLES, render, settings
 from rmeeto_bench.report.run.tables import DASH, interval
 

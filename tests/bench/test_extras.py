@@ -14,15 +14,16 @@ import pytest
 import torch
 from bench_harness import Heard, controls, sim_plan
 
-from rmeeto_bench.bench.plan.plan import BenchPlan, cells
+from rmeeto_bench.bench.plan.estimate import true_seconds
+from rmeeto_bench.bench.plan.plan import SIZES, BenchPlan, cells, protocol_for
 from rmeeto_bench.bench.run.processes import death, worker_environment
 from rmeeto_bench.bench.run.runner import run
-from rmeeto_bench.bench.session.context import Job, protocol_for
+from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.session.equivalence import equivalent, verdict
-from rmeeto_bench.bench.session.latency import percentiles, single_steps
-from rmeeto_bench.bench.session.simulated import true_seconds
-from rmeeto_bench.bench.session.sweep import SIZES, knee, measure_sweep
-from rmeeto_bench.bench.summary.record import spread_arms
+from rmeeto_bench.bench.session.latency import single_steps
+from rmeeto_bench.bench.session.sweep import measure_sweep
+from rmeeto_bench.bench.summary.arm_records import percentiles
+from rmeeto_bench.bench.summary.record import knee, spread_arms
 from rmeeto_bench.errors import MeasurementError, UsageError
 from rmeeto_bench.measure.devices.device import find_devices
 from rmeeto_bench.measure.devices.simulated import SimDevice

@@ -14,8 +14,9 @@ from bench_harness import controls
 from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.bench.session.context import Job
-from rmeeto_bench.bench.session.probe import difference, probe
+from rmeeto_bench.bench.session.probe import probe
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.summary.arm_records import difference
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.errors import SlowPathError
 from rmeeto_bench.measure.protocol import PRESETS, QUICK

@@ -10,7 +10,7 @@ import torch
 from sample_runs import cpu_run
 
 from rmeeto_bench.bench.session import workload
-from rmeeto_bench.bench.session.workload import Facts
+from rmeeto_bench.bench.store.store import Facts
 from rmeeto_bench.records.run import from_json, to_json
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from rmeeto_bench.bench.store.store import Probe, Store
 from rmeeto_bench.errors import DataError, UnavailableError
-from rmeeto_bench.measure.rounds import complete_rounds
+from rmeeto_bench.measure.statistics import complete_rounds
 from rmeeto_bench.records.run import DATABASE, Block
 
 

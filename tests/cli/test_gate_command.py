@@ -21,8 +21,9 @@ from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.commands import gate
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.compare import programs as sides
-from rmeeto_bench.compare.programs import cache_folder, resolve
+from rmeeto_bench.compare.programs import resolve
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.files import cache_folder
 from rmeeto_bench.records.run import Block, save, to_json
 
 # A program that takes no time: it answers `run` with a manifest at the speed that its own source states.

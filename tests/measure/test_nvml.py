@@ -16,7 +16,8 @@ from rmeeto_bench.measure.devices.poller import Poller, sample
 from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.devices.telemetry import rejection
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, Watch, complete_rounds, measure
+from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, Watch, measure
+from rmeeto_bench.measure.statistics import complete_rounds
 from rmeeto_bench.measure.verdict import judge, labels
 from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.records.run import Block

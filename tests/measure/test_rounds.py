@@ -11,8 +11,8 @@ import torch
 
 from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, Protocol, TimedArm, Watch, balanced_orders, complete_rounds, measure
-from rmeeto_bench.measure.statistics import paired_speedup
+from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, Protocol, TimedArm, Watch, balanced_orders, measure
+from rmeeto_bench.measure.statistics import complete_rounds, paired_speedup
 from rmeeto_bench.measure.verdict import judge
 from rmeeto_bench.measure.warmup import steady
 from rmeeto_bench.profiles import load_profiles

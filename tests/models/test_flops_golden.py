@@ -9,8 +9,8 @@ import pytest
 
 from rmeeto_bench.cost.flops import count_flops, gflops_by_convention, operations, published_gflops
 from rmeeto_bench.cost.roofline import share_of_peak
+from rmeeto_bench.models.sizes import config
 from rmeeto_bench.models.vim import VimConfig
-from rmeeto_bench.models.zoo import config
 from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.published import throughput
 from rmeeto_bench.reduction.config import PRESETS, ReductionConfig

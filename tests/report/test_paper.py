@@ -19,7 +19,7 @@ from sample_runs import arms, cpu_run, record, two_gpus
 from rmeeto_bench import published as reference
 from rmeeto_bench.cost.flops import published_gflops
 from rmeeto_bench.errors import DataError, UsageError
-from rmeeto_bench.models.zoo import config
+from rmeeto_bench.models.sizes import config
 from rmeeto_bench.records.run import DeviceRecord, Estimate, RunRecord
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import token_counts

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from rmeeto_bench import __version__
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.evaluate.arm_accuracies import Described, compare, described
 from rmeeto_bench.bench.evaluate.sharing import SharedPass, build_arms, require_weights, share
@@ -22,8 +21,9 @@ from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.measure.devices.device import Device
-from rmeeto_bench.models.zoo import config
+from rmeeto_bench.models.sizes import config
 from rmeeto_bench.records.accuracy import AccuracyRecord, ArmAccuracy, ClassChange, DataProblem, DataSummary
+from rmeeto_bench.version import __version__
 
 SHARED = "shared"  # predictions of a pass are the pass's, whichever device made them
 

@@ -5,17 +5,42 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, cells
-from rmeeto_bench.bench.session.built_arm import batch_size_for, precision_for
-from rmeeto_bench.bench.session.context import protocol_for
-from rmeeto_bench.bench.session.simulated import baseline_rate
-from rmeeto_bench.bench.session.sweep import ROUNDS, SIZES
+from rmeeto_bench.bench.plan.plan import ROUNDS, SIZES, BenchPlan, Cell, batch_size_for, cells, precision_for, protocol_for
+from rmeeto_bench.cost.flops import count_flops
+from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.energy import LEAST_SECONDS
-from rmeeto_bench.profiles import match_profile
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.profiles import GpuProfile, load_profiles, match_profile
 from rmeeto_bench.records.run import DeviceRecord
+from rmeeto_bench.reduction.config import ReductionConfig
 
+EFFICIENCY = 0.04  # share of the dense fp16 peak; Table 12's baselines lie between 0.02 (H100) and 0.10 (RTX 4090)
+MATCHING = 0.207  # matching and merging cost this share of the baseline, whatever r: Table 12's RTX 4090 column gives it
+LAUNCH = 1e-3  # seconds a step takes however small the batch
 ENERGY_SECONDS = 3 * LEAST_SECONDS + 5  # of an arm: three contiguous runs and their warm-up
 START = 8.0  # seconds from starting a process to its first block: imports, building, lazy initialisation
+
+
+def profile_of(device: Device) -> GpuProfile:
+    """The GPU a simulated device stands for."""
+    name = device.id.removeprefix("sim:")
+    return next(profile for profile in load_profiles() if profile.name == name)
+
+
+def baseline_rate(profile: GpuProfile, model: str) -> float:
+    """Images/s to plan with where nothing was measured: a guess within a factor of three; NaN for an unknown device."""
+    if not profile.fp16_tflops:
+        return math.nan
+    return 1000 * EFFICIENCY * profile.fp16_tflops / (2 * count_flops(config(model), ReductionConfig(), "bidirectional").layers)
+
+
+def true_seconds(cell: Cell, profile: GpuProfile, batch_size: int) -> float:
+    """Seconds of one step of a simulated arm."""
+    sized = config(cell.model)
+    rate = 1000 * EFFICIENCY * profile.fp16_tflops  # GFLOP/s
+    baseline = 2 * count_flops(sized, ReductionConfig(), "bidirectional").layers / rate
+    layers = 2 * count_flops(sized, cell.reduction, "bidirectional").layers / rate
+    return LAUNCH + batch_size * (layers + (MATCHING * baseline if cell.r else 0.0))
 
 
 def timing_seconds(plan: BenchPlan, kind: str, arms: int) -> tuple[float, float]:

@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import DataError, UsageError
-from rmeeto_bench.measure.rounds import PRESETS, Protocol
-from rmeeto_bench.models.zoo import config
+from rmeeto_bench.measure.rounds import CPU_TARGET, PRESETS, Protocol
+from rmeeto_bench.models.sizes import config
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
+
+
+def size_name(arm: str, size: int) -> str:
+    """Id of an arm at a batch size in the blocks of a sweep."""
+    return f"{arm}@b{size}"
+
+
+ROUNDS = (6, 12)  # fewest and most: a knee needs a per cent, not a quarter of one
+
+
+SIZES = tuple(2**power for power in range(10))
+
+
+def protocol_for(plan: BenchPlan, kind: str) -> Protocol:
+    """The preset of a plan on a kind of device. A CPU's sessions share the time of one: it has no clock to lock or fans to
+    spin up, so that a short warm-up is as good as a long one."""
+    protocol = replace(plan.protocol, seed=plan.seed)
+    if kind != "cpu":
+        return protocol
+    share = max(1, protocol.sessions)
+    return replace(
+        protocol,
+        target=max(protocol.target, CPU_TARGET),
+        warmup_seconds=protocol.warmup_seconds / share,
+        warmup_limit=protocol.warmup_limit / share,
+        time_limit=protocol.time_limit / share,
+    )
+
+
+def batch_size_for(plan: BenchPlan, kind: str) -> int:
+    """The plan's batch size, or 128 on a GPU and 32 on a CPU. Never changed later: what does not fit is reported so."""
+    return plan.batch_size or (32 if kind == "cpu" else 128)
+
+
+def precision_for(plan: BenchPlan, kind: str) -> str:
+    """The plan's precision, or fp16 on a GPU (a simulated one too) and fp32 on a CPU."""
+    return plan.precision if plan.precision != "auto" else ("fp32" if kind == "cpu" else "fp16")
+
 
 CHOICES = {
     "precision": ("auto", "fp32", "fp16", "bf16"),

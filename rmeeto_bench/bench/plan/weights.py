@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmeeto_bench.bench.plan.plan import Cell
-from rmeeto_bench.checkpoints.catalogue import PUBLIC, find, for_model
+from rmeeto_bench.checkpoints.catalogue import BUNDLED, PUBLIC, bundled_checkpoint, find, for_model
 from rmeeto_bench.checkpoints.hub import fetch, resolve
 from rmeeto_bench.errors import CheckpointError
-from rmeeto_bench.models.zoo import BUNDLED, bundled_checkpoint
 
 ZOO = "zoo"  # --checkpoints zoo: the public file of each model and r
 ENDINGS = (".safetensors", ".pth", ".pt")

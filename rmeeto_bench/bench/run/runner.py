@@ -16,19 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from rmeeto_bench import __version__
+from rmeeto_bench import files
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
 from rmeeto_bench.bench.run.devices import discover
 from rmeeto_bench.bench.run.locks import device_lock, folder_lock
 from rmeeto_bench.bench.run.parallel import solo_against_together
 from rmeeto_bench.bench.run.processes import Outcome, Process, Worker, events, launch
-from rmeeto_bench.bench.session.context import Job, protocol_for
-from rmeeto_bench.bench.store.store import Store, now
+from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.summary.record import assemble
 from rmeeto_bench.errors import DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
 from rmeeto_bench.measure.rounds import RoundsProgress
 from rmeeto_bench.records.run import DATABASE, MANIFEST, DeviceRecord, RunRecord, load, save
+from rmeeto_bench.version import __version__
 
 
 class Listener(Protocol):
@@ -272,7 +273,7 @@ def run(
             Store.create(folder)  # says what to do
         record = RunRecord(
             run_id=new_run_id(plan),
-            created_utc=now(),
+            created_utc=files.now(),
             status="running",
             tool_version=__version__,
             argv=argv,
@@ -322,7 +323,7 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
         present = tuple(device for device in record.devices if device.id in here)
         if not present:
             raise UnavailableError("; ".join(running.lost.values()) + "; continue where they are, or measure anew with rerun")
-        running.record = replace(record, resumed_utc=(*record.resumed_utc, now()), failures=())
+        running.record = replace(record, resumed_utc=(*record.resumed_utc, files.now()), failures=())
         return _carry_out(running)
 
 

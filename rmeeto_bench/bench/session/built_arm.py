@@ -9,7 +9,7 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from rmeeto_bench.bench.plan.plan import BenchPlan, Cell
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, precision_for
 from rmeeto_bench.bench.plan.weights import Weights, choose
 from rmeeto_bench.checkpoints.reader import Provenance, load_checkpoint
 from rmeeto_bench.data.image_set import ImageSet
@@ -41,16 +41,6 @@ class Setting:
     def place(self, tensor: Tensor) -> Tensor:
         """A tensor on the device in the working precision."""
         return tensor.to(self.device.torch_device, self.dtype)
-
-
-def precision_for(plan: BenchPlan, kind: str) -> str:
-    """The plan's precision, or fp16 on a GPU (a simulated one too) and fp32 on a CPU."""
-    return plan.precision if plan.precision != "auto" else ("fp32" if kind == "cpu" else "fp16")
-
-
-def batch_size_for(plan: BenchPlan, kind: str) -> int:
-    """The plan's batch size, or 128 on a GPU and 32 on a CPU. Never changed later: what does not fit is reported so."""
-    return plan.batch_size or (32 if kind == "cpu" else 128)
 
 
 def setting_for(plan: BenchPlan, device: Device) -> Setting:

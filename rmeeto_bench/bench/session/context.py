@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
@@ -16,7 +16,7 @@ from rmeeto_bench.bench.session.workload import ModelWorkload, Workload
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.errors import SlowPathError, UnavailableError
 from rmeeto_bench.measure.devices.device import Device, find_devices
-from rmeeto_bench.measure.rounds import CPU_TARGET, Protocol, RoundsProgress
+from rmeeto_bench.measure.rounds import RoundsProgress
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,3 @@ def prepare(plan: BenchPlan, device: Device, model: str) -> Workload:
         if plan.backend == "auto":
             raise
         raise SlowPathError(str(error)) from error
-
-
-def protocol_for(plan: BenchPlan, kind: str) -> Protocol:
-    """The preset of a plan on a kind of device. A CPU's sessions share the time of one: it has no clock to lock or fans to
-    spin up, so that a short warm-up is as good as a long one."""
-    protocol = replace(plan.protocol, seed=plan.seed)
-    if kind != "cpu":
-        return protocol
-    share = max(1, protocol.sessions)
-    return replace(
-        protocol,
-        target=max(protocol.target, CPU_TARGET),
-        warmup_seconds=protocol.warmup_seconds / share,
-        warmup_limit=protocol.warmup_limit / share,
-        time_limit=protocol.time_limit / share,
-    )

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rmeeto_bench.bench.session.context import Desk, prepare, protocol_for
+from rmeeto_bench.bench.plan.plan import protocol_for
+from rmeeto_bench.bench.session.context import Desk, prepare
 from rmeeto_bench.measure.rounds import TimedArm, Watch
 from rmeeto_bench.measure.statistics import t_interval
 from rmeeto_bench.measure.warmup import warm_up

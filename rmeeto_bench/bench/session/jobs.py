@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan.plan import BenchPlan
-from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare, protocol_for
+from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
 from rmeeto_bench.bench.session.equivalence import serve_blocks
 from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
 from rmeeto_bench.bench.session.sweep import measure_sweep
-from rmeeto_bench.bench.session.workload import NOISE, ModelWorkload, Workload, load_data
-from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.session.workload import ModelWorkload, Workload, load_data
+from rmeeto_bench.bench.store.store import NOISE, Store
 from rmeeto_bench.measure.energy import joules_per_image, measure_energy
 from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
 from rmeeto_bench.measure.rounds import TimedArm, Watch, measure

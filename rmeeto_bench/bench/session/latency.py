@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from rmeeto_bench.bench.session.workload import Workload
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.verdict import host_bound
@@ -15,7 +12,6 @@ from rmeeto_bench.measure.verdict import host_bound
 FEWEST, MOST = 200, 2000  # p99 needs a few hundred steps to mean anything
 SECONDS = 5.0  # per arm
 CHUNK = 20
-PERCENTILES = (50, 90, 99)
 
 
 def single_steps(
@@ -30,12 +26,6 @@ def single_steps(
         longest = max(sum(seconds) for seconds in found.values())
         if should_stop() or done >= MOST or (done >= FEWEST and longest >= SECONDS):
             return found
-
-
-def percentiles(seconds: ArrayLike) -> dict[str, float]:
-    """`p50`, `p90`, `p99` in milliseconds and `steps`, the number of steps behind them."""
-    values = 1000 * np.asarray(seconds, float)
-    return {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES} | {"steps": float(len(values))}
 
 
 def host_bound_arms(device: Device, workload: Workload) -> set[str]:

@@ -6,38 +6,13 @@ the paper's Table 12), so that the whole flow can be seen, and tested, without a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, cells
-from rmeeto_bench.bench.session.built_arm import batch_size_for, precision_for
-from rmeeto_bench.bench.session.workload import Facts
-from rmeeto_bench.bench.store.store import Probe
-from rmeeto_bench.cost.flops import count_flops
-from rmeeto_bench.measure.devices.device import Device
-from rmeeto_bench.models.zoo import config
-from rmeeto_bench.profiles import GpuProfile, load_profiles
-from rmeeto_bench.reduction.config import ReductionConfig
-
-EFFICIENCY = 0.04  # share of the dense fp16 peak; Table 12's baselines lie between 0.02 (H100) and 0.10 (RTX 4090)
-MATCHING = 0.207  # matching and merging cost this share of the baseline, whatever r: Table 12's RTX 4090 column gives it
-LAUNCH = 1e-3  # seconds a step takes however small the batch
-
-
-def true_seconds(cell: Cell, profile: GpuProfile, batch_size: int) -> float:
-    """Seconds of one step of a simulated arm."""
-    sized = config(cell.model)
-    rate = 1000 * EFFICIENCY * profile.fp16_tflops  # GFLOP/s
-    baseline = 2 * count_flops(sized, ReductionConfig(), "bidirectional").layers / rate
-    layers = 2 * count_flops(sized, cell.reduction, "bidirectional").layers / rate
-    return LAUNCH + batch_size * (layers + (MATCHING * baseline if cell.r else 0.0))
-
-
-def profile_of(device: Device) -> GpuProfile:
-    """The GPU a simulated device stands for."""
-    name = device.id.removeprefix("sim:")
-    return next(profile for profile in load_profiles() if profile.name == name)
+from rmeeto_bench.bench.plan.estimate import profile_of, true_seconds
+from rmeeto_bench.bench.plan.plan import BenchPlan, batch_size_for, cells, precision_for
+from rmeeto_bench.bench.store.store import Facts, Probe
+from rmeeto_bench.models.sizes import config
 
 
 class SimulatedWorkload:
@@ -81,10 +56,3 @@ class SimulatedWorkload:
     def probes(self) -> dict[str, Probe]:
         """No model, no answers."""
         return {}
-
-
-def baseline_rate(profile: GpuProfile, model: str) -> float:
-    """Images/s to plan with where nothing was measured: a guess within a factor of three; NaN for an unknown device."""
-    if not profile.fp16_tflops:
-        return math.nan
-    return 1000 * EFFICIENCY * profile.fp16_tflops / (2 * count_flops(config(model), ReductionConfig(), "bidirectional").layers)

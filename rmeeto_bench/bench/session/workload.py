@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -11,47 +11,13 @@ from torch import Tensor
 
 from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, cells
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, Step, build, resident_batches, setting_for
-from rmeeto_bench.bench.store.store import Probe
+from rmeeto_bench.bench.store.store import Facts, Probe
 from rmeeto_bench.data.find import Where, find_data
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.data.reading import Reading
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.devices.device import Device
-from rmeeto_bench.models.zoo import config
-
-NOISE = "@noise"  # ending of the arms that see noise where others see real images
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a session finds out about an arm beside its times. `failure`: the verdict code of an arm that cannot run.
-
-    `token_counts` are those of the last forward, `planned_token_counts` those of the schedule. `peak_memory_mib`: the most
-    GPU memory that building the arm and its first step took; None on a CPU, whose arms share one process.
-    """
-
-    precision: str
-    batch_size: int
-    backend: str
-    weights: str = "random"
-    checkpoint: str | None = None
-    checkpoint_sha256: str | None = None
-    labels: tuple[str, ...] = ()
-    token_counts: tuple[int, ...] = ()
-    planned_token_counts: tuple[int, ...] = ()
-    failure: str | None = None
-    host_bound: bool = False
-    peak_memory_mib: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the store."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Facts:
-        """From the store."""
-        tuples = {name: tuple(value[name]) for name in ("labels", "token_counts", "planned_token_counts")}
-        return cls(**{**value, **tuples})
+from rmeeto_bench.models.sizes import config
 
 
 class Workload(Protocol):

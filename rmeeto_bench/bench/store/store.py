@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmeeto_bench.errors import DataError, DiskFullError
+from rmeeto_bench.files import now
 from rmeeto_bench.records.run import DATABASE, Block
+
+NOISE = "@noise"  # ending of the arms that see noise where others see real images
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a session finds out about an arm beside its times. `failure`: the verdict code of an arm that cannot run.
+
+    `token_counts` are those of the last forward, `planned_token_counts` those of the schedule. `peak_memory_mib`: the most
+    GPU memory that building the arm and its first step took; None on a CPU, whose arms share one process.
+    """
+
+    precision: str
+    batch_size: int
+    backend: str
+    weights: str = "random"
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
+    labels: tuple[str, ...] = ()
+    token_counts: tuple[int, ...] = ()
+    planned_token_counts: tuple[int, ...] = ()
+    failure: str | None = None
+    host_bound: bool = False
+    peak_memory_mib: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the store."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Facts:
+        """From the store."""
+        tuples = {name: tuple(value[name]) for name in ("labels", "token_counts", "planned_token_counts")}
+        return cls(**{**value, **tuples})
+
 
 VERSION = 2  # 1: block and prediction only; still read
 SCHEMA = """
@@ -32,11 +67,6 @@ CREATE TABLE block(device TEXT, session INTEGER, round INTEGER, position INTEGER
 CREATE TABLE prediction(device TEXT, arm TEXT, start INTEGER, top5 BLOB, count INTEGER,
   PRIMARY KEY(device, arm, start));
 """
-
-
-def now() -> str:
-    """The time as records have it."""
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 COLUMNS = tuple(column.name for column in fields(Block))
@@ -205,7 +235,18 @@ class Store:
             (number,) = connection.execute(
                 "SELECT coalesce(max(session) + 1, 0) FROM session WHERE device=?", (device,)
             ).fetchone()
-            values = (device, number, model, kind, "running", now(), None, os.getpid(), json.dumps(environment), "{}")
+            values = (
+                device,
+                number,
+                model,
+                kind,
+                "running",
+                now(),
+                None,
+                os.getpid(),
+                json.dumps(environment),
+                "{}",
+            )
             connection.execute("INSERT INTO session VALUES(?,?,?,?,?,?,?,?,?,?)", values)
         return int(number)
 

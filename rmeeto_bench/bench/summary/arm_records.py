@@ -7,24 +7,53 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rmeeto_bench import published as reference
-from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, cells
-from rmeeto_bench.bench.session.built_arm import batch_size_for, precision_for
-from rmeeto_bench.bench.session.context import protocol_for
-from rmeeto_bench.bench.session.latency import percentiles
-from rmeeto_bench.bench.session.probe import difference
-from rmeeto_bench.bench.session.workload import NOISE, Facts
-from rmeeto_bench.bench.store.store import Session, Store
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, cells, precision_for, protocol_for
+from rmeeto_bench.bench.session.probe import AGREEMENT, SAME, agreement
+from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
 from rmeeto_bench.bench.tradeoffs import with_tradeoffs
 from rmeeto_bench.cost.flops import gflops_by_convention
-from rmeeto_bench.measure.rounds import RoundsResult, complete_rounds
-from rmeeto_bench.measure.statistics import paired_delta, run_rate, run_speedup, wilson
+from rmeeto_bench.measure.rounds import RoundsResult
+from rmeeto_bench.measure.statistics import complete_rounds, paired_delta, run_rate, run_speedup, wilson
 from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, judge, labels, worst
-from rmeeto_bench.models.zoo import config
+from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate
+
+
+def difference(
+    timed: tuple[Probe | None, Mapping[str, Any]],
+    evaluated: tuple[Probe | None, Mapping[str, Any]],
+    predictions: NDArray[np.int16],
+) -> str | None:
+    """How the timed program differs from the evaluated one, or None if they are the same.
+
+    Each comes as its probe and the facts of its arm; `predictions` [n, 5] are those of the accuracy pass, whose first
+    images are the probe images. Bit-equal logits are not asked for: kernels may be chosen anew in each process.
+    """
+    (first, first_facts), (second, second_facts) = timed, evaluated
+    for name in SAME:
+        if first_facts.get(name) != second_facts.get(name):
+            return f"{name.replace('_', ' ')} {first_facts.get(name)} was timed, {second_facts.get(name)} evaluated"
+    if first is None or second is None:
+        return "a probe is missing"
+    if first.digest != second.digest and agreement(first, second) < AGREEMENT:
+        return f"only {100 * agreement(first, second):.1f} % of the probe images get the same class"
+    count = min(len(first.top1), len(predictions))
+    same = float(np.mean(np.asarray(first.top1[:count]) == predictions[:count, 0])) if count else 1.0
+    return None if same >= AGREEMENT else f"only {100 * same:.1f} % of the recorded predictions are those of the timed program"
+
+
+PERCENTILES = (50, 90, 99)
+
+
+def percentiles(seconds: ArrayLike) -> dict[str, float]:
+    """`p50`, `p90`, `p99` in milliseconds and `steps`, the number of steps behind them."""
+    values = 1000 * np.asarray(seconds, float)
+    return {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES} | {"steps": float(len(values))}
+
 
 # What must not change between the sessions of a run (environment's names): another driver is another machine.
 FINGERPRINT = ("python", "packages", "cuda", "git_commit", "driver", "power_limit_w", "threads")

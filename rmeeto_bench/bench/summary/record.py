@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rmeeto_bench.bench.plan.plan import BenchPlan
-from rmeeto_bench.bench.session.sweep import knee, size_name
+from rmeeto_bench.bench.plan.plan import BenchPlan, size_name
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.summary.arm_records import arm_records, place
 from rmeeto_bench.errors import RmeetoError
-from rmeeto_bench.measure.rounds import complete_rounds
-from rmeeto_bench.measure.statistics import run_rate
+from rmeeto_bench.measure.statistics import complete_rounds, run_rate
 from rmeeto_bench.measure.verdict import device_spread
 from rmeeto_bench.records.run import Arm, DeviceRecord, RunRecord, SweepRow
+
+KNEE = 0.98  # of the best rate
+
+
+def knee(rates: Mapping[int, float]) -> int | None:
+    """The smallest batch size with at least 98 % of the best rate; None without rates."""
+    if not rates:
+        return None
+    best = max(rates.values())
+    return min(size for size, rate in rates.items() if rate >= KNEE * best)
 
 
 def assemble(

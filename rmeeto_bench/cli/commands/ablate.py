@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.cli.interrupt import graceful
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
     from rmeeto_bench.data.image_set import ImageSet
@@ -39,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _weights(arguments: argparse.Namespace) -> Path:
     from rmeeto_bench.checkpoints.hub import resolve
     from rmeeto_bench.errors import UsageError
-    from rmeeto_bench.models.zoo import bundled_checkpoint
 
     if arguments.checkpoint:
         if arguments.retrained:
@@ -55,7 +57,6 @@ def _weights(arguments: argparse.Namespace) -> Path:
 def _data(arguments: argparse.Namespace) -> ImageSet:
     from rmeeto_bench.data.find import find_data
     from rmeeto_bench.errors import UsageError
-    from rmeeto_bench.models.zoo import config
 
     sized = config(arguments.model)
     data = find_data(arguments.data, shape=sized.input_shape, num_classes=sized.num_classes, images=arguments.images)
@@ -80,7 +81,6 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.ablate.studies import choose_studies
     from rmeeto_bench.checkpoints.reader import read_checkpoint
     from rmeeto_bench.errors import UsageError
-    from rmeeto_bench.records.run import write_atomic
     from rmeeto_bench.report import ablation
 
     if not arguments.name and not arguments.all:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.models.sizes import config
+
 if TYPE_CHECKING:
     from rmeeto_bench.measure.devices.device import Device
 
@@ -117,7 +119,6 @@ def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:
     """What there is to say about one device."""
     from rmeeto_bench.kernels.registry import Operands, select
     from rmeeto_bench.models.sizes import DeitConfig
-    from rmeeto_bench.models.zoo import config
     from rmeeto_bench.profiles import match_profile
 
     sized = config(model)

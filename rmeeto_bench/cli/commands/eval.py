@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli.images import add_data
 from rmeeto_bench.cli.interrupt import graceful
+from rmeeto_bench.files import write_atomic
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.evaluate.evaluation import Evaluation
@@ -97,7 +98,6 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.cli.passing import PassListener
     from rmeeto_bench.measure.devices.device import find_devices
     from rmeeto_bench.records.accuracy import to_json
-    from rmeeto_bench.records.run import write_atomic
     from rmeeto_bench.report.accuracy import write_all
 
     evaluation = evaluation_from(arguments)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from rmeeto_bench.files import write_atomic
+
 FORMATS = ("gab", "bmf", "csv", "json")
 
 
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write the run. Raises `MeasurementError` for one that measured nothing, or that was simulated and goes into a history."""
     from rmeeto_bench.errors import MeasurementError
-    from rmeeto_bench.records.run import load, require_measured, write_atomic
+    from rmeeto_bench.records.run import load, require_measured
     from rmeeto_bench.report.run.export import FORMATS as WRITERS
 
     record = load(arguments.run)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.cli.flags import add_amount_arguments, chosen_rs
+from rmeeto_bench.models.sizes import config
 from rmeeto_bench.reduction.config import PRESETS
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per model and r: GFLOPs under each convention chosen. Raises `UsageError`."""
     from rmeeto_bench.cost.flops import gflops_by_convention, operations
-    from rmeeto_bench.models.zoo import config
     from rmeeto_bench.reduction.schedule import reduction_ratio
 
     base = PRESETS[arguments.preset](0, placement=arguments.placement)

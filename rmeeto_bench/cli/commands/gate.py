@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import comparing, images
 from rmeeto_bench.cli.quantities import percent, points
+from rmeeto_bench.files import cache_folder
 
 if TYPE_CHECKING:
     from rmeeto_bench.compare.gate import Differences
@@ -185,7 +186,7 @@ def _device_id(gpus: str) -> str:
 
 def main(arguments: argparse.Namespace) -> int:
     """Make both sides ready, measure them by turns, judge, and say so."""
-    from rmeeto_bench.compare.programs import cache_folder, resolve
+    from rmeeto_bench.compare.programs import resolve
     from rmeeto_bench.errors import DataError, UsageError
 
     if arguments.pairs < 2:

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from rmeeto_bench.files import write_atomic
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -20,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Merge, write the files, show the tables; 5 if no arm of any run was measured."""
     from rmeeto_bench.fleet.join.gather import gather
-    from rmeeto_bench.records.run import to_json, write_atomic
+    from rmeeto_bench.records.run import to_json
     from rmeeto_bench.report.run.files import write_all
 
     merged, notes = gather(arguments.runs, arguments.out, prefer=arguments.prefer)

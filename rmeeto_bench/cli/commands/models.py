@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.models.sizes import MODELS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -22,8 +26,6 @@ def main(arguments: argparse.Namespace) -> int:
 
     from rmeeto_bench.checkpoints.catalogue import PUBLIC
     from rmeeto_bench.checkpoints.hub import cached_public, known_sha256
-    from rmeeto_bench.models.zoo import MODELS, bundled_checkpoint
-    from rmeeto_bench.records.run import write_atomic
 
     models = Table("model", "width", "depth", "input", "tokens", "weights", box=None, title="models", title_justify="left")
     for name, sized in MODELS.items():

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
     from rmeeto_bench.report.paper.item import PaperTable
@@ -35,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _gflops(model: str, r: int, placement: str) -> float | None:
     """GFLOPs as the paper counts, None for a model that is not built in."""
     from rmeeto_bench.cost.flops import published_gflops
-    from rmeeto_bench.models.zoo import config
     from rmeeto_bench.reduction.config import ReductionConfig
 
     try:
@@ -79,7 +80,6 @@ def _list(sources: Sources) -> int:
 
 def _write(table: PaperTable, folder: Path) -> tuple[str, ...]:
     """The four files of a table; returns their names."""
-    from rmeeto_bench.records.run import write_atomic
     from rmeeto_bench.report.paper.render import csv_text, html, latex, markdown
 
     name = table.item.name
@@ -92,7 +92,6 @@ def _write(table: PaperTable, folder: Path) -> tuple[str, ...]:
 
 def main(arguments: argparse.Namespace) -> int:
     """Show or write the items asked for."""
-    from rmeeto_bench.records.run import write_atomic
     from rmeeto_bench.report.figures.style import write_figure
     from rmeeto_bench.report.paper.figures import DRAW, ours
     from rmeeto_bench.report.paper.registry import FIGURES, TABLES, chosen, fill

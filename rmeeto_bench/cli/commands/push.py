@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.models.sizes import config
+
 if TYPE_CHECKING:
     from rmeeto_bench.checkpoints.publish import Accuracy, Publication
 
@@ -44,7 +46,6 @@ def _publication(arguments: argparse.Namespace) -> Publication:
     from rmeeto_bench.checkpoints.reader import read_checkpoint
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.models.timm_models import BUNDLED, timm_name
-    from rmeeto_bench.models.zoo import config
     from rmeeto_bench.reduction.config import ReductionConfig
     from rmeeto_bench.reduction.schedule import reduction_ratio
 

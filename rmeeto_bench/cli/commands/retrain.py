@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.cli.interrupt import graceful
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
     from rmeeto_bench.reduction.config import ReductionConfig
@@ -127,7 +128,6 @@ def _reduction(arguments: argparse.Namespace) -> ReductionConfig:
 
 def _rs(arguments: argparse.Namespace) -> tuple[int, ...]:
     from rmeeto_bench.bench.plan.ratios import parse_ratios, parse_rs
-    from rmeeto_bench.models.zoo import config
 
     if arguments.r is not None:
         return parse_rs(arguments.r)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from rmeeto_bench.models.sizes import config
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -16,7 +18,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Print what was found; 2 with one line for a file that is damaged, unsafe or of another model."""
     from rmeeto_bench.checkpoints.hub import resolve
     from rmeeto_bench.checkpoints.verify import verify
-    from rmeeto_bench.models.zoo import config, create_model
+    from rmeeto_bench.models.zoo import create_model
 
     if arguments.model is not None:
         config(arguments.model)

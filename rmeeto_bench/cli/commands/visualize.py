@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
+from rmeeto_bench.models.sizes import config
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -36,7 +39,7 @@ def _model(arguments: argparse.Namespace) -> tuple[ReducedModel, str]:
     """The model and what to call its weights."""
     import torch
 
-    from rmeeto_bench.models.zoo import bundled_checkpoint, config, create_model
+    from rmeeto_bench.models.zoo import create_model
     from rmeeto_bench.reduction.config import ReductionConfig
 
     sized = config(arguments.model)

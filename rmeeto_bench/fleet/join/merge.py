@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rmeeto_bench import __version__
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.fleet.join.parts import Part, Source, as_plan, take_apart
 from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate, RunRecord
+from rmeeto_bench.version import __version__
 
 SHOWN = 3  # contradictions named in one error
 

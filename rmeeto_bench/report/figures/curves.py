@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
 from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, settings
-from rmeeto_bench.report.run.summary import groups
+from rmeeto_bench.report.groups import groups
 
 
 @dataclass(frozen=True)

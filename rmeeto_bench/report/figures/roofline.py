@@ -7,7 +7,7 @@ and fp32 lanes set for this model. Right: the same limits as images/s over the r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,23 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rmeeto_bench.profiles import GpuProfile
-from rmeeto_bench.records.run import Estimate
 from rmeeto_bench.report.figures.style import COLOURS, STYLES, settings
 
-
-@dataclass(frozen=True)
-class RooflineArm:
-    """One arm. `limit`, `tuned`: images/s of ideal kernels at datasheet rates, and of usual ones at usual rates ·
-    `intensity`: operations per DRAM byte · `giga_operations` of one image · `ceilings`: unit -> 10^12 operations/s at
-    which it alone would stop this arm · `achieved`: images/s that were measured, or None."""
-
-    reduction_ratio: float
-    limit: float
-    tuned: float
-    intensity: float
-    giga_operations: float
-    ceilings: dict[str, float]
-    achieved: Estimate | None = None
+if TYPE_CHECKING:
+    from rmeeto_bench.cost.attainable import RooflineArm
 
 
 def _roofs(axes: Axes, profile: GpuProfile, arms: Sequence[RooflineArm]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmeeto_bench.records.run import RunRecord, write_atomic
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.records.run import RunRecord
 from rmeeto_bench.report.figures.kinds import speed_accuracy
 from rmeeto_bench.report.figures.style import write_figure
 from rmeeto_bench.report.run.html import Blocks, html

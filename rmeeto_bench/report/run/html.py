@@ -14,8 +14,9 @@ from markupsafe import Markup
 from rmeeto_bench.measure.verdict import LABELS
 from rmeeto_bench.records.run import Block, RunRecord
 from rmeeto_bench.report.figures.kinds import energy, speed_accuracy, speedup
+from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.run.energy import energy_of_run
-from rmeeto_bench.report.run.summary import groups, sentences
+from rmeeto_bench.report.run.summary import sentences
 from rmeeto_bench.report.run.svg_points import add_hit, describe, page_svg
 from rmeeto_bench.report.run.tables import caption, plain_rows
 

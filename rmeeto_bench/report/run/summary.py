@@ -7,19 +7,11 @@ from typing import Any
 
 from rmeeto_bench.measure.statistics import break_even
 from rmeeto_bench.records.run import Arm, RunRecord
+from rmeeto_bench.report.groups import groups
 
 ALPHA = 0.05
 CERTAIN = 0.95  # share of resamples from which on something is said without an "if"
 WITHIN = 1.0  # percentage points of top-1 that "as good as the baseline" may cost
-
-
-def groups(record: RunRecord, device: str | None = None) -> Iterator[tuple[str, str, list[Arm]]]:
-    """(device id, model, its arms by ascending r), in the order of the record."""
-    seen = dict.fromkeys((arm.device, arm.model) for arm in record.arms)
-    for device_id, model in seen:
-        if device is None or device_id == device:
-            arms = [arm for arm in record.arms if (arm.device, arm.model) == (device_id, model)]
-            yield device_id, model, sorted(arms, key=lambda arm: arm.r)
 
 
 def _fastest(arms: list[Arm]) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rmeeto_bench.records.run import ESTIMATES, Arm, Estimate, RunRecord
-from rmeeto_bench.report.run.summary import groups
+from rmeeto_bench.report.groups import groups
 
 DASH = "—"
 WIDE = 120  # columns of a terminal from which intervals stand beside their values
