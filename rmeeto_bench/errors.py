@@ -42,3 +42,15 @@ class SlowPathError(UnavailableError):
 
 class DiskFullError(UnavailableError):
     """No space for the next block: nothing more can be measured, what is stored is kept."""
+
+
+def printable(text: str) -> str:
+    """The text for one line of a terminal: control characters, bidirectional marks and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8 (os.fsdecode)
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

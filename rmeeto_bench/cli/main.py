@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rmeeto_bench.errors import RmeetoError
+from rmeeto_bench.errors import RmeetoError, printable
 from rmeeto_bench.version import __version__
 
 COMMANDS = {
@@ -68,7 +68,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"rmeeto-bench: {message}", file=sys.stderr)
+    print(f"rmeeto-bench: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -108,6 +108,11 @@ class ImageSet(Protocol):
         """What was wrong with the set as a whole when it was listed."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, passed over or decided about images and labels, in sentences."""
+        ...
+
     def changed(self) -> str | None:
         """What changed on the disk since the set was listed, or None."""
         ...
@@ -137,6 +142,7 @@ class TensorSet:
     normalisation: Normalisation
     views: int = 1
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -17,6 +17,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 CROP = 256 / 224  # the short side is resized to this times the crop: crop_pct 0.875 of the published evaluations
 ORIENTATION = 0x0112  # EXIF
+MOST_PIXELS = 89_478_485  # of a resized image: what PIL allows of one that is decoded
 
 
 class UnreadableImageError(Exception):
@@ -57,6 +58,8 @@ class Preprocessing:
         image = image.convert("RGB" if self.channels == 3 else "L")
         width, height = image.size
         least = min(width, height)
+        if self.short * max(width, height) // least * self.short > MOST_PIXELS:
+            raise UnreadableImageError(f"{width} x {height} pixels are too long and thin to be resized")
         # Integer division: scale factors in floating point lose a pixel of the long side now and then (750 x 375).
         resized = image.resize((self.short * width // least, self.short * height // least), Image.Resampling.BICUBIC)
         return transforms.pil_to_tensor(transforms.center_crop(resized, [self.size, self.size]))
@@ -79,21 +82,33 @@ def decode(data: bytes) -> tuple[Image.Image, str | None]:
         raise UnreadableImageError("the file is empty")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PIL warns of is looked at here, or costs nothing
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # PIL's limit: 89 million pixels
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-        image.load()
+            image.load()
+            return _plain(image)
     except UnidentifiedImageError as error:
         raise UnreadableImageError(f"it is no image ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"a decompression bomb, {str(error).partition(')')[0].rpartition('(')[2]}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except Exception as error:  # decoders raise whatever they meet in damaged bytes
         raise UnreadableImageError(f"damaged or cut short: {error}") from error
+
+
+def _plain(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """An image that converts to RGB or grey without a warning, and what is unusual about it."""
     if image.mode.startswith("I"):
         return sixteen_bit(image), "16-bit grey, scaled to 8 bits"
     if image.mode == "CMYK":
         return image, "CMYK, converted to RGB"
     if image.getexif().get(ORIENTATION, 1) not in (0, 1):
         return image, "an EXIF orientation, not followed as in the published evaluations"
+    if image.has_transparency_data:
+        image = image.convert("RGBA")  # colours stay; PIL warns when a palette with transparency becomes RGB at once
+        low, _ = image.getchannel("A").getextrema()
+        return image, "transparency, left out" if low < 255 else None  # type: ignore[operator]
+    if image.format != "JPEG" and getattr(image, "is_animated", False):
+        return image, "animated, its first frame is taken"
     return image, None
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rmeeto_bench.data.image_set import UNREADABLE, Batch, Normalisation, Problem, stratified
+from rmeeto_bench.data.left_out import account
 from rmeeto_bench.data.preprocessing import UnreadableImageError
 from rmeeto_bench.data.source import Source, check_labels, fingerprint
 from rmeeto_bench.errors import DataError
@@ -93,6 +94,12 @@ class EncodedSet:
     def name(self) -> str:
         """Name of the folder or file, and what part of it is used."""
         return self.source.name if self.part_of is None else f"{self.source.name}, {len(self)} of {self.part_of}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, passed over or decided about images and labels, in sentences."""
+        counted = account(len(self.source.labels), self.problems)
+        return (*self.source.notes, *([] if counted is None else [f"{self.source.name}: {counted}"]))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -194,7 +201,9 @@ class Reading:
 def image_set(source: Source, preprocessing: Decoding, num_classes: int, reading: Reading) -> EncodedSet:
     """The whole source as an image set. Raises `DataError` for labels of another model, and for problems in the listing
     under `on_error` stop."""
-    refuse(source.problems, reading.on_error)
+    if reading.on_error == STOP and any(problem.skipped for problem in source.problems):
+        counted = account(len(source.labels), source.problems)
+        raise DataError(f"{source.name}: {counted}; repair that, or leave it out with --on-error skip")
     check_labels(source.labels, num_classes, source.name)
     indices = np.arange(len(source.labels), dtype=np.int64)
     return EncodedSet(source, preprocessing, num_classes, indices, reading.on_error, reading.workers, problems=source.problems)

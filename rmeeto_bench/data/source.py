@@ -36,6 +36,11 @@ class Source(Protocol):
         """What was wrong when it was listed."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided about its images and labels without being told, in sentences."""
+        ...
+
     def locate(self, index: int) -> str:
         """Path of an image (and its name inside that file) for messages."""
         ...
@@ -84,7 +89,7 @@ def fingerprint(source: Source, indices: NDArray[np.int64], settings: str) -> st
     """16 hex digits that stand for these images (their names and labels, in order) and how they are preprocessed."""
     digest = hashlib.sha256(settings.encode())
     for index in indices.tolist():
-        digest.update(f"{Path(source.locate(index)).name}\0{source.labels[index]}\n".encode())
+        digest.update(f"{Path(source.locate(index)).name}\0{source.labels[index]}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 

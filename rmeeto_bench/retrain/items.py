@@ -83,7 +83,7 @@ class Items(Dataset[Item]):
                 raise _UnreadableError(path, str(error)) from error
             kind = "video" if isinstance(how, VideoViews) else "image"
             raise DataError(
-                f"cannot read {kind} {path} ({error}); repair or remove it, or go on without such with --on-error skip"
+                f"cannot read {kind} {path} ({error}); repair or remove it, or pass --on-error skip to leave it out"
             ) from error
 
     def _copy(self, frames: list[Image.Image] | Image.Image, place: int, number: int) -> Tensor:

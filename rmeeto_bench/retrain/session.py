@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -181,6 +182,9 @@ def train_one(
     """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `.jsonl` (see `Session.stem`), and while it trains its
     state to `<stem>.state/`. `top1` is that of the weights as trained, before any rounding to fp16."""
     training, validation = session.sets()
+    for part in (training, validation) if world.leads else ():
+        for note in part.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
     model = build(session, r, training.num_classes).to(world.device)
     teacher: nn.Module | None = None
     if session.recipe.teacher.source == "self":

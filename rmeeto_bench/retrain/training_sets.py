@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rmeeto_bench.data.image_set import TensorSet
 from rmeeto_bench.data.layouts import fashion_mnist
-from rmeeto_bench.data.layouts.image_folder import class_folders, load_class_folders
+from rmeeto_bench.data.layouts.image_folder import load_class_folders, trained_on
 from rmeeto_bench.data.layouts.video import VideoViews
-from rmeeto_bench.data.layouts.video_list import count_classes, find_videos
+from rmeeto_bench.data.layouts.video_list import find_videos, training_classes
 from rmeeto_bench.data.preprocessing import Preprocessing
 from rmeeto_bench.data.reading import EncodedSet, Reading, image_set
 from rmeeto_bench.errors import DataError
@@ -35,11 +35,9 @@ def find_training(path: Path | None, shape: tuple[int, ...], reading: Reading | 
     for part in ("train", "val"):
         if not (path / part).is_dir():
             raise DataError(f"{path} has no {part}/; training wants train/ and val/ in it, each with a folder per class")
-    classes = len(class_folders(path / "train"))
-    if not classes:
-        raise DataError(f"{path / 'train'} has no class folders; sort the images into one folder per class first")
-    sources = (load_class_folders(path / part, classes, None) for part in ("train", "val"))
-    training, validation = (image_set(source, Preprocessing.imagenet(shape[-1]), classes, reading) for source in sources)
+    classes = trained_on(path / "train")
+    sources = (load_class_folders(path / part, classes) for part in ("train", "val"))
+    training, validation = (image_set(source, Preprocessing.imagenet(shape[-1]), classes.count, reading) for source in sources)
     return training, validation
 
 
@@ -49,9 +47,7 @@ def _videos(path: Path | None, views: VideoViews, reading: Reading) -> tuple[Enc
             f"{path or 'a model of clips'} {'is no folder' if path else 'trains on videos'}; give --data a folder with "
             "train.csv and val.csv (lines of `path,label`), or with train/ and val/ and in each a folder of videos per class"
         )
-    classes = count_classes(path)
-    if not classes:
-        raise DataError(f"{path / 'train'} has no class folders; sort the videos into one folder per class first")
-    sources = (find_videos(path, classes, None, split) for split in ("train", "val"))
-    training, validation = (image_set(source, views, classes, reading) for source in sources)
+    classes = training_classes(path)
+    sources = (find_videos(path, classes, split) for split in ("train", "val"))
+    training, validation = (image_set(source, views, classes.count, reading) for source in sources)
     return training, validation

@@ -126,6 +126,8 @@ def one_pass(arms: list[BuiltArm], data: ImageSet, job: Pass) -> Results:
     included. Raises `DataError` for a data set or settings other than those of the predictions that are there, and for
     an unreadable image where the data set is to stop at such.
     """
+    for note in data.notes if job.shard[0] == 0 else ():
+        job.on_note(note)
     names = [arm.cell.name for arm in arms]
     kept = Predictions(job.store, job.filed_under or job.setting.device.id)
     kept.begin(data, {arm.cell.name: _settings(arm, job.setting) for arm in arms})

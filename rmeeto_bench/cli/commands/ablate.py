@@ -62,6 +62,8 @@ def _data(arguments: argparse.Namespace) -> ImageSet:
     data = find_data(arguments.data, shape=sized.input_shape, num_classes=sized.num_classes, images=arguments.images)
     if data is None:
         raise UsageError(f"no images ship that {arguments.model} could classify; give --data")
+    for note in data.notes:
+        print(f"note: {note}", file=sys.stderr)
     return data
 
 

@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rmeeto_bench.data.class_map import number_folders
+from rmeeto_bench.data.class_map import ClassMap
 from rmeeto_bench.data.image_set import Problem
 from rmeeto_bench.data.layouts.label_files import REMEDY, find_label_file, read_labels
+from rmeeto_bench.data.layouts.listing import Listing
+from rmeeto_bench.data.left_out import EMPTY_CLASS, NO_CLASS, NO_FOLDER, UNKNOWN_CLASS
+from rmeeto_bench.data.numbering import Classes
 from rmeeto_bench.data.preprocessing import ENDINGS
 from rmeeto_bench.data.source import ChangedError
-from rmeeto_bench.errors import DataError
-
-LISTING_SLACK_NS = 2_000_000_000  # clocks of file servers differ a little, and file systems round times
+from rmeeto_bench.errors import DataError, printable
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A `Source` of one file per image; paths are relative to `root`. `folders`: those listed, with their times of change."""
+    """A `Source` of one file per image."""
 
     name: str
     root: Path
+    # Of the images, below `root`.
     paths: tuple[str, ...]
     labels: NDArray[np.int64]
+    # Size in bytes and time of change in ns of each file when it was listed, int64 [N, 2].
+    stamps: NDArray[np.int64]
+    # The folders listed, with their times of change in ns.
     folders: tuple[tuple[Path, int], ...]
-    listed_ns: int
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def locate(self, index: int) -> str:
         """The file."""
-        return str(self.root / self.paths[index])
+        return printable(str(self.root / self.paths[index]))
 
     def read(self, index: int) -> bytes:
         """The file's bytes. Raises `ChangedError` if it was written or removed after the listing."""
         path = self.root / self.paths[index]
         try:
             with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_mtime_ns > self.listed_ns:
+                state = os.fstat(file.fileno())
+                if (state.st_size, state.st_mtime_ns) != tuple(self.stamps[index].tolist()):
                     raise ChangedError("the file was changed while the data set was read")
                 return file.read()
         except FileNotFoundError as error:
@@ -53,20 +58,10 @@ class FileSource:
             try:
                 now = folder.stat().st_mtime_ns
             except OSError:
-                return f"{folder} vanished while it was read"
+                return f"{printable(str(folder))} vanished while it was read"
             if now != modified_ns:
-                return f"files were added to or removed from {folder} while it was read"
+                return f"files were added to or removed from {printable(str(folder))} while it was read"
         return None
-
-
-def _images_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> tuple[list[str], list[str]]:
-    """(names of image files, names of other files) of a folder, sorted."""
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
-    except OSError as error:
-        raise DataError(f"cannot read {folder}: {error.strerror}; check its permissions") from error
-    images = [name for name in names if name.lower().endswith(endings)]
-    return images, [name for name in names if not name.lower().endswith(endings) and not name.startswith(".")]
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -77,38 +72,65 @@ def class_folders(folder: Path) -> list[str]:
         raise DataError(f"cannot read {folder}: {error.strerror}; give a folder of images") from error
 
 
-def load_class_folders(
-    folder: Path, num_classes: int, class_map: dict[str, int] | None, endings: tuple[str, ...] = ENDINGS
-) -> FileSource:
-    """The images under `folder/<class>/`, sorted by path. Raises `DataError` where labels would be a guess."""
-    listed = time.time_ns() + LISTING_SLACK_NS
+def trained_on(folder: Path) -> Classes:
+    """The classes of a training set: its class folders, numbered as an evaluation would number them. Raises `DataError`."""
     names = class_folders(folder)
-    label_of, faults = number_folders(names, num_classes, class_map, folder)
-    problems = [Problem(-1, str(folder), fault) for fault in faults]
-    paths: list[str] = []
-    labels: list[int] = []
-    for name, label in sorted(label_of.items()):
-        images, others = _images_in(folder / name, endings)
-        problems += [Problem(-1, str(folder / name / other), "it is no image") for other in others]
-        if not images:
-            problems.append(Problem(-1, str(folder / name), "the class folder is empty"))
-        paths += [f"{name}/{image}" for image in images]
-        labels += [label] * len(images)
-    if not paths:
+    if not names:
+        raise DataError(f"{folder} has no class folders; sort the files into one folder per class first")
+    if all(name.isdecimal() for name in names) and {int(name) for name in names} != set(range(len(names))):
+        label_of = {name: index for index, name in enumerate(sorted(names, key=int))}
+    else:
+        label_of = Classes(len(names)).number(names, str(folder), folders=True).label_of
+    if len(label_of) < len(names) or len(set(label_of.values())) < len(names):
+        label_of = {name: index for index, name in enumerate(names)}
+    return Classes(len(names), ClassMap(label_of, {}), trained=True)
+
+
+def load_class_folders(folder: Path, classes: Classes, endings: tuple[str, ...] = ENDINGS) -> FileSource:
+    """The images under `folder/<class>/`, however deep, sorted by path. Raises `DataError` where labels would be a guess."""
+    names = class_folders(folder)
+    numbering = classes.number(names, str(folder), folders=True)
+    top = Listing()
+    top.add(folder, "", endings, deep=False)
+    listing = Listing(folders=top.folders, problems=top.problems)
+    listing.problems += [NO_CLASS.at(folder / name) for name in top.files]
+    listing.problems += [UNKNOWN_CLASS.at(folder / name) for name in numbering.unknown]
+    missing = [NO_FOLDER.at(name) for name in numbering.missing]
+    labels: dict[str, int] = {}
+    for name, label in sorted(numbering.label_of.items()):
+        added = listing.add(folder, name, endings)
+        if not added:
+            listing.problems.append(EMPTY_CLASS.at(folder / name))
+        labels |= dict.fromkeys(list(listing.files)[len(listing.files) - added :], label)
+    if not labels:
         raise DataError(f"{folder} holds no files to evaluate ({', '.join(endings)}); give a folder for each class")
-    stamps = tuple((folder / name, (folder / name).stat().st_mtime_ns) for name in ("", *names))
-    return FileSource(folder.name, folder, tuple(paths), np.array(labels, np.int64), stamps, listed, tuple(problems))
+    if classes.trained:  # a validation set may lack classes; the trained model still has the right numbers
+        missing = [Problem(-1, problem.path, problem.reason, skipped=False) for problem in missing]
+    notes = () if numbering.note is None else (numbering.note,)
+    return source_of(folder.name, folder, labels, listing, (*listing.problems, *missing), notes)
 
 
-def load_flat(folder: Path, label_file: Path | None, class_map: dict[str, int] | None) -> FileSource:
-    """The images directly in `folder`, with the labels of a file. Raises `DataError` without one: the classes would be lost."""
-    listed = time.time_ns() + LISTING_SLACK_NS
-    images, _ = _images_in(folder)
-    if not images:
+def source_of(
+    name: str, root: Path, labels: dict[str, int], listing: Listing, problems: tuple[Problem, ...], notes: tuple[str, ...]
+) -> FileSource:
+    """The files that have a label, sorted by path."""
+    paths = tuple(sorted(labels))
+    stamps = np.array([listing.files[path] for path in paths], np.int64).reshape(-1, 2)
+    numbers = np.array([labels[path] for path in paths], np.int64)
+    return FileSource(printable(name), root, paths, numbers, stamps, tuple(listing.folders), problems, notes)
+
+
+def load_flat(folder: Path, label_file: Path | None, classes: Classes) -> FileSource:
+    """The images in `folder`, however deep, with the labels of a file. Raises `DataError` without one."""
+    listing = Listing()
+    listing.add(folder, "", ENDINGS)
+    if not listing.files:
         raise DataError(f"{folder} holds neither class folders, images, .parquet nor .tar files; check --data")
     found = label_file or find_label_file(folder)
     if found is None:
         raise DataError(f"{folder} has no class folders and no file of labels; {REMEDY}")
-    labels = read_labels(found, images, class_map)
-    stamps = ((folder, folder.stat().st_mtime_ns),)
-    return FileSource(folder.name, folder, tuple(images), labels, stamps, listed)
+    read = read_labels(found, sorted(listing.files), classes)
+    notes = read.notes if label_file else (f"labels are read from {printable(str(found))}", *read.notes)
+    own = {str(found)}  # the list itself lies in the folder
+    problems = tuple(problem for problem in (*listing.problems, *read.problems) if problem.path not in own)
+    return source_of(folder.name, folder, read.label_of, listing, problems, notes)

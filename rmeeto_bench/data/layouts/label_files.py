@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rmeeto_bench.data.class_map import SYNSET, imagenet_synsets
-from rmeeto_bench.errors import DataError
+from rmeeto_bench.data.class_map import IMAGENET_CLASSES
+from rmeeto_bench.data.image_set import Problem
+from rmeeto_bench.data.left_out import LISTED_TWICE, NOT_LISTED, NOT_THERE
+from rmeeto_bench.data.numbering import Classes
+from rmeeto_bench.data.table import columns, folded, lines_of, natural, read_text, split_at_file, unquoted
+from rmeeto_bench.errors import DataError, printable
 
 KNOWN = (
     "ILSVRC2012_validation_ground_truth.txt",
@@ -20,6 +22,8 @@ KNOWN = (
     "synset_labels.txt",
     "val.txt",
     "labels.txt",
+    "labels.csv",
+    "metadata.csv",
 )
 PLACES = ("", "data", "ILSVRC2012_devkit_t12/data", "devkit/data")
 META = "meta.mat"
@@ -51,60 +55,167 @@ def devkit_classes(meta: Path) -> dict[int, str]:
         raise DataError(f"{meta} is no meta.mat of the ILSVRC2012 devkit ({error}); unpack the devkit again") from error
 
 
-def _rows(path: Path) -> list[list[str]]:
+LABEL_HEADERS = (
+    "label",
+    "labels",
+    "class",
+    "target",
+    "category",
+    "class id",
+    "label id",
+    "synset",
+    "wnid",
+    "predictionstring",
+    "y",
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a label file says of the images."""
+
+    # Class number by image.
+    label_of: dict[str, int]
+    problems: tuple[Problem, ...] = ()
+    # What was decided about its form, in sentences.
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`file` and class word of each line of a list, and which columns they are, in a sentence where there was a choice."""
+
+    rows: tuple[tuple[str, str], ...]
+    note: str | None = None
+
+
+def lines_in(path: Path) -> list[str]:
+    """The lines of a label file. Raises `DataError`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return lines_of(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the labels in {path} ({error}); {REMEDY}") from error
-    lines = [line for line in text.splitlines() if line.strip()]
-    if lines and lines[0].startswith("ImageId,"):  # Kaggle: ImageId,PredictionString with "synset x y x y" boxes
-        return [[row[0], row[1].split()[0]] for row in csv.reader(lines[1:]) if len(row) > 1 and row[1].split()]
-    return [re.split(r"[\s,]+", line.strip()) for line in lines]
 
 
-def _class_of(word: str, path: Path, class_map: dict[str, int] | None) -> int:
-    if class_map is not None and word in class_map:
-        return class_map[word]
-    if class_map is None and SYNSET.fullmatch(word):
-        synsets = imagenet_synsets()
-        if word in synsets:
-            return synsets[word]
-    if word.isdecimal():
-        return int(word)
-    raise DataError(f"{path} has the class {word!r}, which is no class of the model; give its --class-map FILE")
+def pairs_in(path: Path, lines: Sequence[str], is_file: Callable[[str], bool], classes: Classes) -> Pairs | None:
+    """The list's files and class words, or None if no column names a file. Raises `DataError` where a column is a guess."""
+    rows = columns(lines) or [split_at_file(line, is_file) for line in lines]
+    if not rows:
+        return None
+    width = min(len(row) for row in rows)
+    hits = [sum(is_file(row[column]) for row in rows) for column in range(width)]
+    if max(hits) == 0 or width < 2:
+        return None
+    at = hits.index(max(hits))
+    header = None if is_file(rows[0][at]) else [folded(cell) for cell in rows[0]]
+    wanted = [folded(word) for word in LABEL_HEADERS]
+    titled = header is not None and any(cell in wanted for cell in header)
+    body = rows[1:] if titled else rows
+    others = [column for column in range(width) if column != at]
+    if header is not None and titled:
+        others = [column for column in others if header[column] in wanted]
+    if titled and header is not None and "predictionstring" in header:  # Kaggle: "synset x y x y" of boxes
+        body = [[*row[:at], row[at], *(cell.split()[0] if cell else "" for cell in row[at + 1 :])] for row in body]
+    read = [(column, numbers) for column in others if (numbers := _numbers([row[column] for row in body], path, classes))]
+    if len({tuple(numbers) for _, numbers in read}) > 1:
+        raise DataError(f"{path} has {width} columns, and more than one could be the label; keep two: file and class")
+    column = read[0][0] if read else others[0]
+    note = None
+    if len(rows[0]) > 2:
+        name = f"{rows[0][column]!r}" if titled else str(column + 1)
+        note = printable(f"the labels are column {name} of the {width} in {path.name}")
+    return Pairs(tuple((row[at], row[column]) for row in body), note)
 
 
-def read_labels(path: Path, names: Sequence[str], class_map: dict[str, int] | None = None) -> NDArray[np.int64]:
-    """The labels int64 [N] of images by file name, from a label file of one of these forms.
+def _numbers(words: Sequence[str], path: Path, classes: Classes) -> list[int] | None:
+    """The class numbers of a column, or None if it does not hold classes."""
+    try:
+        label_of = classes.number([whole(word) for word in words if word], str(path)).label_of
+    except DataError:
+        return None
+    numbers = [label_of.get(whole(word), -1) for word in words]
+    return numbers if all(number < classes.count for number in numbers) else None
 
-    Lines of `file class`; one synset a line, in the order of the file names; one ILSVRC2012_ID a line (the devkit's
-    ground truth), with meta.mat in the same folder. Raises `DataError` if a label is missing or its meaning a guess.
+
+def whole(word: str) -> str:
+    """A number that a spreadsheet wrote with decimals, without them."""
+    return word.removesuffix(".0") if word.removesuffix(".0").isdecimal() else word
+
+
+class _Names:
+    """The images by every way in which a list may name them: path, file name, or without its ending."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._levels: list[dict[str, list[str]]] = [{}, {}, {}]
+        for name in names:
+            for level, key in zip(self._levels, (name, Path(name).name, Path(name).stem)):
+                level.setdefault(key, []).append(name)
+
+    def find(self, written: str) -> str | None:
+        """The one image that a list means, or None."""
+        path = Path(written.replace("\\", "/"))
+        for level, key in zip(self._levels, (path.as_posix(), path.name, path.stem)):
+            found = level.get(key, [])
+            if len(found) == 1:
+                return found[0]
+        return None
+
+
+def read_labels(path: Path, names: Sequence[str], classes: Classes) -> Labels:
+    """The labels of images by file name, from a label file of one of these forms.
+
+    Lines or rows of file and class, in any column and with a header or without; one class a line, in the order of the file
+    names; one ILSVRC2012_ID a line (the devkit's ground truth), with meta.mat in the same folder. Raises `DataError` where
+    the meaning of a label is a guess.
     """
-    rows = _rows(path)
-    if rows and all(len(row) >= 2 for row in rows):
-        words = {Path(row[0]).stem: row[1] for row in rows}
-        missing = [name for name in names if Path(name).stem not in words]
-        if missing:
-            raise DataError(f"{path} has no label for {missing[0]} ({len(missing)} images without); {REMEDY}")
-        ordered = [words[Path(name).stem] for name in names]
-    else:
-        if len(rows) != len(names):
-            raise DataError(f"{path} has {len(rows)} labels for {len(names)} images; it belongs to another set; {REMEDY}")
-        ordered = [row[0] for row in rows]
-        if class_map is None and all(word.isdecimal() for word in ordered):
-            meta = path.parent / META
-            if not meta.is_file():
-                raise DataError(
-                    f"{path} numbers its classes by ILSVRC2012_ID, which are not the model's numbers; put the devkit's "
-                    f"{META} beside it"
-                )
-            ids = devkit_classes(meta)
-            unknown = next((word for word in ordered if int(word) not in ids), None)
-            if unknown is not None:
-                raise DataError(f"{path} has the id {unknown}, {meta} does not; both must be of the same devkit")
-            ordered = [ids[int(word)] for word in ordered]
-    known: dict[str, int] = {}
-    for word in ordered:
-        if word not in known:
-            known[word] = _class_of(word, path, class_map)
-    return np.array([known[word] for word in ordered], np.int64)
+    lines, images = lines_in(path), _Names(names)
+    pairs = pairs_in(path, lines, lambda name: images.find(name) is not None, classes)
+    if pairs is None:
+        return _in_order(path, lines, names, classes)
+    words: dict[str, str] = {}
+    problems: list[Problem] = []
+    for written, word in pairs.rows:
+        name = images.find(written)
+        if name is None:
+            problems.append(NOT_THERE.at(written))
+        elif words.setdefault(name, word) != word:
+            raise DataError(f"{path} gives {written} the classes {words[name]} and {word}; keep one line for each file")
+    repeated = len(pairs.rows) - len(problems) - len(words)
+    problems += [LISTED_TWICE.at(path)] * repeated
+    numbering = classes.number_all({whole(word) for word in words.values() if word}, str(path))
+    label_of = {name: numbering.label_of[whole(word)] for name, word in words.items() if whole(word) in numbering.label_of}
+    problems += [NOT_LISTED.at(name) for name in names if name not in label_of]
+    return Labels(label_of, tuple(problems), tuple(note for note in (pairs.note, numbering.note) if note))
+
+
+def _in_order(path: Path, lines: Sequence[str], names: Sequence[str], classes: Classes) -> Labels:
+    """One class a line, for the images in the order of their names; numbers in names are ordered as numbers."""
+    words = [whole(unquoted(line)) for line in lines]
+    if len(words) == len(names) + 1 and folded(words[0]) in [folded(word) for word in LABEL_HEADERS]:
+        words = words[1:]
+    if len(words) != len(names):
+        raise DataError(
+            f"{path} has {len(words)} labels for {len(names)} images and names none; it belongs to another set; {REMEDY}"
+        )
+    if classes.count == IMAGENET_CLASSES and classes.given is None and all(w.isdecimal() and int(w) for w in words):
+        words = _from_devkit(path, words)
+    numbering = classes.number_all(words, str(path))
+    ordered = sorted(names, key=natural)
+    order = f"{path.name} names no files: its {len(words)} lines are paired with the images in the order of their names, "
+    note = printable(order + ", ".join(ordered[:3]))
+    notes = (note,) if numbering.note is None else (note, numbering.note)
+    return Labels({name: numbering.label_of[word] for name, word in zip(ordered, words)}, notes=notes)
+
+
+def _from_devkit(path: Path, words: Sequence[str]) -> list[str]:
+    """ILSVRC2012_IDs as synsets."""
+    meta = path.parent / META
+    if not meta.is_file():
+        raise DataError(
+            f"{path} numbers its classes by ILSVRC2012_ID, which are not the model's numbers; put the devkit's {META} beside it"
+        )
+    ids = devkit_classes(meta)
+    unknown = next((word for word in words if int(word) not in ids), None)
+    if unknown is not None:
+        raise DataError(f"{path} has the id {unknown}, {meta} does not; both must be of the same devkit")
+    return [ids[int(word)] for word in words]

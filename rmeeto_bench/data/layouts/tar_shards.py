@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -13,11 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmeeto_bench.data.image_set import Problem
+from rmeeto_bench.data.layouts.label_files import whole
+from rmeeto_bench.data.layouts.listing import OTHER_IMAGES
+from rmeeto_bench.data.left_out import (
+    FOREIGN_FORMAT,
+    HIDDEN,
+    LABEL_ALONE,
+    LINKED,
+    NOT_AN_IMAGE,
+    NOT_LISTED,
+    SAME_KEY,
+    TOO_LARGE,
+    TWICE,
+)
+from rmeeto_bench.data.numbering import Classes
 from rmeeto_bench.data.preprocessing import ENDINGS
 from rmeeto_bench.data.source import Stamp
-from rmeeto_bench.errors import DataError
+from rmeeto_bench.errors import DataError, printable
 
 MOST_BYTES = 2**28  # of one member; no encoded image comes near
+MOST_HEADER = 2**16  # bytes of a name or label
 BLOCK = 512
 LABEL_ENDINGS = (".cls", ".json")
 
@@ -41,12 +57,13 @@ class TarSource:
     members: tuple[Member, ...]
     labels: NDArray[np.int64]
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
     _open: dict[int, BinaryIO] = field(default_factory=dict, repr=False, compare=False)
 
     def locate(self, index: int) -> str:
         """Shard and member."""
         member = self.members[index]
-        return f"{self.shards[member.shard].path}:{member.name}"
+        return printable(f"{self.shards[member.shard].path}:{member.name}")
 
     def read(self, index: int) -> bytes:
         """The member's bytes, from a file that stays open. Raises `ChangedError` if the shard is not the one listed."""
@@ -71,57 +88,93 @@ class TarSource:
         return {**self.__dict__, "_open": {}}
 
 
-def _label(ending: str, data: bytes) -> int | None:
-    """The class in a `.cls` or `.json` member, or None."""
+class _Bounded(io.BufferedReader):
+    """A shard whose headers are read a piece at a time: one that announces more than any name takes is refused."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes, no name has so many")
+        return super().read(size)
+
+
+def _word(ending: str, data: bytes) -> str | None:
+    """The class in a `.cls` or `.json` member, a number or a name, or None."""
     try:
         if ending == ".cls":
-            return int(data.decode("ascii"))
+            return whole(data.decode("utf-8").strip()) or None
         value = json.loads(data)
-        return int(value.get("label", value.get("cls")))
-    except (ValueError, TypeError, AttributeError):
+        value = value.get("label", value.get("cls"))
+        return None if value is None or isinstance(value, (bool, dict, list)) else whole(str(value))
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def _members(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
-    """The archive's regular files that lie wholly in it; a header cut off raises `tarfile.ReadError`."""
-    for info in archive:
-        if info.offset_data + info.size > size:
-            raise tarfile.ReadError(f"{info.name} is cut off")
-        if info.isreg():
+    """The archive's members that lie wholly in it; one that is cut off raises `tarfile.ReadError`."""
+    while (info := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined] # tarfile keeps every header it has seen
+        if info.offset_data + info.size > size and not info.issparse():
+            raise tarfile.ReadError(f"{printable(info.name)} is cut off")
+        if not info.isdir():
             yield info
 
 
-def _index(path: Path, number: int) -> tuple[dict[str, Member], dict[str, int], list[Problem]]:
-    """(key -> image, key -> label, problems) of one shard."""
-    images: dict[str, Member] = {}
-    labels: dict[str, int] = {}
-    problems: list[Problem] = []
+@dataclass
+class _Shard:
+    """What one shard holds, by key."""
+
+    path: Path
+    number: int
+    images: dict[str, Member] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+        """One member."""
+        folder, _, base = info.name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        if f".{extension.lower()}" not in (*ENDINGS, *LABEL_ENDINGS):  # dots in the key itself
+            stem, _, extension = base.rpartition(".")
+        key, ending, place = f"{folder}/{stem}", f".{extension.lower()}", f"{self.path}:{info.name}"
+        if base.startswith("."):
+            self.problems.append(HIDDEN.at(place))
+        elif ending in OTHER_IMAGES:
+            self.problems.append(FOREIGN_FORMAT.at(place))
+        elif ending not in (*ENDINGS, *LABEL_ENDINGS):
+            self.problems.append(NOT_AN_IMAGE.at(place))
+        elif not info.isreg() or info.issparse():
+            self.problems.append(LINKED.at(place))
+        elif info.size > (MOST_BYTES if ending in ENDINGS else MOST_HEADER):
+            self.problems.append(TOO_LARGE.at(place))
+        elif ending in ENDINGS and key in self.images:
+            self.problems.append(SAME_KEY.at(place))
+        elif ending in ENDINGS:
+            self.images[key] = Member(self.number, info.name, info.offset_data, info.size)
+        elif key not in self.words:
+            file = archive.extractfile(info)
+            word = None if file is None else _word(ending, file.read())
+            if word is not None:
+                self.words[key] = word
+
+
+def _index(path: Path, number: int) -> _Shard:
+    """What a shard holds, as far as it can be read."""
+    shard = _Shard(path, number)
     size = path.stat().st_size
     if size == 0:
-        return images, labels, [Problem(-1, str(path), "the file is empty")]
+        shard.problems.append(Problem(-1, printable(str(path)), "the file is empty"))
+        return shard
     try:
-        with tarfile.open(path, "r:") as archive:
+        with _Bounded(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in _members(archive, size):
-                folder, _, base = info.name.rpartition("/")
-                stem, _, extension = base.partition(".")
-                key, ending = f"{folder}/{stem}", f".{extension.lower()}"
-                if info.size > MOST_BYTES:
-                    problems.append(Problem(-1, f"{path}:{info.name}", f"{info.size} bytes are no image"))
-                elif ending in ENDINGS and key in images:
-                    problems.append(Problem(-1, f"{path}:{info.name}", "a second image of the same key"))
-                elif ending in ENDINGS:
-                    images[key] = Member(number, info.name, info.offset_data, info.size)
-                elif ending in LABEL_ENDINGS and key not in labels:
-                    file = archive.extractfile(info)
-                    label = None if file is None else _label(ending, file.read())
-                    if label is not None:
-                        labels[key] = label
+                shard.add(archive, info)
             ended = archive.offset + BLOCK <= size  # a complete archive ends in blocks of zeros
         if not ended:
-            problems.append(Problem(-1, str(path), "the archive has no end mark: it is cut short between two files"))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        problems.append(Problem(-1, str(path), f"the archive is damaged or cut short ({error})"))
-    return images, labels, problems
+            reason = "the archive has no end mark: it is cut short between two files"
+            shard.problems.append(Problem(-1, printable(str(path)), reason))
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        shard.problems.append(Problem(-1, printable(str(path)), printable(f"the archive is damaged or cut short ({error})")))
+    return shard
 
 
 def _bytes(paths: list[Path], member: Member) -> bytes:
@@ -130,26 +183,29 @@ def _bytes(paths: list[Path], member: Member) -> bytes:
         return file.read(member.size)
 
 
-def load(paths: list[Path], name: str) -> TarSource:
+def load(paths: list[Path], name: str, classes: Classes) -> TarSource:
     """List the images of these shards, in the order of the paths and within them. Raises `DataError`."""
     stamps = tuple(Stamp.of(path) for path in paths)
     members: list[Member] = []
-    labels: list[int] = []
+    words: list[str] = []
     problems: list[Problem] = []
     seen: dict[tuple[str, int], Member] = {}  # a shard copied twice would count its images twice
     for number, path in enumerate(paths):
         if path.suffix != ".tar":
             raise DataError(f"{path} is compressed: images in it cannot be read one by one; unpack it to a .tar first")
-        images, found, wrong = _index(path, number)
-        problems += wrong
-        for key, member in images.items():
+        shard = _index(path, number)
+        problems += shard.problems
+        for key, member in shard.images.items():
             earlier = seen.setdefault((member.name, member.size), member)
             if earlier is not member and _bytes(paths, earlier) == _bytes(paths, member):
-                reason = f"it is in {paths[earlier.shard].name} already and counts once"
-                problems.append(Problem(-1, f"{path}:{member.name}", reason))
-            elif key in found:
+                problems.append(TWICE.at(f"{path}:{member.name}"))
+            elif key in shard.words:
                 members.append(member)
-                labels.append(found[key])
+                words.append(shard.words[key])
             else:
-                problems.append(Problem(-1, f"{path}:{member.name}", "it has no label (.cls or .json with the same key)"))
-    return TarSource(name, stamps, tuple(members), np.array(labels, np.int64), tuple(problems))
+                problems.append(NOT_LISTED.at(f"{path}:{member.name}"))
+        problems += [LABEL_ALONE.at(f"{path}:{key.lstrip('/')}") for key in shard.words if key not in shard.images]
+    numbering = classes.number_all(words, name)
+    labels = np.array([numbering.label_of[word] for word in words], np.int64)
+    notes = () if numbering.note is None else (numbering.note,)
+    return TarSource(printable(name), stamps, tuple(members), labels, tuple(problems), notes)

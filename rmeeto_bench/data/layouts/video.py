@@ -75,7 +75,7 @@ class VideoViews:
         chosen: list[list[int]] = []
 
         def choose(count: int) -> list[int]:
-            chosen.extend(frame_indices(count, clip, clips=self.clips, frames=self.frames) for clip in range(self.clips))
+            chosen[:] = [frame_indices(count, clip, clips=self.clips, frames=self.frames) for clip in range(self.clips)]
             return [index for clip in chosen for index in clip]
 
         count, frames = read_frames(data, choose, lambda frame: _resize(torch.from_numpy(frame), self.size))
@@ -103,7 +103,7 @@ def training_clip(data: bytes, frames: int, generator: np.random.Generator) -> l
     chosen: list[int] = []
 
     def choose(count: int) -> list[int]:
-        chosen.extend(random_frame_indices(count, frames, generator))
+        chosen[:] = random_frame_indices(count, frames, generator)
         return chosen
 
     _, decoded = read_frames(data, choose, Image.fromarray)
@@ -123,7 +123,11 @@ def read_frames(
     try:
         count = _count_frames(av, data)
         wanted = set(choose(count))
-        frames = _decode(av, data, wanted, convert)
+        frames, seen = _decode(av, data, wanted, convert)
+        if not wanted <= set(frames) and 0 < seen < count:  # packets that are never shown, as in some WebM files
+            count = seen
+            wanted = set(choose(count))
+            frames, _ = _decode(av, data, wanted, convert)
     except av.FFmpegError as error:
         raise UnreadableImageError(f"damaged or no video: {error.strerror}") from error
     missing = sorted(wanted - set(frames))
@@ -152,23 +156,26 @@ def _count_frames(av: Any, data: bytes) -> int:
     """Frames by the packets in the file: containers that state a number are often wrong, and decoding all is slow."""
     with av.open(io.BytesIO(data)) as container:
         stream = _stream(container)
-        count = sum(1 for packet in container.demux(stream) if packet.size)
+        count = sum(
+            1 for packet in container.demux(stream) if packet.size and not packet.is_discard
+        )  # an edit list hides those
     if not 0 < count <= MOST_FRAMES:
         raise UnreadableImageError(f"{count} frames are no clip")
     return count
 
 
-def _decode(av: Any, data: bytes, wanted: set[int], convert: Callable[[np.ndarray], Frame]) -> dict[int, Frame]:
-    """Frame number -> frame, converted; those that cannot be decoded are missing."""
+def _decode(av: Any, data: bytes, wanted: set[int], convert: Callable[[np.ndarray], Frame]) -> tuple[dict[int, Frame], int]:
+    """(frame number -> frame, converted, how many were seen); those that cannot be decoded are missing."""
     found: dict[int, Frame] = {}
-    last = max(wanted)
+    last, seen = max(wanted), 0
     with av.open(io.BytesIO(data)) as container:
         for index, frame in enumerate(container.decode(_stream(container))):
+            seen = index + 1
             if index in wanted:
                 found[index] = convert(frame.to_ndarray(format="rgb24"))
             if index >= last:
                 break
-    return found
+    return found, seen
 
 
 def _resize(frame: Tensor, size: int) -> Tensor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-import numpy as np
-
-from rmeeto_bench.data.class_map import read_class_map
 from rmeeto_bench.data.image_set import Problem
-from rmeeto_bench.data.layouts.image_folder import LISTING_SLACK_NS, FileSource, class_folders, load_class_folders
+from rmeeto_bench.data.layouts.image_folder import FileSource, class_folders, load_class_folders, source_of, trained_on
+from rmeeto_bench.data.layouts.label_files import lines_in, pairs_in, whole
+from rmeeto_bench.data.layouts.listing import Listing
+from rmeeto_bench.data.left_out import LISTED_TWICE, NOT_THERE
+from rmeeto_bench.data.numbering import Classes
+from rmeeto_bench.data.table import columns, split_at_file
 from rmeeto_bench.errors import DataError
+
+WRITE = "write lines of `path,label` with class numbers, or names of a --class-map"
+ANY = 10**6  # more classes than any list has: its labels say how many there are
 
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 LISTS = {
@@ -31,66 +35,65 @@ def find_list(path: Path, split: str = "val") -> Path | None:
     return next((path / name for name in LISTS[split] if (path / name).is_file()), None)
 
 
-def read_list(path: Path) -> list[tuple[str, int]]:
-    """(path, label) by line, with a comma or a space between. Raises `DataError`."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path} ({error}); write lines of `path,label`") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        name, _, label = line.rpartition("," if "," in line else " ")
-        if not name or not label.strip().isdecimal():
-            raise DataError(f"line {number} of {path} is {line[:60]!r}; write lines of `path,label`")
-        found.append((name.strip(), int(label)))
-    if not found:
-        raise DataError(f"the list {path} is empty; write lines of `path,label`")
-    return found
-
-
-def load_list(path: Path, split: str = "val") -> FileSource:
+def load_list(path: Path, classes: Classes, split: str = "val") -> FileSource:
     """The videos of a list; those not on the disk are problems, as every copy of Kinetics lacks some. Raises `DataError`."""
-    listed = time.time_ns() + LISTING_SLACK_NS
-    rows = read_list(path)
+    lines = lines_in(path)
     bases = [path.parent / name for name in BESIDE[split]]
-    root = next((base for base in bases if any((base / name).is_file() for name, _ in rows[:TRIED])), None)
+    first = _named(lines)
+    root = next((base for base in bases if any((base / name).is_file() for name in first)), None)
     if root is None:
-        raise DataError(f"none of the first videos of {path} is there ({bases[0] / rows[0][0]}); put the list beside them")
-    problems: list[Problem] = []
-    kept: dict[str, int] = {}
-    for name, label in rows:
-        if name in kept:
-            problems.append(Problem(-1, str(root / name), f"it is in {path.name} twice and counts once"))
-        elif not (root / name).is_file():
-            problems.append(Problem(-1, str(root / name), f"listed in {path.name}, but not there"))
+        named = bases[0] / first[0] if first else "it names none"
+        raise DataError(f"none of the first videos of {path} is there ({named}); put the list beside them")
+    pairs = pairs_in(path, lines, lambda name: name.lower().endswith(ENDINGS) or (root / name).is_file(), classes)
+    if pairs is None:
+        raise DataError(f"{path} has no column of classes; {WRITE}")
+    words, problems = dict[str, str](), list[Problem]()
+    listing = Listing()
+    for name, word in pairs.rows:
+        if words.setdefault(name, word) != word:
+            raise DataError(f"{path} gives {name} the classes {words[name]} and {word}; keep one line for each video")
+    problems += [LISTED_TWICE.at(path)] * (len(pairs.rows) - len(words))
+    for name in words:
+        try:
+            state = (root / name).stat()
+        except OSError:
+            problems.append(NOT_THERE.at(root / name))
         else:
-            kept[name] = label
-    labels = np.array(list(kept.values()), np.int64)
-    title = f"{path.name}, {len(kept)} of {len(dict(rows))} videos"
-    return FileSource(title, root, tuple(kept), labels, (), listed, tuple(problems))
+            listing.files[name] = (state.st_size, state.st_mtime_ns)
+    numbering = classes.number_all([whole(word) for word in words.values()], str(path))
+    labels = {name: numbering.label_of[whole(words[name])] for name in listing.files}
+    notes = tuple(note for note in (pairs.note, numbering.note) if note)
+    title = f"{path.name}, {len(labels)} of {len(words)} videos"
+    return source_of(title, root, labels, listing, tuple(problems), notes)
 
 
-def find_videos(path: Path, num_classes: int, class_map: Path | None, split: str = "val") -> FileSource:
+def _named(lines: list[str]) -> list[str]:
+    """What may be the videos of the first lines: every cell of them that could be a path."""
+    rows = columns(lines) or [split_at_file(line, lambda name: name.lower().endswith(ENDINGS)) for line in lines]
+    return [cell for row in rows[:TRIED] for cell in row if cell and not whole(cell).isdecimal()]
+
+
+def find_videos(path: Path, classes: Classes, split: str = "val") -> FileSource:
     """The videos of the split behind `--data`: a list, a folder with one, or a folder per class. Raises `DataError`."""
     found = find_list(path, split)
     if found is not None:
-        return load_list(found, split)
+        return load_list(found, classes, split)
     if not path.is_dir():
         raise DataError(f"{path} is no folder and no list of videos; give lines of `path,label`")
     if (path / split).is_dir():
-        return find_videos(path / split, num_classes, class_map, split)
+        return find_videos(path / split, classes, split)
     if not class_folders(path):
         raise DataError(f"{path} has neither a list ({', '.join(LISTS[split])}) nor class folders; give lines of `path,label`")
-    names = None if class_map is None else read_class_map(class_map, num_classes)
-    return load_class_folders(path, num_classes, names, ENDINGS)
+    return load_class_folders(path, classes, ENDINGS)
 
 
-def count_classes(path: Path) -> int:
-    """Classes of the training videos in a folder: by the labels of its list, or by its class folders. Raises `DataError`."""
+def training_classes(path: Path) -> Classes:
+    """The classes of the training videos in a folder, by the labels of its list or its class folders. Raises `DataError`."""
     for folder in (path, path / "train"):
         found = find_list(folder, "train") if folder.is_dir() else None
         if found is not None:
-            return 1 + max(label for _, label in read_list(found))
+            labels = load_list(found, Classes(ANY), "train").labels
+            return Classes(1 + int(labels.max(initial=-1)))
     if not (path / "train").is_dir():
         raise DataError(f"{path} has neither {LISTS['train'][0]} nor train/; training wants one of them, and the same of val")
-    return len(class_folders(path / "train"))
+    return trained_on(path / "train")

@@ -1,0 +1,68 @@
+"""What of a data set was left out or passed over, counted by kind and said in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rmeeto_bench.data.image_set import Problem
+from rmeeto_bench.errors import printable
+
+NAMED = 3  # members of a kind that the line names
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Why members of a data set are not used: `one` of them is the reason of a `Problem`, `many` is for the count."""
+
+    one: str
+    many: str
+    # Whether images of the set are lost: then a run stops, unless it is told to skip. Else it is only said.
+    costs: bool = True
+
+    def at(self, path: Path | str) -> Problem:
+        """The problem of a file, or of a member in one."""
+        return Problem(-1, printable(str(path)), self.one, self.costs)
+
+
+DEAD_LINK = Kind("link leads nowhere", "links lead nowhere")
+FOREIGN_FORMAT = Kind("image is of a format that is not read", "images are of formats that are not read")
+NOT_LISTED = Kind("image has no label", "images have no label")
+NOT_THERE = Kind("listed file is not there", "listed files are not there")
+NO_CLASS = Kind("image lies in no class folder", "images lie in no class folder")
+UNKNOWN_CLASS = Kind("class folder is no class of the model", "class folders are no classes of the model")
+EMPTY_CLASS = Kind("class folder is empty", "class folders are empty")
+NO_FOLDER = Kind("class has no folder", "classes have no folder")
+UNOPENED = Kind("folder cannot be opened", "folders cannot be opened")
+LABEL_ALONE = Kind("label has no image", "labels have no image")
+LINKED = Kind("member is a link, not a file", "members are links, not files")
+TOO_LARGE = Kind("member is too large for an image", "members are too large for an image")
+SAME_KEY = Kind("image has the key of another", "images have the keys of others")
+TWICE = Kind("image is in the set twice and counts once", "images are in the set twice and count once")
+LISTED_TWICE = Kind("line names a file again, with the same label", "lines name a file again, with the same label", costs=False)
+NOT_AN_IMAGE = Kind("other file is no image by its name", "other files are no images by their names", costs=False)
+HIDDEN = Kind("hidden file or folder", "hidden files or folders", costs=False)
+KINDS = {kind.one: kind for kind in list(globals().values()) if isinstance(kind, Kind)}
+
+
+def _counted(problems: Sequence[Problem]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for problem in problems:
+        by_reason.setdefault(problem.reason, []).append(problem.path)
+    parts = []
+    for reason, paths in by_reason.items():
+        kind = KINDS.get(reason)
+        words = f"1 {reason}" if len(paths) == 1 else f"{len(paths)} {kind.many}" if kind else f"{len(paths)}: {reason}"
+        more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+        parts.append(f"{words} ({', '.join(paths[:NAMED])}{more})")
+    return ", ".join(parts)
+
+
+def account(used: int, problems: Sequence[Problem]) -> str | None:
+    """`59 of 60 used, 1 left out: 1 link leads nowhere (v/9/x.png)`, or None if there is nothing to say."""
+    lost = [problem for problem in problems if problem.skipped]
+    passed = [problem for problem in problems if not problem.skipped]
+    parts = [f"{used} of {used + len(lost)} used, {len(lost)} left out: {_counted(lost)}"] if lost else []
+    parts += [f"passed over: {_counted(passed)}"] if passed else []
+    return "; ".join(parts) or None
