@@ -179,7 +179,7 @@ def _from_lines(text: str, num_classes: int) -> list[Pairs]:
             numbered = _numbered(form, num_classes)
             if numbered is not None:
                 return numbered
-    if len(lines) == num_classes + 1 and _is_header(lines[0]):
+    if lines and _is_header(lines[0]) and (len(lines) == num_classes + 1 or columns(lines)):
         lines = lines[1:]
     rows = columns(lines)
     fields = [(index, [unquoted(line), *(rows[index] if rows else []), line.split()[0]]) for index, line in enumerate(lines)]

@@ -131,12 +131,13 @@ def find_source(path: Path, classes: Classes, where: Where) -> Source:
     """List the images at `path` in whatever layout they are. Raises `DataError`."""
     files, folder, notes = _files(path)
     if files:
+        name = files[0].name if path.is_file() else folder.resolve().name
         if all(file.suffix == ".parquet" for file in files):
             _own_labels(where, "the .parquet files have labels of their own")
-            source: Source = parquet.load(files, folder.name, classes)
+            source: Source = parquet.load(files, name, classes)
         elif all(".tar" in file.suffixes or file.suffix == ".tgz" for file in files):
             _own_labels(where, "the .tar files have labels of their own")
-            source = tar_shards.load(files, folder.name, classes)
+            source = tar_shards.load(files, name, classes)
         else:
             raise DataError(f"{files[0]} is neither a .parquet nor a .tar file; {WRITTEN_AS}")
         return replace(source, notes=(*notes, *source.notes))  # type: ignore[type-var]

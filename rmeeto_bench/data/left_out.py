@@ -20,6 +20,8 @@ class Kind:
     many: str
     # Whether images of the set are lost: then a run stops, unless it is told to skip. Else it is only said.
     costs: bool = True
+    # Whether each is one image, so that it counts among those left out; of a folder or an archive nobody knows how many.
+    image: bool = True
 
     def at(self, path: Path | str) -> Problem:
         """The problem of a file, or of a member in one."""
@@ -31,10 +33,10 @@ FOREIGN_FORMAT = Kind("image is of a format that is not read", "images are of fo
 NOT_LISTED = Kind("image has no label", "images have no label")
 NOT_THERE = Kind("listed file is not there", "listed files are not there")
 NO_CLASS = Kind("image lies in no class folder", "images lie in no class folder")
-UNKNOWN_CLASS = Kind("class folder is no class of the model", "class folders are no classes of the model")
-EMPTY_CLASS = Kind("class folder is empty", "class folders are empty")
-NO_FOLDER = Kind("class has no folder", "classes have no folder")
-UNOPENED = Kind("folder cannot be opened", "folders cannot be opened")
+UNKNOWN_CLASS = Kind("image lies in a folder of no known class", "images lie in folders of no known class")
+EMPTY_CLASS = Kind("class folder is empty", "class folders are empty", image=False)
+NO_FOLDER = Kind("class has no folder", "classes have no folder", image=False)
+UNOPENED = Kind("folder cannot be opened", "folders cannot be opened", image=False)
 LABEL_ALONE = Kind("label has no image", "labels have no image")
 LINKED = Kind("member is a link, not a file", "members are links, not files")
 TOO_LARGE = Kind("member is too large for an image", "members are too large for an image")
@@ -61,8 +63,13 @@ def _counted(problems: Sequence[Problem]) -> str:
 
 def account(used: int, problems: Sequence[Problem]) -> str | None:
     """`59 of 60 used, 1 left out: 1 link leads nowhere (v/9/x.png)`, or None if there is nothing to say."""
-    lost = [problem for problem in problems if problem.skipped]
-    passed = [problem for problem in problems if not problem.skipped]
-    parts = [f"{used} of {used + len(lost)} used, {len(lost)} left out: {_counted(lost)}"] if lost else []
-    parts += [f"passed over: {_counted(passed)}"] if passed else []
+    groups: dict[str, list[Problem]] = {"left out": [], "incomplete": [], "passed over": []}
+    for problem in problems:
+        kind = KINDS.get(problem.reason)
+        lost = "left out" if kind is not None and kind.image else "incomplete"
+        groups[lost if problem.skipped else "passed over"].append(problem)
+    parts = [f"{name}: {_counted(found)}" for name, found in groups.items() if found]
+    if groups["left out"]:
+        count = len(groups["left out"])
+        parts[0] = f"{used} of {used + count} used, {count} {parts[0]}"
     return "; ".join(parts) or None

@@ -106,7 +106,7 @@ def _plain(image: Image.Image) -> tuple[Image.Image, str | None]:
     if image.has_transparency_data:
         image = image.convert("RGBA")  # colours stay; PIL warns when a palette with transparency becomes RGB at once
         low, _ = image.getchannel("A").getextrema()
-        return image, "transparency, left out" if low < 255 else None  # type: ignore[operator]
+        return image, "transparency that is dropped" if low < 255 else None  # type: ignore[operator]
     if image.format != "JPEG" and getattr(image, "is_animated", False):
         return image, "animated, its first frame is taken"
     return image, None

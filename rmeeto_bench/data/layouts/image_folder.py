@@ -13,7 +13,7 @@ from rmeeto_bench.data.class_map import ClassMap
 from rmeeto_bench.data.image_set import Problem
 from rmeeto_bench.data.layouts.label_files import REMEDY, find_label_file, read_labels
 from rmeeto_bench.data.layouts.listing import Listing
-from rmeeto_bench.data.left_out import EMPTY_CLASS, NO_CLASS, NO_FOLDER, UNKNOWN_CLASS
+from rmeeto_bench.data.left_out import EMPTY_CLASS, NO_CLASS, NO_FOLDER, NOT_AN_IMAGE, UNKNOWN_CLASS
 from rmeeto_bench.data.numbering import Classes
 from rmeeto_bench.data.preprocessing import ENDINGS
 from rmeeto_bench.data.source import ChangedError
@@ -94,7 +94,10 @@ def load_class_folders(folder: Path, classes: Classes, endings: tuple[str, ...] 
     top.add(folder, "", endings, deep=False)
     listing = Listing(folders=top.folders, problems=top.problems)
     listing.problems += [NO_CLASS.at(folder / name) for name in top.files]
-    listing.problems += [UNKNOWN_CLASS.at(folder / name) for name in numbering.unknown]
+    for name in numbering.unknown:
+        other = Listing()
+        other.add(folder, name, endings)
+        listing.problems += [UNKNOWN_CLASS.at(folder / path) for path in other.files]
     missing = [NO_FOLDER.at(name) for name in numbering.missing]
     labels: dict[str, int] = {}
     for name, label in sorted(numbering.label_of.items()):
@@ -131,6 +134,6 @@ def load_flat(folder: Path, label_file: Path | None, classes: Classes) -> FileSo
         raise DataError(f"{folder} has no class folders and no file of labels; {REMEDY}")
     read = read_labels(found, sorted(listing.files), classes)
     notes = read.notes if label_file else (f"labels are read from {printable(str(found))}", *read.notes)
-    own = {str(found)}  # the list itself lies in the folder
-    problems = tuple(problem for problem in (*listing.problems, *read.problems) if problem.path not in own)
+    itself = NOT_AN_IMAGE.at(found)  # the list may lie in the folder
+    problems = (*(problem for problem in listing.problems if problem != itself), *read.problems)
     return source_of(folder.name, folder, read.label_of, listing, problems, notes)

@@ -103,8 +103,10 @@ def pairs_in(path: Path, lines: Sequence[str], is_file: Callable[[str], bool], c
     if not rows:
         return None
     width = min(len(row) for row in rows)
-    hits = [sum(is_file(row[column]) for row in rows) for column in range(width)]
-    if max(hits) == 0 or width < 2:
+    # A class number may be the stem of an image, 0.png: names with an ending count first.
+    found = [[Path(row[column]).suffix != "" for row in rows if is_file(row[column])] for column in range(width)]
+    hits = [(sum(endings), len(endings)) for endings in found]
+    if max(hits) == (0, 0) or width < 2:
         return None
     at = hits.index(max(hits))
     header = None if is_file(rows[0][at]) else [folded(cell) for cell in rows[0]]
