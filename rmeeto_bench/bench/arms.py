@@ -88,7 +88,7 @@ def build(cell: Cell, plan: BenchPlan, setting: Setting) -> BuiltArm:
     weights: Weights = choose(cell, plan.checkpoints)
     provenance = None if weights.path is None else load_checkpoint(model, weights.path, ema=weights.ema)
     trained_r = None if provenance is None else provenance.trained_r
-    model = model.to(setting.device.torch_device, setting.dtype).eval()
+    model = model.to(setting.device.torch_device, setting.dtype).eval().freeze()  # nobody changes these weights any more
     _ = model.kernels_name  # refuse a backend that cannot run before anything is measured
     forward = GraphedForward(model) if setting.graphs else model
     return BuiltArm(cell, model, weights.label(cell.r, trained_r), provenance, forward)

@@ -79,7 +79,7 @@ def _arms(device: Device, job: Job) -> list[TimedArm]:
     steps = []
     for _ in range(2):
         torch.manual_seed(job.seed)
-        steps.append(Step(create_model(job.model).to(device.torch_device, dtype).eval(), [images]))
+        steps.append(Step(create_model(job.model).to(device.torch_device, dtype).eval().freeze(), [images]))
     return [
         TimedArm(ARM, steps[0], job.batch_size),
         TimedArm(TWIN, steps[1], job.batch_size),
