@@ -24,7 +24,7 @@ import rmeeto_bench as rb
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.selective_scan import chunked, native, reference
-from rmeeto_bench.measure.device import find_devices
+from rmeeto_bench.measure.devices.device import find_devices
 from rmeeto_bench.measure.rounds import Protocol, TimedArm, Watch, measure
 from rmeeto_bench.measure.statistics import paired_speedup, rate
 

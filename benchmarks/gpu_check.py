@@ -33,7 +33,7 @@ from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import reference as merge_reference
 from rmeeto_bench.kernels.registry import Kernels, Operands, scan_gradients, select
 from rmeeto_bench.kernels.selective_scan import chunked
-from rmeeto_bench.measure.device import cpu_name
+from rmeeto_bench.measure.devices.device import cpu_name
 from rmeeto_bench.models.graphs import GraphedForward
 from rmeeto_bench.models.vim import Vim, VimConfig
 from rmeeto_bench.profiles import match_profile

@@ -12,9 +12,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rmeeto_bench.errors import DataError
-from rmeeto_bench.shipped import shipped
-from rmeeto_bench.typecheck import check
+from rmeeto_bench.errors import DataError, UsageError
+from rmeeto_bench.files import shipped
+from rmeeto_bench.records.check import check
+
+
+def profile_named(name: str) -> GpuProfile:
+    for profile in load_profiles():
+        if profile.name == name:
+            return profile
+    raise UsageError(f"unknown GPU {name!r}; `rmeeto-bench profiles` lists the names")
+
 
 LARGEST = 100_000  # bytes of a profile
 LONGEST_PATTERN = 200

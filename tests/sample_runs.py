@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rmeeto_bench import reference
-from rmeeto_bench.models.flops import published_gflops
-from rmeeto_bench.models.zoo import config
-from rmeeto_bench.records import Arm, DeviceRecord, Estimate, RunRecord
+from rmeeto_bench import published as reference
+from rmeeto_bench.cost.flops import published_gflops
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate, RunRecord
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio, token_counts
 

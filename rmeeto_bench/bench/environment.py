@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rmeeto_bench.measure.nvml import snapshot
+from rmeeto_bench.measure.devices.nvml import snapshot
 
 DRIVER = ("driver", "power_limit_w", "unavailable")
 PACKAGES = ("torch", "triton", "timm", "numpy", "scipy", "mamba-ssm", "causal-conv1d")

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rmeeto_bench.bench.summary.tradeoff import ArmSamples, Tradeoff
 from rmeeto_bench.measure.statistics import holm, mcnemar
-from rmeeto_bench.measure.tradeoff import ArmSamples, Tradeoff
 from rmeeto_bench.measure.verdict import FEWEST_ROUNDS
-from rmeeto_bench.records import Arm
+from rmeeto_bench.records.run import Arm
 
 Correct = Mapping[str, NDArray[np.bool_]]
 

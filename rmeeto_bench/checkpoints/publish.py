@@ -20,7 +20,8 @@ from huggingface_hub.utils import validate_repo_id
 from rmeeto_bench.checkpoints.reader import Checkpoint, read_checkpoint, sha256
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.errors import CheckpointError, UnavailableError
-from rmeeto_bench.records import Estimate, write_atomic
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.records.run import Estimate
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 OWN = "rmeeto_bench"  # our entry of config.json

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.files import write_atomic
+
 if TYPE_CHECKING:
-    from rmeeto_bench.comparisons import Comparison
+    from rmeeto_bench.records.comparison import Comparison
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
@@ -22,8 +24,7 @@ def show(comparison: Comparison, arguments: argparse.Namespace) -> int:
     """Print and write a comparison; returns its exit code."""
     from rich.console import Console
 
-    from rmeeto_bench.comparisons import to_json
-    from rmeeto_bench.records import write_atomic
+    from rmeeto_bench.records.comparison import to_json
     from rmeeto_bench.report.comparison import github_annotations, headline, junit, markdown, table
 
     if arguments.json == "-":

@@ -13,8 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rmeeto_bench import __version__
 from rmeeto_bench.errors import RmeetoError
+from rmeeto_bench.version import __version__
 
 COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = words.pop(0) if named else "run"
     if not named and words and not words[0].startswith("-"):
         return _fail(f"unknown command {words[0]!r}; the commands are {', '.join(COMMANDS)}", 2)
-    module = importlib.import_module(f"rmeeto_bench.cli.{command}")
+    module = importlib.import_module(f"rmeeto_bench.cli.commands.{command}")
     parser = _parser(command)
     module.add_arguments(parser)
     arguments = parser.parse_args(words)

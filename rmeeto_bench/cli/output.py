@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rmeeto_bench.records import write_atomic
+from rmeeto_bench.files import write_atomic
 
 
 def write_json(value: Any, target: str | None) -> bool:

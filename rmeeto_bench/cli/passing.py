@@ -6,7 +6,7 @@ import time
 
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from rmeeto_bench.bench.accuracy import PassProgress
+from rmeeto_bench.bench.session.accuracy_pass import PassProgress
 from rmeeto_bench.cli.live import EVERY, Live
 
 

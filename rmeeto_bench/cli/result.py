@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli.interrupt import graceful
+from rmeeto_bench.files import write_atomic
 
 if TYPE_CHECKING:
-    from rmeeto_bench.bench.runner import Controls
-    from rmeeto_bench.records import Block, RunRecord
+    from rmeeto_bench.bench.run.runner import Controls
+    from rmeeto_bench.records.run import Block, RunRecord
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
@@ -27,8 +28,8 @@ def show(record: RunRecord, folder: Path) -> None:
     """The tables and sentences on standard output."""
     from rich.console import Console
 
-    from rmeeto_bench.report.summary import sentences
-    from rmeeto_bench.report.tables import overview_table, rich_table, sweep_table
+    from rmeeto_bench.report.run.summary import sentences
+    from rmeeto_bench.report.run.tables import overview_table, rich_table, sweep_table
 
     console = Console(highlight=False, markup=False)  # names in a stored run are text
     for device in record.devices:
@@ -43,8 +44,8 @@ def show(record: RunRecord, folder: Path) -> None:
 
 def stored_blocks(folder: Path, record: RunRecord) -> dict[str, list[Block]]:
     """Device id -> the blocks of a run, for its report; nothing where the database was not kept."""
-    from rmeeto_bench.bench.store import Store
-    from rmeeto_bench.records import DATABASE
+    from rmeeto_bench.bench.store.store import Store
+    from rmeeto_bench.records.run import DATABASE
 
     if not (folder / DATABASE).is_file():
         return {}
@@ -63,11 +64,11 @@ def exit_code(record: RunRecord) -> int:
 
 def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | None) -> int:
     """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code."""
-    from rmeeto_bench.bench.runner import Controls
+    from rmeeto_bench.bench.run.runner import Controls
     from rmeeto_bench.cli.progress import TerminalListener
-    from rmeeto_bench.records import MANIFEST, to_json, write_atomic
-    from rmeeto_bench.report.files import write_all
-    from rmeeto_bench.report.tables import markdown
+    from rmeeto_bench.records.run import MANIFEST, to_json
+    from rmeeto_bench.report.run.files import write_all
+    from rmeeto_bench.report.run.tables import markdown
 
     again = f"rmeeto-bench resume {folder}"
     try:

@@ -6,14 +6,14 @@ import glob
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmeeto_bench.data import fashion_mnist, image_folder, parquet, tar_shards
 from rmeeto_bench.data.class_map import read_class_map
 from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.data.layouts import fashion_mnist, image_folder, parquet, tar_shards
+from rmeeto_bench.data.layouts.video import VideoViews
+from rmeeto_bench.data.layouts.video_list import find_videos
 from rmeeto_bench.data.preprocessing import Preprocessing
 from rmeeto_bench.data.reading import Reading, image_set
 from rmeeto_bench.data.source import Source
-from rmeeto_bench.data.video import VideoViews
-from rmeeto_bench.data.video_list import find_videos
 from rmeeto_bench.errors import DataError
 
 SPLITS = ("val", "validation")

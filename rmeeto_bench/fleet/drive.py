@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.fleet.archive import unpack
-from rmeeto_bench.fleet.engine import CELLS, Engine
-from rmeeto_bench.fleet.gather import gather
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.fleet.engines.local import CELLS, Engine
 from rmeeto_bench.fleet.host import Event
+from rmeeto_bench.fleet.join.archive import unpack
+from rmeeto_bench.fleet.join.gather import gather
 from rmeeto_bench.fleet.plan import Task
-from rmeeto_bench.records import MANIFEST, RunRecord, load, save, write_atomic
+from rmeeto_bench.records.run import MANIFEST, RunRecord, load, save
 
 PLAN = "fleet.json"
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import DataError, RmeetoError
-from rmeeto_bench.fleet.archive import pack
+from rmeeto_bench.fleet.join.archive import pack
 from rmeeto_bench.fleet.plan import Task, own_code, own_profiles
-from rmeeto_bench.records import MANIFEST, load
+from rmeeto_bench.records.run import MANIFEST, load
 
 EVERY = 1.0  # seconds between two looks at what was committed
 PARENT_DEATH = 1  # Linux: PR_SET_PDEATHSIG
@@ -88,7 +88,7 @@ def _may_resume(task: Task, folder: Path) -> bool:
         record = load(folder)
     except DataError:
         return False
-    from rmeeto_bench.bench.devices import discover
+    from rmeeto_bench.bench.run.devices import discover
 
     try:
         here = {device.id for device in discover(task.plan["gpus"])}
@@ -166,8 +166,8 @@ def _ending(task: Task, folder: Path, code: int, host: str, *, ship: bool) -> Ev
 
 def main(words: list[str], text: str) -> int:
     """The child: run the plan given as JSON into the folder given, continuing what is there. Returns the exit code."""
-    from rmeeto_bench.bench.plan import BenchPlan
-    from rmeeto_bench.bench.runner import Controls, resume, run
+    from rmeeto_bench.bench.plan.plan import BenchPlan
+    from rmeeto_bench.bench.run.runner import Controls, resume, run
 
     folder = Path(words[0])
     _die_with(int(words[1]))

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rmeeto_bench import __version__
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan import PATHS, BenchPlan, cells
-from rmeeto_bench.cell_id import code_version
+from rmeeto_bench.bench.plan.plan import PATHS, BenchPlan, cells
 from rmeeto_bench.errors import DataError, UsageError
+from rmeeto_bench.files import shipped
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.shipped import shipped
+from rmeeto_bench.records.cell import code_version
+from rmeeto_bench.version import __version__
 
 CPU = "cpu"
 LARGEST = 1 << 20  # bytes of a plan

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rmeeto_bench.errors import MeasurementError
-from rmeeto_bench.measure.device import Device
+from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.protocol import TimedArm
 from rmeeto_bench.measure.statistics import t_interval
-from rmeeto_bench.records import Estimate
+from rmeeto_bench.records.run import Estimate
 
 LEAST_SECONDS = 30.0  # of one arm without a break: shorter windows catch the averaging of the power sensor
 AGREEMENT = 0.10  # between the energy counter and power integrated over time

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 THROTTLED, CONTENDED = "THROTTLED", "CONTENDED"
 

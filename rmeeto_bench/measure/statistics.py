@@ -6,7 +6,7 @@ around the Hodges-Lehmann estimate 0.95, and it shrugs off outliers; pairing ins
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
 
@@ -14,7 +14,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from rmeeto_bench.records import Estimate
+from rmeeto_bench.records.run import Block, Estimate
+
+
+def complete_rounds(blocks: Iterable[Block], arms: Sequence[str]) -> list[dict[str, list[float]]]:
+    """Seconds per image of these arms in every round that counts, one entry per session in order, paired by position.
+
+    A round counts if it has a block of each arm and none of its blocks was rejected.
+    """
+    wanted = set(arms)
+    sessions: dict[int, dict[int, dict[str, float] | None]] = {}
+    for block in blocks:
+        rounds = sessions.setdefault(block.session, {})
+        found = rounds.setdefault(block.round, {})
+        if block.rejected_reason:
+            rounds[block.round] = None
+        elif found is not None and block.arm in wanted:
+            found[block.arm] = block.seconds / block.images
+    result = []
+    for _, rounds in sorted(sessions.items()):
+        whole = [found for _, found in sorted(rounds.items()) if found is not None and len(found) == len(wanted)]
+        result.append({arm: [found[arm] for found in whole] for arm in arms})
+    return result
+
 
 EXACT_LIMIT = 60  # above this many rounds the normal approximation of the signed-rank distribution is as good
 ENOUGH_SESSIONS = 3  # from which on sessions, not rounds, are the replicates

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.measure.devices.telemetry import Telemetry
 from rmeeto_bench.measure.protocol import Protocol, RoundsProgress, TimedArm, WarmUp, Watch
-from rmeeto_bench.measure.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from rmeeto_bench.measure.device import Device  # which needs torch
+    from rmeeto_bench.measure.devices.device import Device  # which needs torch
 
 CYCLES = 5  # a steady state is judged over the last this many cycles
 SLOPE = 0.002  # relative change of the cycle time per cycle

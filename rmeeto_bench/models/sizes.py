@@ -1,9 +1,10 @@
-"""The sizes of the families. Vim and VideoMamba differ in these numbers and in nothing else."""
+"""The sizes of the families and the models known by name. Vim and VideoMamba differ in these numbers and in nothing else."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.reduction import schedule
@@ -140,3 +141,42 @@ class DeitConfig:
     def r_for_ratio(self, ratio: float) -> tuple[int, float]:
         """The r whose realised ratio is nearest, and that ratio. Raises `UsageError` outside [0, 1)."""
         return schedule.nearest_r(ratio, self.token_counts, self.num_tokens)
+
+
+VIM: dict[str, VimConfig] = {
+    "vim_tiny": VimConfig(embed_dim=192),
+    "vim_small": VimConfig(embed_dim=384),
+    "vim_base": VimConfig(embed_dim=768),
+    # Bundled: 14 x 14 patches and depth 24 give the paper's 197 tokens and its table of r and ratio on 28 x 28 images.
+    "vim_nano": VimConfig(img_size=28, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, d_state=8, drop_path_rate=0.0),
+}
+_TINY = VimConfig(divide_out=False, cls_first=True)
+IMAGE: dict[str, VimConfig] = {
+    "videomamba_tiny": _TINY,
+    "videomamba_small": replace(_TINY, embed_dim=384),
+    "videomamba_middle": replace(_TINY, embed_dim=576, depth=32),
+    "videomamba_base": replace(_TINY, embed_dim=768),
+}
+VIDEO: dict[str, VimConfig] = {
+    f"{name}_k400_f8": replace(sizes, frames=8, num_classes=400) for name, sizes in IMAGE.items() if name != "videomamba_base"
+}
+DEIT: dict[str, DeitConfig] = {
+    "deit_tiny": DeitConfig(),
+    "deit_small": DeitConfig(embed_dim=384, num_heads=6),
+    "deit_base": DeitConfig(embed_dim=768, num_heads=12),
+}
+
+Sizes = VimConfig | DeitConfig
+MODELS: dict[str, Sizes] = {**VIM, **IMAGE, **VIDEO, **DEIT}
+
+
+def config(name: str, **sizes: Any) -> Sizes:
+    """The sizes of a model by name, with any of them overridden. Raises `UsageError` for an unknown name or size."""
+    if name not in MODELS:
+        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}")
+    known = MODELS[name]
+    try:
+        return replace(known, **sizes)
+    except TypeError:
+        unknown = sorted(set(sizes) - {field.name for field in fields(known)})
+        raise UsageError(f"{name} has no size {', '.join(unknown)}; see {type(known).__name__} for those there are") from None

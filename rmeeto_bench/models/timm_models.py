@@ -13,7 +13,8 @@ from timm.models import generate_default_cfgs, register_model, resolve_pretraine
 
 from rmeeto_bench.data.image_set import IMAGENET
 from rmeeto_bench.models.base import ReducedModel
-from rmeeto_bench.models.zoo import MODELS, create_model
+from rmeeto_bench.models.sizes import MODELS
+from rmeeto_bench.models.zoo import create_model
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, VIDEO_RS
 
 TAG = "rmeeto_r"

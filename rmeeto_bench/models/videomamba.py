@@ -7,7 +7,6 @@ Its mixer is Vim's with the directions summed instead of averaged, and its class
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,16 +14,6 @@ from torch import Tensor
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.sizes import VimConfig
 
-_TINY = VimConfig(divide_out=False, cls_first=True)
-IMAGE: dict[str, VimConfig] = {
-    "videomamba_tiny": _TINY,
-    "videomamba_small": replace(_TINY, embed_dim=384),
-    "videomamba_middle": replace(_TINY, embed_dim=576, depth=32),
-    "videomamba_base": replace(_TINY, embed_dim=768),
-}
-VIDEO: dict[str, VimConfig] = {
-    f"{name}_k400_f8": replace(sizes, frames=8, num_classes=400) for name, sizes in IMAGE.items() if name != "videomamba_base"
-}
 SPREADS = ("center", "repeat")
 
 

@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.reader import check_state, load_checkpoint, read_checkpoint
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.pruned import PrunedVim
-from rmeeto_bench.models.sizes import DeitConfig, VimConfig
+from rmeeto_bench.models.sizes import DeitConfig, Sizes, VimConfig, config
 from rmeeto_bench.models.vim import Vim
-from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.reduction.pruning import Pruning
-
-BUNDLED = Path(__file__).parents[1] / "bundled" / "vim_nano"
-
-VIM: dict[str, VimConfig] = {
-    "vim_tiny": VimConfig(embed_dim=192),
-    "vim_small": VimConfig(embed_dim=384),
-    "vim_base": VimConfig(embed_dim=768),
-    # Bundled: 14 x 14 patches and depth 24 give the paper's 197 tokens and its table of r and ratio on 28 x 28 images.
-    "vim_nano": VimConfig(img_size=28, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, d_state=8, drop_path_rate=0.0),
-}
-
-
-DEIT: dict[str, DeitConfig] = {
-    "deit_tiny": DeitConfig(),
-    "deit_small": DeitConfig(embed_dim=384, num_heads=6),
-    "deit_base": DeitConfig(embed_dim=768, num_heads=12),
-}
-
-Sizes = VimConfig | DeitConfig
-MODELS: dict[str, Sizes] = {**VIM, **videomamba.IMAGE, **videomamba.VIDEO, **DEIT}
-
-
-def config(name: str, **sizes: Any) -> Sizes:
-    """The sizes of a model by name, with any of them overridden. Raises `UsageError` for an unknown name or size."""
-    if name not in MODELS:
-        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}")
-    known = MODELS[name]
-    try:
-        return replace(known, **sizes)
-    except TypeError:
-        unknown = sorted(set(sizes) - {field.name for field in fields(known)})
-        raise UsageError(f"{name} has no size {', '.join(unknown)}; see {type(known).__name__} for those there are") from None
-
-
-def bundled_checkpoint(name: str, r: int) -> Path | None:
-    """The checkpoint shipped for this model at this r, if there is one."""
-    path = BUNDLED / f"{name}_r{r}.safetensors"
-    return path if path.is_file() else None
+from rmeeto_bench.reduction.config import Pruning, ReductionConfig
 
 
 def build(sized: Sizes, reduction: ReductionConfig, backend: str = "auto", pruning: Pruning | None = None) -> ReducedModel:

@@ -2,10 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from rmeeto_bench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """When and how much: after layers (from 1) start, start + gap, ... below `before`, keep this share of the patches.
+
+    Defaults are Vim-Ti's (from ToP-ViM's log names and FLOPs): 197, 157, 125 tokens. Vim-S: start 5, gap 5, before 20.
+    """
+
+    start: int = 10
+    gap: int = 10
+    keep: float = 0.8
+    before: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start < 1 or self.gap < 1:
+            raise UsageError(f"start and gap count layers from 1, not {self.start} and {self.gap}")
+        if not 0 < self.keep <= 1:
+            raise UsageError(f"keep is a share of the patches, above 0 and up to 1, not {self.keep:g}")
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """0-based blocks after which patches are dropped; never the last, after which nothing would be saved."""
+        end = depth if self.before is None else min(depth, self.before)
+        return tuple(layer - 1 for layer in range(self.start, end, self.gap))
+
+    def kept(self, patches: int) -> int:
+        """Patches that stay out of so many."""
+        return math.ceil(round(self.keep * patches, 9))
+
+    def after(self, patches: int) -> int:
+        """Patch tokens that go on, a fused one included."""
+        return self.kept(patches)
+
+    def token_counts(self, *, depth: int, initial_tokens: int) -> tuple[int, ...]:
+        """Tokens entering each block's mixer, class token included."""
+        blocks, patches, counts = self.blocks(depth), initial_tokens - 1, []
+        for block in range(depth):
+            counts.append(patches + 1)
+            if block in blocks:
+                patches = self.after(patches)
+        return tuple(counts)
+
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "placement": ("even", "odd"),

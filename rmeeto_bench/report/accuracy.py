@@ -13,10 +13,11 @@ import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rmeeto_bench.accuracy_records import AccuracyRecord, ArmAccuracy, ClassChange, DataSummary, to_json
-from rmeeto_bench.records import Estimate, write_atomic
-from rmeeto_bench.report.figure import COLOURS, STYLES, render, settings
-from rmeeto_bench.report.tables import DASH, interval
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.records.accuracy import AccuracyRecord, ArmAccuracy, ClassChange, DataSummary, to_json
+from rmeeto_bench.records.run import Estimate
+from rmeeto_bench.report.figures.style import COLOURS, STYLES, render, settings
+from rmeeto_bench.report.run.tables import DASH, interval
 
 LEVEL = 0.05
 WIDE = 100  # columns of a terminal from which all columns of the table fit

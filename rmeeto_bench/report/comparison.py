@@ -7,7 +7,19 @@ from xml.etree import ElementTree
 from rich.markup import escape
 from rich.table import Table
 
-from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, RATE, REFUSED, SLOWER, SPEEDUP, TOP1, WORSE, Change, Comparison
+from rmeeto_bench.records.comparison import (
+    FAIL,
+    INCONCLUSIVE,
+    MEMORY,
+    RATE,
+    REFUSED,
+    SLOWER,
+    SPEEDUP,
+    TOP1,
+    WORSE,
+    Change,
+    Comparison,
+)
 
 COLUMNS = ("arm", "quantity", "base", "head", "change", "margin", "outcome")
 WIDE = 100  # columns of a terminal from which an interval stands beside its value

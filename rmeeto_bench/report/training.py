@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.records import write_atomic
-from rmeeto_bench.reference import PAPER_NAMES, rows
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.published import PAPER_NAMES, rows
 
 
 @dataclass(frozen=True)

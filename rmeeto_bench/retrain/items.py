@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rmeeto_bench.data.image_set import TensorSet
+from rmeeto_bench.data.layouts.video import VideoViews, training_clip
 from rmeeto_bench.data.preprocessing import UnreadableImageError, decode
 from rmeeto_bench.data.reading import SKIP
 from rmeeto_bench.data.source import ChangedError
-from rmeeto_bench.data.video import VideoViews, training_clip
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.retrain.training_sets import LabelledSet
 

@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rmeeto_bench import __version__
+from rmeeto_bench import files
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.reader import check_state, read_checkpoint
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.data.reading import STOP, Reading
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.measure.device import cpu_name
+from rmeeto_bench.measure.devices.device import cpu_name
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.positions import resize_pos_embed
-from rmeeto_bench.models.sizes import VimConfig
-from rmeeto_bench.models.zoo import bundled_checkpoint, config, create_model
-from rmeeto_bench.records import write_atomic
+from rmeeto_bench.models.sizes import VimConfig, config
+from rmeeto_bench.models.zoo import create_model
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.retrain.distill import prepare_teacher
 from rmeeto_bench.retrain.distributed import World
@@ -32,6 +32,7 @@ from rmeeto_bench.retrain.loop import Progress, Trainer, Watch, top1
 from rmeeto_bench.retrain.recipe import Recipe
 from rmeeto_bench.retrain.state import load_state, remove_states, save_state
 from rmeeto_bench.retrain.training_sets import LabelledSet, find_training
+from rmeeto_bench.version import __version__
 
 EVALUATION_TOKENS = 250 * 197  # in a batch: 250 images of 224 pixels, or 31 clips
 
@@ -263,4 +264,4 @@ def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_image
         "unreadable": trained.unreadable,
     }
     lines = [head, *(asdict(line) for line in trainer.log), tail]
-    write_atomic(trained.log, "".join(json.dumps(line) + "\n" for line in lines))
+    files.write_atomic(trained.log, "".join(json.dumps(line) + "\n" for line in lines))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmeeto_bench.data import fashion_mnist
-from rmeeto_bench.data.image_folder import class_folders, load_class_folders
 from rmeeto_bench.data.image_set import TensorSet
+from rmeeto_bench.data.layouts import fashion_mnist
+from rmeeto_bench.data.layouts.image_folder import class_folders, load_class_folders
+from rmeeto_bench.data.layouts.video import VideoViews
+from rmeeto_bench.data.layouts.video_list import count_classes, find_videos
 from rmeeto_bench.data.preprocessing import Preprocessing
 from rmeeto_bench.data.reading import EncodedSet, Reading, image_set
-from rmeeto_bench.data.video import VideoViews
-from rmeeto_bench.data.video_list import count_classes, find_videos
 from rmeeto_bench.errors import DataError
 
 LabelledSet = TensorSet | EncodedSet

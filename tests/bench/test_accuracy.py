@@ -13,18 +13,18 @@ import torch
 from made_images import CLASSES, Made, render, write_folders
 from torch import Tensor, nn
 
-from rmeeto_bench.bench.accuracy import Pass, PassProgress, one_pass
-from rmeeto_bench.bench.arms import BuiltArm, Setting
-from rmeeto_bench.bench.plan import Cell
-from rmeeto_bench.bench.predictions import Predictions, Results
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.bench.plan.plan import Cell
+from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
+from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
+from rmeeto_bench.bench.store.predictions import Predictions, Results
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.data.find import find_data
 from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.data.preprocessing import Preprocessing
 from rmeeto_bench.data.reading import EncodedSet, Reading
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.measure.device import CpuDevice
+from rmeeto_bench.measure.devices.device import CpuDevice
 from rmeeto_bench.models.vim import Vim, VimConfig
 from rmeeto_bench.reduction.config import ReductionConfig
 

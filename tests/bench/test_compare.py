@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from sample_runs import arms, cpu_run, record, two_gpus
 
-from rmeeto_bench.bench.compare import Limits, StoredRun, compare, device_pairs
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.comparisons import BETTER, FASTER, INCONCLUSIVE, RATE, REFUSED, SAME, SLOWER, SPEEDUP, TOP1, WORSE
+from rmeeto_bench.compare.stored_runs import Limits, StoredRun, compare, device_pairs
 from rmeeto_bench.errors import DataError, MeasurementError
-from rmeeto_bench.records import DeviceRecord, Estimate, RunRecord, save
+from rmeeto_bench.records.comparison import BETTER, FASTER, INCONCLUSIVE, RATE, REFUSED, SAME, SLOWER, SPEEDUP, TOP1, WORSE
+from rmeeto_bench.records.run import DeviceRecord, Estimate, RunRecord, save
 
 NOWHERE = Path("no-such-folder")
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmeeto_bench.bench.comparison import calibration_error, class_changes, implied_interval
-from rmeeto_bench.bench.predictions import Results
+from rmeeto_bench.bench.evaluate.arm_accuracies import calibration_error, class_changes, implied_interval
+from rmeeto_bench.bench.store.predictions import Results
 from rmeeto_bench.measure.statistics import holm, mcnemar, paired_delta, wilson
 
 

@@ -13,17 +13,17 @@ import pytest
 from made_images import Made, write_folders, write_parquet, write_tars
 from PIL import Image
 
-from rmeeto_bench.accuracy_records import AccuracyRecord
-from rmeeto_bench.bench.accuracy import PassProgress
-from rmeeto_bench.bench.evaluation import Evaluation, evaluate_plan, groups
-from rmeeto_bench.bench.plan import BenchPlan
-from rmeeto_bench.bench.sharing import SharedPass, share
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.evaluate.evaluation import Evaluation, evaluate_plan, groups
+from rmeeto_bench.bench.evaluate.sharing import SharedPass, share
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.session.accuracy_pass import PassProgress
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.data import fashion_mnist
 from rmeeto_bench.data.image_set import stratified
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import CheckpointError, DataError, MeasurementError
-from rmeeto_bench.measure.device import CpuDevice
+from rmeeto_bench.measure.devices.device import CpuDevice
+from rmeeto_bench.records.accuracy import AccuracyRecord
 
 PLAN = BenchPlan(rs=(0, 20), gpus="none", batch_size=16, images=100)
 

@@ -14,21 +14,22 @@ import pytest
 import torch
 from bench_harness import Heard, controls, sim_plan
 
-from rmeeto_bench.bench.assemble import spread_arms
-from rmeeto_bench.bench.desk import Job, protocol_for
-from rmeeto_bench.bench.equivalence import equivalent, verdict
-from rmeeto_bench.bench.latency import percentiles, single_steps
-from rmeeto_bench.bench.plan import BenchPlan, cells
-from rmeeto_bench.bench.processes import death, worker_environment
-from rmeeto_bench.bench.runner import run
-from rmeeto_bench.bench.simulated import true_seconds
-from rmeeto_bench.bench.sweep import SIZES, knee, measure_sweep
+from rmeeto_bench.bench.plan.estimate import true_seconds
+from rmeeto_bench.bench.plan.plan import SIZES, BenchPlan, cells, protocol_for
+from rmeeto_bench.bench.run.processes import death, worker_environment
+from rmeeto_bench.bench.run.runner import run
+from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.bench.session.equivalence import equivalent, verdict
+from rmeeto_bench.bench.session.latency import single_steps
+from rmeeto_bench.bench.session.sweep import measure_sweep
+from rmeeto_bench.bench.summary.arm_records import percentiles
+from rmeeto_bench.bench.summary.record import knee, spread_arms
 from rmeeto_bench.errors import MeasurementError, UsageError
-from rmeeto_bench.measure.device import find_devices
+from rmeeto_bench.measure.devices.device import find_devices
+from rmeeto_bench.measure.devices.simulated import SimDevice
 from rmeeto_bench.measure.protocol import QUICK, Watch
-from rmeeto_bench.measure.simulated import SimDevice
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import RunRecord, require_measured
+from rmeeto_bench.records.run import RunRecord, require_measured
 
 
 @pytest.fixture(scope="module")

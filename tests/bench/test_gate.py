@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from sample_runs import arms, cpu_run, record
 
-from rmeeto_bench.bench.gate import Rules, order, round_changes, run_gate
-from rmeeto_bench.bench.gate_rule import Margins, collect, judge, overall, two_means
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, PASS, RATE, SPEEDUP, TOP1
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.compare.gate import Rules, order, round_changes, run_gate
+from rmeeto_bench.compare.gate_rule import Margins, collect, judge, overall, two_means
 from rmeeto_bench.errors import MeasurementError
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.statistics import hodges_lehmann
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block, DeviceRecord, Estimate, RunRecord, save
+from rmeeto_bench.records.comparison import FAIL, INCONCLUSIVE, MEMORY, PASS, RATE, SPEEDUP, TOP1
+from rmeeto_bench.records.run import Block, DeviceRecord, Estimate, RunRecord, save
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "rtx4090")
 NOISE = Scenario(process_sd=0.004, ar_sd=0.001, idiosyncratic_sd=0.001)

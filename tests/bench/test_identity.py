@@ -11,16 +11,17 @@ import pytest
 import torch
 from bench_harness import controls
 
-from rmeeto_bench.bench.desk import Job
-from rmeeto_bench.bench.identity import difference, probe
-from rmeeto_bench.bench.plan import BenchPlan
-from rmeeto_bench.bench.runner import run
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.run.runner import run
+from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.bench.session.probe import probe
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.summary.arm_records import difference
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.errors import SlowPathError
 from rmeeto_bench.measure.protocol import PRESETS, QUICK
 from rmeeto_bench.models.zoo import create_model
-from rmeeto_bench.records import RunRecord
+from rmeeto_bench.records.run import RunRecord
 
 FACTS = {"precision": "fp32", "batch_size": 8, "backend": "native", "checkpoint_sha256": "0" * 64, "token_counts": [197]}
 
@@ -73,7 +74,7 @@ def test_another_checkpoint_in_the_accuracy_pass_is_found(tmp_path: Path) -> Non
 def test_a_weight_changed_in_memory_is_found(tmp_path: Path) -> None:
     def corrupt(job: Job) -> None:
         if job.kind == "accuracy":
-            from rmeeto_bench.bench import arms
+            from rmeeto_bench.bench.session import built_arm as arms
 
             load = arms.load_checkpoint
 
@@ -133,7 +134,7 @@ def test_tokens_that_are_not_the_schedules_are_found(tmp_path: Path) -> None:
 
 def test_an_arm_that_does_not_fit_is_a_row_and_the_others_are_measured(tmp_path: Path) -> None:
     def small_memory(job: Job) -> None:
-        from rmeeto_bench.bench import workload
+        from rmeeto_bench.bench.session import workload
 
         build = workload.build
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from bench_harness import Heard, controls, fork_and, sim_plan
 
-from rmeeto_bench.bench.desk import Job
-from rmeeto_bench.bench.locks import device_lock, folder_lock, lock_folder
-from rmeeto_bench.bench.runner import run
+from rmeeto_bench.bench.run.locks import device_lock, folder_lock, lock_folder
+from rmeeto_bench.bench.run.runner import run
+from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.errors import UnavailableError
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmeeto_bench.bench.store import Probe, Store
+from rmeeto_bench.bench.store.store import Probe, Store
 from rmeeto_bench.errors import DataError, UnavailableError
-from rmeeto_bench.measure.rounds import complete_rounds
-from rmeeto_bench.records import DATABASE, Block
+from rmeeto_bench.measure.statistics import complete_rounds
+from rmeeto_bench.records.run import DATABASE, Block
 
 
 def block(round_: int, arm: str, seconds: float = 1.0, reason: str | None = None, session: int = 0) -> Block:
@@ -89,8 +89,8 @@ def test_a_killed_process_loses_nothing_it_had_stored(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from rmeeto_bench.bench.store import Store
-        from rmeeto_bench.records import Block
+        from rmeeto_bench.bench.store.store import Store
+        from rmeeto_bench.records.run import Block
         store = Store.create(Path(sys.argv[1]))
         for number in range(10_000):
             store.add_block(Block("cpu", 0, number, 0, "a", 1, 1, 1.0, 1.0))
@@ -142,8 +142,8 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from rmeeto_bench.bench.store import Store
-        from rmeeto_bench.records import Block
+        from rmeeto_bench.bench.store.store import Store
+        from rmeeto_bench.records.run import Block
         with Store.open(Path(sys.argv[1])) as store:
             for number in range(40):
                 store.add_block(Block(sys.argv[2], 0, number, 0, "a", 1, 1, 1.0, 1.0))

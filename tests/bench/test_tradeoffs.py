@@ -10,8 +10,8 @@ import sample_runs
 from scipy import stats
 
 from rmeeto_bench.bench.tradeoffs import with_tradeoffs
-from rmeeto_bench.records import DeviceRecord, from_json, to_json
-from rmeeto_bench.report.summary import sentences
+from rmeeto_bench.records.run import DeviceRecord, from_json, to_json
+from rmeeto_bench.report.run.summary import sentences
 
 RATES = {0: 1000.0, 5: 940.0, 11: 1100.0, 20: 1500.0}
 GPU = DeviceRecord("cuda:x", "Some GPU", "cuda")

@@ -13,14 +13,13 @@ import yaml
 from sample_runs import cpu_run
 
 import rmeeto_bench as rb
-from rmeeto_bench.checkpoints import publish
+from rmeeto_bench.checkpoints import catalogue, publish
 from rmeeto_bench.checkpoints.publish import Publication, card, is_hub_name, pull, write_repository
 from rmeeto_bench.checkpoints.reader import read_checkpoint, sha256
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import CheckpointError, UnavailableError
-from rmeeto_bench.models.zoo import bundled_checkpoint
-from rmeeto_bench.records import save
+from rmeeto_bench.records.run import save
 
 SIZES = {"depth": 4, "embed_dim": 32}
 
@@ -48,7 +47,7 @@ def test_timm_reads_the_folder_with_its_r_and_its_weights(trained: Path, tmp_pat
 
 
 def test_what_is_pushed_comes_back_under_the_benchmarks_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    source = bundled_checkpoint("vim_nano", 11)
+    source = catalogue.bundled_checkpoint("vim_nano", 11)
     assert source is not None
     assert main(["push", str(source), "--to", str(tmp_path / "repo"), "--base", "me/vim_nano"]) == 0
     assert main(["pull", str(tmp_path / "repo"), "--out", str(tmp_path / "checkpoints")]) == 0
@@ -61,7 +60,7 @@ def test_what_is_pushed_comes_back_under_the_benchmarks_name(tmp_path: Path, cap
 
 
 def test_the_card_says_what_was_measured_and_where_it_is_from(tmp_path: Path) -> None:
-    source = bundled_checkpoint("vim_nano", 10)
+    source = catalogue.bundled_checkpoint("vim_nano", 10)
     assert source is not None
     record = cpu_run()
     measured = tuple(

@@ -11,16 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rmeeto_bench.bench.plan import BenchPlan, cells
-from rmeeto_bench.bench.weights import choose
-from rmeeto_bench.checkpoints import hub
+from rmeeto_bench.bench.plan.plan import BenchPlan, cells
+from rmeeto_bench.bench.plan.weights import choose
+from rmeeto_bench.checkpoints import catalogue, hub
 from rmeeto_bench.checkpoints.catalogue import PUBLIC, find, for_model
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import CheckpointError
-from rmeeto_bench.models.zoo import BUNDLED
-from rmeeto_bench.shipped import shipped
+from rmeeto_bench.files import shipped
 
-NANO = BUNDLED / "vim_nano_r5.safetensors"
+NANO = catalogue.BUNDLED / "vim_nano_r5.safetensors"
 
 
 def test_every_public_checkpoint_of_the_paper_is_listed() -> None:

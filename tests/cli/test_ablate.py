@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmeeto_bench.bench.ablations import Settings, _delta, _verdict, run_studies
-from rmeeto_bench.bench.studies import Study, Variant, choose_studies, studies
+from rmeeto_bench.ablate.ablations import Settings, _delta, _verdict, run_studies
+from rmeeto_bench.ablate.studies import Study, Variant, choose_studies, studies
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.data import fashion_mnist
-from rmeeto_bench.models.zoo import bundled_checkpoint
-from rmeeto_bench.records import Estimate
+from rmeeto_bench.data.layouts import fashion_mnist
+from rmeeto_bench.records.run import Estimate
 from rmeeto_bench.reduction.config import Ablation, ReductionConfig
 
 NAMES = {

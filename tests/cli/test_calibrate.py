@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.measure.device import find_devices
-from rmeeto_bench.measure.noise import load_noise_profile
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
+from rmeeto_bench.compare.noise import load_noise_profile
+from rmeeto_bench.measure.devices.device import find_devices
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 
 
 def test_it_keeps_a_profile_per_simulated_device_and_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -33,7 +33,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch, scenario: Scenario) -> None:
     def found(_: str, **noise: int) -> list[SimDevice]:
         return [SimDevice(quiet.profile, scenario=scenario, **{"seed": 0, **noise})]
 
-    monkeypatch.setattr("rmeeto_bench.measure.device.find_devices", found)
+    monkeypatch.setattr("rmeeto_bench.measure.devices.device.find_devices", found)
 
 
 def test_a_busy_device_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sample_runs import arms, cpu_run, record, two_gpus
 
-from rmeeto_bench.cli import flops as cli_flops
+from rmeeto_bench.cli.commands import flops as cli_flops
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.models import flops
-from rmeeto_bench.records import DeviceRecord, save
+from rmeeto_bench.cost import flops
+from rmeeto_bench.records.run import DeviceRecord, save
 
 
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict]:

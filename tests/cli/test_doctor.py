@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rmeeto_bench.cli.doctor import cpu_hazards, gpu_hazards
+from rmeeto_bench.cli.commands.doctor import cpu_hazards, gpu_hazards
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.measure.noise import Noise, NoiseProfile, save_noise_profile
-from rmeeto_bench.records import Estimate
+from rmeeto_bench.compare.noise import Noise, NoiseProfile, save_noise_profile
+from rmeeto_bench.records.run import Estimate
 
 FIT = {
     "driver": "580.1",

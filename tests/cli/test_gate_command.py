@@ -17,13 +17,14 @@ import pytest
 from sample_runs import cpu_run
 
 import rmeeto_bench
-from rmeeto_bench.bench import sides
-from rmeeto_bench.bench.sides import cache_folder, resolve
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.cli import gate
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.cli.commands import gate
 from rmeeto_bench.cli.main import main
+from rmeeto_bench.compare import programs as sides
+from rmeeto_bench.compare.programs import resolve
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.records import Block, save, to_json
+from rmeeto_bench.files import cache_folder
+from rmeeto_bench.records.run import Block, save, to_json
 
 # A program that takes no time: it answers `run` with a manifest at the speed that its own source states.
 STAND_IN = """

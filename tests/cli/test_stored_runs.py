@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from bench_harness import controls, sim_plan
 
-from rmeeto_bench.bench.runner import run
+from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.records import MANIFEST, load
-from rmeeto_bench.report.files import write_all
+from rmeeto_bench.records.run import MANIFEST, load
+from rmeeto_bench.report.run.files import write_all
 
 COMMAND = [sys.executable, "-m", "rmeeto_bench", "--device", "sim", "--quick", "--r", "0,20", "--model", "vim_tiny"]
 

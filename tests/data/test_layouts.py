@@ -17,7 +17,7 @@ from scipy.io import savemat
 
 from rmeeto_bench.data.class_map import imagenet_synsets, number_folders, read_class_map
 from rmeeto_bench.data.find import Where, find_data, find_source
-from rmeeto_bench.data.label_files import devkit_classes, read_labels
+from rmeeto_bench.data.layouts.label_files import devkit_classes, read_labels
 from rmeeto_bench.data.reading import EncodedSet, Reading
 from rmeeto_bench.data.source import Source
 from rmeeto_bench.errors import DataError

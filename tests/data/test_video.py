@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from made_videos import video
 from torch import Tensor, nn
 
-from rmeeto_bench.bench.accuracy import Pass, one_pass
-from rmeeto_bench.bench.arms import BuiltArm, Setting
-from rmeeto_bench.bench.plan import Cell
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.plan.plan import Cell
+from rmeeto_bench.bench.session.accuracy_pass import Pass, one_pass
+from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.data.find import find_data
+from rmeeto_bench.data.layouts.video import VideoViews, crop_offsets, frame_indices, random_frame_indices
+from rmeeto_bench.data.layouts.video_list import read_list
 from rmeeto_bench.data.preprocessing import UnreadableImageError
 from rmeeto_bench.data.reading import EncodedSet, Reading
-from rmeeto_bench.data.video import VideoViews, crop_offsets, frame_indices, random_frame_indices
-from rmeeto_bench.data.video_list import read_list
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.measure.device import CpuDevice
+from rmeeto_bench.measure.devices.device import CpuDevice
 from rmeeto_bench.reduction.config import ReductionConfig
 
 

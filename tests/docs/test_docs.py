@@ -47,7 +47,7 @@ def test_every_command_line_is_one_we_take(page: Path) -> None:
     for words in commands(page):
         command = words.pop(0) if words and words[0] in COMMANDS else "run"
         parser = argparse.ArgumentParser(exit_on_error=False)
-        importlib.import_module(f"rmeeto_bench.cli.{command}").add_arguments(parser)
+        importlib.import_module(f"rmeeto_bench.cli.commands.{command}").add_arguments(parser)
         try:
             parser.parse_args(words)
         except SystemExit:

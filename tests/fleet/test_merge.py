@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_runs import arms, record
 
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.cell_id import CellKey, cell_key
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.fleet.archive import pack
-from rmeeto_bench.fleet.gather import gather
-from rmeeto_bench.fleet.merge import merge
-from rmeeto_bench.fleet.parts import sources_of
-from rmeeto_bench.records import MERGED_FROM, Block, DeviceRecord, Estimate, RunRecord, load, save
+from rmeeto_bench.fleet.join.archive import pack
+from rmeeto_bench.fleet.join.gather import gather
+from rmeeto_bench.fleet.join.merge import merge
+from rmeeto_bench.fleet.join.parts import sources_of
+from rmeeto_bench.records.cell import CellKey, cell_key
+from rmeeto_bench.records.run import MERGED_FROM, Block, DeviceRecord, Estimate, RunRecord, load, save
 
 RATES = {0: 100.0, 11: 120.0}
 

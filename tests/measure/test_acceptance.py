@@ -9,11 +9,18 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from rmeeto_bench.measure.rounds import DEFAULT, Protocol, TimedArm, Watch, complete_rounds, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
-from rmeeto_bench.measure.statistics import hodges_lehmann, paired_speedup, run_speedup, t_interval, wilcoxon_interval
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
+from rmeeto_bench.measure.rounds import DEFAULT, Protocol, TimedArm, Watch, measure
+from rmeeto_bench.measure.statistics import (
+    complete_rounds,
+    hodges_lehmann,
+    paired_speedup,
+    run_speedup,
+    t_interval,
+    wilcoxon_interval,
+)
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block, Estimate
+from rmeeto_bench.records.run import Block, Estimate
 
 pytestmark = pytest.mark.slow
 

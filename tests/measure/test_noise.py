@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rmeeto_bench.errors import DataError, MeasurementError
-from rmeeto_bench.measure.noise import (
+from rmeeto_bench.compare.noise import (
     ARM,
     TWIN,
     UNOBSERVED,
@@ -21,10 +20,11 @@ from rmeeto_bench.measure.noise import (
     save_noise_profile,
     smallest_effect,
 )
+from rmeeto_bench.errors import DataError, MeasurementError
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, Watch, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block, Estimate
+from rmeeto_bench.records.run import Block, Estimate
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "rtx4090")
 

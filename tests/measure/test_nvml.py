@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 from measure.replay import Line, ReplayNvml, ReplayPoller, trace
 
-from rmeeto_bench.measure.nvml import NvmlTelemetry, foreign, summarise
-from rmeeto_bench.measure.poller import Poller, sample
+from rmeeto_bench.measure.devices.nvml import NvmlTelemetry, foreign, summarise
+from rmeeto_bench.measure.devices.poller import Poller, sample
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
+from rmeeto_bench.measure.devices.telemetry import rejection
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, Watch, complete_rounds, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
-from rmeeto_bench.measure.telemetry import rejection
+from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, Watch, measure
+from rmeeto_bench.measure.statistics import complete_rounds
 from rmeeto_bench.measure.verdict import judge, labels
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "h100-sxm")
 QUIET = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0005)
@@ -147,7 +148,7 @@ import sys; sys.path[:0] = {path!r}
 import os, time
 from pathlib import Path
 from measure.replay import ReplayNvml
-from rmeeto_bench.measure.poller import sample, serve
+from rmeeto_bench.measure.devices.poller import sample, serve
 start = time.monotonic()
 nvml = ReplayNvml(Path({trace!r}), lambda: time.monotonic() - start)
 with os.fdopen(0, "rb", buffering=0) as source:
@@ -201,7 +202,7 @@ def test_the_sampling_process_ends_with_its_parent(poller: Poller) -> None:
 def test_the_sampling_process_loads_no_torch() -> None:
     import subprocess
 
-    code = "import sys, rmeeto_bench.measure.poller; assert not {'torch', 'numpy', 'scipy'} & set(sys.modules)"
+    code = "import sys, rmeeto_bench.measure.devices.poller; assert not {'torch', 'numpy', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

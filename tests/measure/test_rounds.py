@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, Protocol, TimedArm, Watch, balanced_orders, complete_rounds, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
-from rmeeto_bench.measure.statistics import paired_speedup
+from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, Protocol, TimedArm, Watch, balanced_orders, measure
+from rmeeto_bench.measure.statistics import complete_rounds, paired_speedup
 from rmeeto_bench.measure.verdict import judge
 from rmeeto_bench.measure.warmup import steady
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "rtx4090")
 COSTS = {"slow": 0.10, "fast": 0.05, "middle": 0.08}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rmeeto_bench import reference
-from rmeeto_bench.measure.tradeoff import ArmSamples, Tradeoff
+from rmeeto_bench import published as reference
+from rmeeto_bench.bench.summary.tradeoff import ArmSamples, Tradeoff
 
 RATIOS = (0.0, 0.14, 0.28, 0.54)
 

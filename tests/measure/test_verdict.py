@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.protocol import RoundsResult
 from rmeeto_bench.measure.rounds import DEFAULT, QUICK, Protocol, TimedArm, Watch, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.verdict import (
     INVALID,
     LABELS,

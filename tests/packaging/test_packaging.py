@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import rmeeto_bench
-from rmeeto_bench.records import load
+from rmeeto_bench.records.run import load
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def test_the_wheel_carries_what_the_tool_needs_and_nothing_else(wheel: Path) -> 
         "rmeeto_bench/_version.py",
         "rmeeto_bench/bundled/vim_nano/vim_nano_r11.safetensors",
         "rmeeto_bench/bundled/fashion_mnist/LICENSE",
-        "rmeeto_bench/report/template.html",
+        "rmeeto_bench/report/run/template.html",
     ):
         assert needed in names, needed
     assert [name for name in names if name.endswith(".cpp")] == [

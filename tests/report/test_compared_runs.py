@@ -13,10 +13,10 @@ from rich.console import Console
 from sample_runs import arms, cpu_run, record, two_gpus
 
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, PASS, RATE, REFUSED, TOP1, Change, Comparison, to_json
-from rmeeto_bench.records import DeviceRecord, Estimate, save
+from rmeeto_bench.records.comparison import FAIL, INCONCLUSIVE, MEMORY, PASS, RATE, REFUSED, TOP1, Change, Comparison, to_json
+from rmeeto_bench.records.run import DeviceRecord, Estimate, save
 from rmeeto_bench.report.comparison import github_annotations, headline, junit, markdown, table
-from rmeeto_bench.report.export import FORMATS
+from rmeeto_bench.report.run.export import FORMATS
 
 CHANGES = (
     Change("Some GPU", "vim_small/r0", RATE, 1480.0, 1481.0, Estimate(0.0007, -0.002, 0.003), 0.005, PASS),

@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 from sample_runs import arms, cpu_run, record, two_gpus
 
-from rmeeto_bench.records import DeviceRecord, RunRecord
-from rmeeto_bench.report.figure import render
-from rmeeto_bench.report.figure_kinds import speed_accuracy
-from rmeeto_bench.report.files import write_all
-from rmeeto_bench.report.html import html
-from rmeeto_bench.report.summary import sentences
-from rmeeto_bench.report.tables import escape_tex, latex, markdown, rich_table, to_frame
+from rmeeto_bench.records.run import DeviceRecord, RunRecord
+from rmeeto_bench.report.figures.kinds import speed_accuracy
+from rmeeto_bench.report.figures.style import render
+from rmeeto_bench.report.run.files import write_all
+from rmeeto_bench.report.run.html import html
+from rmeeto_bench.report.run.summary import sentences
+from rmeeto_bench.report.run.tables import escape_tex, latex, markdown, rich_table, to_frame
 
 HOSTILE = '<script>alert("x")</script>_{}%&'
 

@@ -14,8 +14,8 @@ from small_sets import tiny_recipe
 from torch import nn
 
 import rmeeto_bench as rb
-from rmeeto_bench.data import fashion_mnist
 from rmeeto_bench.data.image_set import TensorSet
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import CheckpointError, DataError, MeasurementError
 from rmeeto_bench.kernels.registry import select
 from rmeeto_bench.models.vim import Vim

@@ -21,7 +21,7 @@ import rmeeto_bench as rb
 from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import CheckpointError, UnavailableError, UsageError
-from rmeeto_bench.records import write_atomic
+from rmeeto_bench.files import write_atomic
 from rmeeto_bench.report.training import minutes_table, read_log, read_logs
 from rmeeto_bench.retrain import state as states
 from rmeeto_bench.retrain.distributed import World, choose_device

@@ -24,14 +24,14 @@ import pytest
 import torch
 from sample_runs import cpu_run
 
-from rmeeto_bench.bench.store import SCHEMA, VERSION
+from rmeeto_bench.bench.store.store import SCHEMA, VERSION
 from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.data.find import find_data
 from rmeeto_bench.errors import RmeetoError
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import save, to_json
+from rmeeto_bench.records.run import save, to_json
 
 Attack = Callable[[Path], Any]  # prepares files in a folder; returns the words of a command, or a call to make
 NANO = {"shape": (1, 28, 28), "num_classes": 10, "images": None}

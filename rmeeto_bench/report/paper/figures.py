@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from rmeeto_bench import reference
-from rmeeto_bench.records import Arm, Estimate
-from rmeeto_bench.report.figure import COLOURS, LINES, MARKERS, STYLES, settings
+from rmeeto_bench import published as reference
+from rmeeto_bench.records.run import Arm, Estimate
+from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, settings
 from rmeeto_bench.report.paper.sources import Sources
-from rmeeto_bench.report.paper.throughput import PAPER_PRECISION, on_gpu
+from rmeeto_bench.report.paper.tables.throughput import PAPER_PRECISION, on_gpu
 
 MODEL = "vim_small"
 GPUS = ("H100", "RTX 4090", "A100", "V100", "RTX 3090", "A4000")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rmeeto_bench.reference import PaperRow
+from rmeeto_bench.published import PaperRow
 from rmeeto_bench.report.paper.sources import Sources
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rmeeto_bench.records import Arm, Estimate
-from rmeeto_bench.reference import PaperRow
+from rmeeto_bench.published import PaperRow
+from rmeeto_bench.records.run import Arm, Estimate
 from rmeeto_bench.report.paper.item import Ours
 from rmeeto_bench.report.paper.sources import IMAGE_MODELS, STAND_IN, VIDEO_MODELS, Sources, StoredArm
 

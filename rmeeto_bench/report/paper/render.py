@@ -10,7 +10,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from rmeeto_bench.report.paper.item import Line, PaperTable
-from rmeeto_bench.report.tables import DASH, escape_tex
+from rmeeto_bench.report.run.tables import DASH, escape_tex
 
 VALUES = ("published", "ours", "deviation", "match")
 DIGITS = {"%": 2, "pp": 2, "pp/epoch": 2, "G": 3, "x": 3, "fraction": 4, "min": 1, "im/s": 0}

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rmeeto_bench.profiles import GpuProfile, load_profiles
-from rmeeto_bench.records import Arm, DeviceRecord, RunRecord
+from rmeeto_bench.published import PAPER_NAMES
+from rmeeto_bench.records.run import Arm, DeviceRecord, RunRecord
 from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
-from rmeeto_bench.reference import PAPER_NAMES
-from rmeeto_bench.report.paper.ablated import Ablated
-from rmeeto_bench.report.paper.trained import Training
+from rmeeto_bench.report.paper.read_ablations import Ablated
+from rmeeto_bench.report.paper.read_trainings import Training
 
 SIZES = (("Ti", "tiny"), ("S", "small"), ("B", "base"))
 IMAGE_MODELS = {

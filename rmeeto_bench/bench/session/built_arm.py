@@ -1,0 +1,125 @@
+"""Building the arms of a comparison: models with their weights, precision and inputs on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, precision_for
+from rmeeto_bench.bench.plan.weights import Weights, choose
+from rmeeto_bench.checkpoints.reader import Provenance, load_checkpoint
+from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.measure.devices.device import Device
+from rmeeto_bench.models.base import ReducedModel
+from rmeeto_bench.models.graphs import GraphedForward
+from rmeeto_bench.models.zoo import create_model
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+RESIDENT_BATCHES = 4  # inputs rotate, so that no cache serves one batch over and over
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms on a device share."""
+
+    device: Device
+    precision: str
+    batch_size: int
+    backend: str
+    graphs: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and inputs; the scan's recurrence is fp32 in any."""
+        return DTYPES[self.precision]
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device in the working precision."""
+        return tensor.to(self.device.torch_device, self.dtype)
+
+
+def setting_for(plan: BenchPlan, device: Device) -> Setting:
+    """The plan's settings, with those left open chosen for this device."""
+    graphs = device.kind == "cuda" and plan.graphs
+    return Setting(device, precision_for(plan, device.kind), batch_size_for(plan, device.kind), plan.backend, graphs)
+
+
+@dataclass(frozen=True)
+class BuiltArm:
+    """A model ready to run, and where its weights come from (None: random)."""
+
+    cell: Cell
+    model: ReducedModel
+    weights: str
+    provenance: Provenance | None
+    forward: Callable[[Tensor], Tensor]
+
+    def labels(self) -> tuple[str, ...]:
+        """How the forward ran where that is not a matter of course: graph or eager on a GPU, merging outside the kernels."""
+        found = []
+        if isinstance(self.forward, GraphedForward):
+            found.append("cuda-graph" if self.forward.refused is None else f"eager: {self.forward.refused}")
+        elif self.model.cls_token.is_cuda:
+            found.append("eager")
+        if self.model.cls_token.is_cuda and self.model.merge_path.startswith("torch"):
+            found.append(f"merging in {self.model.merge_path}")
+        return tuple(found)
+
+
+def build(cell: Cell, plan: BenchPlan, setting: Setting) -> BuiltArm:
+    """Build one arm on its device. Raises what `create_model` and `load_checkpoint` raise."""
+    torch.manual_seed(plan.seed)  # random weights are the same for every r
+    model = create_model(cell.model, reduction=cell.reduction, backend=setting.backend)
+    weights: Weights = choose(cell, plan.checkpoints)
+    provenance = None if weights.path is None else load_checkpoint(model, weights.path, ema=weights.ema)
+    trained_r = None if provenance is None else provenance.trained_r
+    model = model.to(setting.device.torch_device, setting.dtype).eval().freeze()  # nobody changes these weights any more
+    _ = model.kernels_name  # refuse a backend that cannot run before anything is measured
+    forward = GraphedForward(model) if setting.graphs else model
+    return BuiltArm(cell, model, weights.label(cell.r, trained_r), provenance, forward)
+
+
+def resident_batches(model: ReducedModel, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
+    """A few full batches on the device: real images where there is data, else standard normal noise.
+
+    Raises `UsageError` if the data set's images do not fit the model.
+    """
+    shape = model.config.input_shape
+    if data is None:
+        generator = torch.Generator().manual_seed(seed)
+        return [setting.place(torch.randn(setting.batch_size, *shape, generator=generator)) for _ in range(RESIDENT_BATCHES)]
+    if data.shape != shape:
+        raise UsageError(f"{data.name} has images of {data.shape}, the model takes {shape}; choose another --data or --model")
+    batches: list[Tensor] = []
+    for batch in _full_batches(data, setting.batch_size):
+        batches.append(setting.place(batch))
+        if len(batches) == RESIDENT_BATCHES:
+            break
+    return batches
+
+
+def _full_batches(data: ImageSet, size: int) -> Iterator[Tensor]:
+    """Batches of exactly `size` images; a set smaller than one batch is repeated to fill it."""
+    for batch in data.batches(size):
+        if len(batch.images) == size:
+            yield batch.images
+        elif batch.start == 0:
+            yield batch.images.repeat(-(-size // len(batch.images)), 1, 1, 1)[:size]
+
+
+class Step:
+    """One forward of the next resident batch, as the timing loop calls it."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], batches: list[Tensor]) -> None:
+        self._forward = forward
+        self._batches = cycle(batches)
+
+    @torch.inference_mode()
+    def __call__(self) -> Tensor:
+        """Logits [B, classes], still on the device."""
+        return self._forward(next(self._batches))

@@ -1,0 +1,199 @@
+"""`rmeeto-bench gate --base REF --head REF`: does the head run slower, need more memory or see worse than the base?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmeeto_bench.cli import comparing, images
+from rmeeto_bench.cli.quantities import percent, points
+from rmeeto_bench.files import cache_folder
+
+if TYPE_CHECKING:
+    from rmeeto_bench.compare.gate import Differences
+    from rmeeto_bench.compare.gate_rule import Margins, Readings
+    from rmeeto_bench.compare.programs import Side
+    from rmeeto_bench.records.comparison import Comparison
+    from rmeeto_bench.records.run import RunRecord
+
+EPILOGUE = """A side is a git ref (a branch, tag or commit of the repository here), a folder with rmeeto_bench in it, a wheel,
+or the folder of a stored run (advisory: nothing fails by it). Fresh processes of both sides take turns on one device.
+FAIL: a quantity is worse by more than the margin, at one-sided 95 %. PASS: all are surely not worse by twice the margin.
+exit codes: 0 PASS, 3 FAIL, 4 inconclusive after one extension, 5 nothing measured, or simulated or invalid, 6 the machine lacks
+something"""
+PASSED_ON = (
+    "model", "ratios", "r", "checkpoints", "data", "labels", "class_map", "on_error", "images", "batch_size", "precision",
+    "backend", "seed",
+)  # fmt: skip
+PATHS = ("checkpoints", "data", "labels", "class_map")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOGUE
+    parser.add_argument("--base", required=True, metavar="SIDE", help="what to compare with, as origin/main")
+    parser.add_argument("--head", default="HEAD", metavar="SIDE", help="what is judged (default: HEAD)")
+    rule = parser.add_argument_group("rule")
+    rule.add_argument(
+        "--margin",
+        type=percent,
+        default=0.005,
+        metavar="P%",
+        help="tolerated loss of images/s (default: 0.5%%); raised to what `calibrate` found this machine can resolve",
+    )
+    rule.add_argument(
+        "--top1-margin", type=points, default=0.2, metavar="POINTS", help="tolerated loss of top-1 (default: 0.2)"
+    )
+    rule.add_argument("--memory-margin", type=percent, default=0.01, metavar="P%", help="tolerated GPU memory (default: 1%%)")
+    rule.add_argument(
+        "--pairs", type=int, default=5, metavar="N", help="processes a side before a possible extension (default: 5)"
+    )
+    what = parser.add_argument_group("what to measure (as for run)")
+    what.add_argument(
+        "--gpus", metavar="WHICH", help="one index, UUID or name, or none for the CPU (default: the first GPU, else none)"
+    )
+    what.add_argument("--model", metavar="NAMES")
+    amount = what.add_mutually_exclusive_group()
+    amount.add_argument("--ratios", metavar="LIST", help="default: 0,0.31,0.54")
+    amount.add_argument("--r", metavar="LIST")
+    images.add_data(what)
+    for name in ("checkpoints", "images", "batch-size", "precision", "backend", "seed"):
+        what.add_argument(f"--{name}", metavar=name.upper().split("-")[-1])
+    what.add_argument("--thorough", action="store_true", help="three long sessions per process instead of a short one")
+    out = parser.add_argument_group("output")
+    out.add_argument("--out", type=Path, metavar="DIR", help="keep the run of every process here (default: a temporary folder)")
+    comparing.add_output(out)
+
+
+def run_flags(arguments: argparse.Namespace) -> list[str]:
+    """The flags of each process. Folders are made absolute, as processes need not share our working directory."""
+    words = ["--gpus", _device(arguments.gpus)]
+    for name in PASSED_ON:
+        value = getattr(arguments, name)
+        if value is not None and (name, value) != ("on_error", "stop"):  # a base may be too old to know the default's flag
+            absolute = name in PATHS and Path(value).exists()
+            words += [f"--{name.replace('_', '-')}", str(Path(value).resolve()) if absolute else str(value)]
+    if arguments.ratios is None and arguments.r is None:
+        words += ["--ratios", "0,0.31,0.54"]
+    return words + ([] if arguments.thorough else ["--quick"])
+
+
+def _device(gpus: str | None) -> str:
+    """One device: results of several would need the sides to take turns on each."""
+    from rmeeto_bench.errors import UsageError
+
+    if gpus is None:
+        import torch
+
+        return "0" if torch.cuda.is_available() else "none"
+    if gpus == "all" or "," in gpus:
+        raise UsageError("the gate uses one device; give one index, UUID or name, and run it once per GPU")
+    return gpus
+
+
+def _margins(arguments: argparse.Namespace, device: str, *, turns: bool) -> tuple[Margins, str]:
+    """What was asked for, raised to what this device can resolve, and a sentence about that. Calibration compares whole
+    processes; of pairs that take turns it says nothing."""
+    from rmeeto_bench.compare.gate_rule import Margins
+    from rmeeto_bench.compare.noise import load_noise_profile
+    from rmeeto_bench.records.comparison import RATE
+
+    given = Margins(arguments.margin, arguments.top1_margin, arguments.memory_margin)
+    if turns:
+        return given, ""
+    profile = load_noise_profile(device)
+    if profile is None:
+        return given, "this device was never calibrated: the margin is as given (`rmeeto-bench calibrate` measures its noise)"
+    noise = profile.noise
+    margins = replace(given, speedup_noise=noise.smallest_speedup_effect, rate_noise=noise.smallest_rate_effect)
+    if margins.of(RATE) > given.rate:
+        wide = f"the margin of images/s is {100 * margins.of(RATE):.2g} %"
+        return margins, f"{wide}: calibration found that this device resolves no less"
+    return margins, ""
+
+
+def _accuracy(out: dict[str, Path]) -> Callable[[RunRecord, RunRecord], Differences]:
+    """The paired test of top-1 between the first runs of both sides, whose folders are in `out` by run id."""
+    from rmeeto_bench.compare.gate_rule import ALPHA
+    from rmeeto_bench.compare.top1 import paired_top1
+
+    def test(base: RunRecord, head: RunRecord) -> Differences:
+        found = {}
+        theirs = {(arm.device, arm.arm): arm for arm in head.arms}
+        for arm in base.arms:
+            match = theirs.get((arm.device, arm.arm))
+            if match is None or arm.top1 is None or match.top1 is None:
+                continue
+            delta = paired_top1((out[base.run_id], arm), (out[head.run_id], match), 1 - 2 * ALPHA)
+            if delta is not None:
+                found[arm.device, arm.arm] = (delta, arm.top1.value, match.top1.value)
+        return found
+
+    return test
+
+
+def _judge(arguments: argparse.Namespace, sides: dict[str, Side], folder: Path) -> Comparison:
+    """Let the processes of both sides take turns, each with a folder of its own, and judge."""
+    from rmeeto_bench.compare.gate import Rules, from_store, round_changes, run_gate
+    from rmeeto_bench.compare.programs import start, start_together, takes_turns
+    from rmeeto_bench.records.run import load
+
+    folders: dict[str, Path] = {}
+    stored = []
+    for name, side in sides.items():
+        if side.kind == "stored":
+            record = load(side.path)
+            folders[record.run_id] = side.path
+            stored.append(from_store(name, side.path, record))
+    flags = [] if len(stored) == len(sides) else run_flags(arguments)
+
+    device = stored[0].records[0].devices[0].id if stored else _device_id(flags[1])
+    turns = device == "cpu" and not stored and all(map(takes_turns, sides.values()))
+
+    def measure(names: tuple[str, ...], number: int) -> dict[str, RunRecord]:
+        how = f"{' and '.join(names)} in turns" if turns else ", ".join(names)
+        print(f"pair {number + 1}: {how}", file=sys.stderr, flush=True)
+        outs = {name: folder / f"{name}-{number + 1}" for name in names}
+        if turns:
+            records = start_together({name: sides[name] for name in names}, flags, outs)
+        else:
+            records = {name: start(sides[name], flags, outs[name]) for name in names}
+        folders.update({record.run_id: outs[name] for name, record in records.items()})
+        return records
+
+    def changes_of(base: RunRecord, head: RunRecord) -> Readings:
+        return round_changes((folders[base.run_id], base), (folders[head.run_id], head))
+
+    margins, note = _margins(arguments, device, turns=turns)
+    rules = Rules(margins, pairs=arguments.pairs)
+    labels = (sides["base"].label, sides["head"].label)
+    comparison = run_gate(labels, measure, rules, _accuracy(folders), stored, changes_of if turns else None)
+    return replace(comparison, notes=(*comparison.notes, note)) if note else comparison
+
+
+def _device_id(gpus: str) -> str:
+    """The id by which calibration knows the device that the processes will use."""
+    from rmeeto_bench.bench.run.devices import chosen_devices
+
+    return chosen_devices(gpus)[0].id
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Make both sides ready, measure them by turns, judge, and say so."""
+    from rmeeto_bench.compare.programs import resolve
+    from rmeeto_bench.errors import DataError, UsageError
+
+    if arguments.pairs < 2:
+        raise UsageError("--pairs must be at least 2: one process a side has no spread")
+    if arguments.out is not None and arguments.out.exists() and any(arguments.out.iterdir()):
+        raise DataError(f"{arguments.out} is not empty; choose another --out or remove it")
+    sides = {name: resolve(getattr(arguments, name), Path.cwd(), cache_folder()) for name in ("base", "head")}
+    with tempfile.TemporaryDirectory() as temporary:
+        comparison = _judge(arguments, sides, arguments.out or Path(temporary))
+    return comparing.show(comparison, arguments)

@@ -1,0 +1,123 @@
+"""The noise of a device: the same model against itself, in several fresh processes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rmeeto_bench.models.sizes import config
+
+if TYPE_CHECKING:
+    from rmeeto_bench.compare.noise import NoiseProfile
+    from rmeeto_bench.measure.devices.device import Device
+    from rmeeto_bench.measure.rounds import Block, TimedArm
+
+SIMULATED_STEP = 0.1  # seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one session needs to know; it crosses to a fresh process."""
+
+    spec: str
+    session: int
+    model: str
+    batch_size: int
+    rounds: int
+    block_seconds: float
+    seed: int
+    allow_busy: bool
+
+
+def _arms(device: Device, job: Job) -> list[TimedArm]:
+    """The same program three times: as it is, as a second copy, and the first again without telemetry."""
+    from rmeeto_bench.compare.noise import ARM, TWIN, UNOBSERVED
+    from rmeeto_bench.measure.devices.simulated import SimDevice
+    from rmeeto_bench.measure.rounds import TimedArm
+
+    if isinstance(device, SimDevice):
+        first, second = device.step(ARM, SIMULATED_STEP), device.step(TWIN, SIMULATED_STEP)
+        return [
+            TimedArm(ARM, first, job.batch_size),
+            TimedArm(TWIN, second, job.batch_size),
+            TimedArm(UNOBSERVED, first, job.batch_size, observed=False),
+        ]
+    import torch
+
+    from rmeeto_bench.bench.session.built_arm import Step
+    from rmeeto_bench.models.zoo import create_model
+
+    sized = config(job.model)
+    generator = torch.Generator().manual_seed(job.seed)
+    dtype = torch.float16 if device.kind == "cuda" else torch.float32
+    shape = (job.batch_size, *sized.input_shape)
+    images = torch.randn(shape, generator=generator).to(device.torch_device, dtype)
+    steps = []
+    for _ in range(2):
+        torch.manual_seed(job.seed)
+        steps.append(Step(create_model(job.model).to(device.torch_device, dtype).eval().freeze(), [images]))
+    return [
+        TimedArm(ARM, steps[0], job.batch_size),
+        TimedArm(TWIN, steps[1], job.batch_size),
+        TimedArm(UNOBSERVED, steps[0], job.batch_size, observed=False),
+    ]
+
+
+def run_session(job: Job) -> list[Block]:
+    """Measure one session in this process; its blocks."""
+    from rmeeto_bench.compare.noise import ARM
+    from rmeeto_bench.measure.devices.device import find_devices
+    from rmeeto_bench.measure.protocol import THROTTLED
+    from rmeeto_bench.measure.rounds import DEFAULT, Watch, measure
+
+    (device,) = find_devices(job.spec, seed=job.seed, session=job.session)
+    blocks: list[Block] = []
+    protocol = replace(
+        DEFAULT,
+        block_seconds=job.block_seconds,
+        warmup_seconds=10 * job.block_seconds,
+        warmup_limit=120 * job.block_seconds,
+        min_rounds=job.rounds,
+        max_rounds=job.rounds,
+        target=0.0,
+        seed=job.seed,
+        time_limit=math.inf,
+        reject=(THROTTLED,) if job.allow_busy else DEFAULT.reject,
+    )
+    measure(device, _arms(device, job), ARM, protocol, Watch(blocks.append), session=job.session)
+    return blocks
+
+
+def _blocks(device: Device, arguments: argparse.Namespace) -> list[Block]:
+    """All sessions of a device: each in a fresh process, but for a simulated one, which has none to speak of."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    spec = "none" if device.kind == "cpu" else device.id.removeprefix("cuda:")
+    batch = arguments.batch_size or (32 if device.kind == "cpu" else 128)
+    a = arguments
+    given = (a.model, batch, a.rounds, a.block_seconds, a.seed, a.allow_busy)
+    jobs = [Job(spec, number, *given) for number in range(arguments.processes)]
+    if device.kind == "sim":
+        return [block for job in jobs for block in run_session(job)]
+    found: list[Block] = []
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
+        for job in jobs:
+            print(f"{device.name}: process {job.session + 1} of {len(jobs)}", file=sys.stderr)
+            found += pool.submit(run_session, job).result()
+    return found
+
+
+def calibrate(device: Device, arguments: argparse.Namespace) -> NoiseProfile:
+    """The noise profile of one device. Raises `MeasurementError` where too little could be measured."""
+    from datetime import UTC, datetime
+
+    from rmeeto_bench import __version__
+    from rmeeto_bench.compare.noise import NoiseProfile, estimate_noise
+
+    noise = estimate_noise(_blocks(device, arguments))
+    return NoiseProfile(device.id, device.name, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", __version__, noise)

@@ -1,0 +1,299 @@
+"""The table of a run: on a terminal, as a data frame, in Markdown and in LaTeX. Unknown values are a dash."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict
+from math import floor, log10
+from typing import Any
+
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from rmeeto_bench.records.run import ESTIMATES, Arm, Estimate, RunRecord
+from rmeeto_bench.report.groups import groups
+
+DASH = "—"
+WIDE = 120  # columns of a terminal from which intervals stand beside their values
+VERDICT_SIGNS = {"VALID": "", "EXPLORATORY": ""}
+
+
+def to_frame(record: RunRecord) -> pd.DataFrame:
+    """One row per arm with every field; an estimate `x` becomes `x`, `x_low`, `x_high`."""
+    rows = []
+    for arm in record.arms:
+        row: dict[str, Any] = {"run": record.run_id, "device_name": record.device(arm.device).name, **asdict(arm)}
+        for name in ESTIMATES:
+            estimate = getattr(arm, name) or Estimate(float("nan"))
+            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        row |= {f"gflops_{name}": value for name, value in row.pop("gflops").items()}
+        for name in ("paper", "paper_mode", "latency_ms"):
+            row |= {f"{name}_{key}": value for key, value in (row.pop(name) or {}).items()}
+        row["token_counts"] = " ".join(map(str, arm.token_counts))
+        row["labels"] = " ".join(arm.labels)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def interval(estimate: Estimate | None, digits: int, *, sign: str = "") -> str:
+    """`[low, high]`, or nothing where there is none."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{estimate.low:{sign}.{digits}f}, {estimate.high:{sign}.{digits}f}]"
+
+
+def rate_text(estimate: Estimate | None) -> str:
+    """Images per second with as many digits as make sense."""
+    if estimate is None:
+        return DASH
+    return f"{estimate.value:.0f}" if estimate.value >= 100 else f"{estimate.value:.2f}"
+
+
+def paper_text(arm: Arm) -> str:
+    """The paper's images/s for this GPU, and how far ours is from it."""
+    if not arm.paper:
+        return DASH
+    published = arm.paper["images_per_second"]
+    ours = arm.images_per_second
+    return f"{published:.0f}" if ours is None else f"{published:.0f} ({100 * (ours.value / published - 1):+.0f} %)"
+
+
+def paper_mode_text(arm: Arm) -> str:
+    """Images/s and speed-up by the paper's protocol on this machine."""
+    found = arm.paper_mode
+    return "" if found is None else f"{found['images_per_second']:.0f} ({found['speedup']:.3f}x)"
+
+
+def latency_text(arm: Arm) -> str:
+    """Percentiles of single steps at batch 1."""
+    found = arm.latency_ms
+    return "" if found is None else "/".join(f"{found[name]:.2f}" for name in ("p50", "p90", "p99"))
+
+
+def joules_text(joules: Estimate | None) -> str:
+    """Two significant digits: power readings carry no more."""
+    return "" if joules is None else f"{joules.value:.{max(0, 1 - floor(log10(joules.value)))}f}"
+
+
+def _marks(arm: Arm) -> set[str]:
+    """The labels that qualify a verdict: codes in capitals, unlike remarks on how the forward ran."""
+    return {label for label in arm.labels if label.isupper()}
+
+
+def _common(arms: list[Arm]) -> set[str]:
+    """The labels that all arms of a table bear: they stand in its caption."""
+    return set.intersection(*map(_marks, arms)) if arms else set()
+
+
+def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]:
+    """Column -> (value, interval) of one row. `common`: labels that need not stand in it."""
+    baseline = arm.r == 0
+    marks = [f"[{label}]" for label in sorted(_marks(arm) - set(common))]
+    speed = arm.speedup
+    return {
+        "ratio": (f"{arm.ratio_requested:.2f}", ""),
+        "r": (str(arm.r), ""),
+        "realised": (f"{arm.reduction_ratio:.4f}", ""),
+        "tokens": (str(arm.final_tokens), ""),
+        "images/s": (rate_text(arm.images_per_second), ""),
+        "speed-up": (DASH if speed is None else f"{speed.value:.3f}x", "" if baseline else interval(speed, 3)),
+        "top-1 %": (DASH if arm.top1 is None else f"{arm.top1.value:.2f}", ""),
+        "Δ points": (
+            DASH if arm.delta_top1 is None else f"{arm.delta_top1.value:+.2f}",
+            interval(arm.delta_top1, 2, sign="+"),
+        ),
+        "GFLOPs": (f"{arm.gflops['paper']:.3f}" if "paper" in arm.gflops else DASH, ""),
+        "paper images/s": (paper_text(arm), ""),
+        "paper's protocol": (paper_mode_text(arm), ""),
+        "p50/p90/p99 ms": (latency_text(arm), ""),
+        "J/image": (joules_text(arm.joules_per_image), ""),
+        "noise": ("" if arm.noise_speed is None else f"{100 * (arm.noise_speed.value - 1):+.2f} %", ""),
+        "weights": (arm.weights, ""),
+        "verdict": (" ".join([VERDICT_SIGNS.get(arm.verdict, arm.verdict), *marks]).strip(), ""),
+    }
+
+
+def _columns(arms: list[Arm]) -> list[str]:
+    """The columns that say something for these arms."""
+    common = _common(arms)
+    rows = [_cells(arm, common) for arm in arms]
+    hidden = {name for name in OPTIONAL if all(row[name][0] in ("", DASH) for row in rows)}
+    return [name for name in rows[0] if name not in hidden]
+
+
+BESIDE = ("paper's protocol", "p50/p90/p99 ms", "J/image", "noise")  # a narrow terminal has them in a table below
+OPTIONAL = ("paper images/s", *BESIDE, "verdict")
+NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", "weights", "verdict")
+
+
+def _shown(arms: list[Arm], *, wide: bool) -> list[str]:
+    """The columns of a terminal table; in a narrow one a verdict takes the place of others."""
+    columns = _columns(arms)
+    if wide:
+        return columns
+    less = ("GFLOPs", "realised") if "verdict" in columns else ()
+    return [name for name in columns if name in NARROW and name not in less]
+
+
+def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
+    """Device, model, precision, batch, kernels and data of a table."""
+    first = arms[0]
+    data = record.data.get(first.model, {})
+    images = f"{data['images']} images of {data['name']}" if data.get("images") else "no accuracy"
+    return (
+        f"{record.device(device).name} · {first.model} · {first.precision} · batch {first.batch_size} · "
+        f"{first.backend} kernels · {images}" + "".join(f" · {label}" for label in sorted(_common(arms)))
+    )
+
+
+def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
+    """One table per model of a device, fitted to a terminal of `width` columns: narrow ones put intervals below."""
+    tables = []
+    for _, _, arms in groups(record, device):
+        wide = width >= WIDE
+        columns = _shown(arms, wide=wide)
+        table = Table(
+            title=caption(record, device, arms),
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0) if wide else (0, 1, 0, 0),
+        )
+        for name in columns:
+            table.add_column(name, justify="left" if name in ("weights", "verdict") else "right", no_wrap=True)
+        for arm in arms:
+            cells = _cells(arm, _common(arms))
+            joint = " " if wide else "\n"
+            if not wide:
+                cells["verdict"] = (cells["verdict"][0].replace("_", "\n").replace(" [", "\n["), "")
+            table.add_row(*(joint.join(part for part in cells[name] if part) for name in columns))
+        tables.append(table)
+        if not wide:
+            tables += _beside(arms)
+    return tables
+
+
+def _beside(arms: list[Arm]) -> list[Table]:
+    """What was measured beside the main table, as a small one; none if there is nothing."""
+    columns = [name for name in _columns(arms) if name in BESIDE]
+    if not columns:
+        return []
+    table = Table(box=None, pad_edge=False)
+    for name in ("r", *columns):
+        table.add_column(name, justify="right", no_wrap=True)
+    for arm in arms:
+        cells = _cells(arm)
+        table.add_row(*(cells[name][0] for name in ("r", *columns)))
+    return [table]
+
+
+def overview_table(record: RunRecord) -> list[Table]:
+    """Images/s and speed-up of every device at every ratio, one table per model; none for a run on one device."""
+    tables = []
+    if len(record.devices) > 1:
+        for model in dict.fromkeys(arm.model for arm in record.arms):
+            mine = [arm for arm in record.arms if arm.model == model]
+            table = Table(title=f"{model}: images/s, speed-up", title_justify="left", box=None, pad_edge=False)
+            ratios = sorted({arm.r: arm.ratio_requested for arm in mine}.items())
+            table.add_column("device")
+            for r, ratio in ratios:
+                table.add_column(f"{ratio:.2f}\nr={r}", justify="right", no_wrap=True)
+            for device in record.devices:
+                found = {arm.r: arm for arm in mine if arm.device == device.id}
+                known = [found.get(r) for r, _ in ratios]
+                rates = [DASH if arm is None else rate_text(arm.images_per_second) for arm in known]
+                ups = ["" if arm is None or arm.speedup is None else f"{arm.speedup.value:.3f}x" for arm in known]
+                table.add_row(device.name, *(f"{rate}\n{up}" for rate, up in zip(rates, ups, strict=True)))
+            tables.append(table)
+    return tables
+
+
+def sweep_table(record: RunRecord, device: str) -> list[Group]:
+    """Images/s over the batch size, a column per arm; `*` marks the knee. No table for a run without a sweep."""
+    tables = []
+    rows = [row for row in record.sweep if row.device == device]
+    for model in dict.fromkeys(row.model for row in rows):
+        mine = [row for row in rows if row.model == model]
+        arms = list(dict.fromkeys(row.arm for row in mine))
+        title = f"{record.device(device).name} · {model} · images/s by batch size, * the smallest with 98 % of the best"
+        table = Table(box=None, pad_edge=False)
+        for name in ("batch", *(f"r={arm.rsplit('/r', 1)[1]}" for arm in arms)):
+            table.add_column(name, justify="right", no_wrap=True)
+        for size in dict.fromkeys(row.batch_size for row in mine):
+            found = {row.arm: row for row in mine if row.batch_size == size}
+            cells = [
+                f"{rate_text(row.images_per_second)}{'*' if row.knee else ' '}" if row.images_per_second else row.verdict
+                for row in (found[arm] for arm in arms)
+            ]
+            table.add_row(str(size), *cells)
+        tables.append(Group(Text(title, "italic"), table))  # a title of the table's own is cut to its width
+    return tables
+
+
+def plain_rows(arms: list[Arm]) -> tuple[list[str], list[list[str]]]:
+    """Column names and the rows of text under them, intervals beside their values."""
+    columns = _columns(arms)
+    rows = []
+    for arm in arms:
+        cells = _cells(arm, _common(arms))
+        rows.append([" ".join(part for part in cells[name] if part) for name in columns])
+    return columns, rows
+
+
+def markdown(record: RunRecord) -> str:
+    """All tables as GitHub Markdown, each under its caption."""
+    blocks = []
+    for device, _, arms in groups(record):
+        columns, rows = plain_rows(arms)
+        lines = [f"**{caption(record, device, arms)}**".replace("|", "\\|"), "", "| " + " | ".join(columns) + " |"]
+        lines.append("|" + "|".join(" ---: " if name not in ("weights", "verdict") else " --- " for name in columns) + "|")
+        lines.extend("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "Δ": r"$\Delta$",
+    "—": "---",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+}
+
+
+def escape_tex(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(TEX.get(character, character) for character in text)
+
+
+def latex(record: RunRecord) -> str:
+    """All tables for `\\input`, in booktabs style; needs only `\\usepackage{booktabs}`."""
+    blocks = []
+    for device, _, arms in groups(record):
+        columns, rows = plain_rows(arms)
+        align = "".join("l" if name in ("weights", "verdict") else "r" for name in columns)
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_tex(caption(record, device, arms))}}}"]
+        lines += [
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            " & ".join(map(escape_tex, columns)) + r" \\",
+            r"\midrule",
+        ]
+        lines += [" & ".join(f"{{{escape_tex(cell)}}}" for cell in row) + r" \\" for row in rows]
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
