@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rmeeto_bench.kernels.native.library import describe
 from rmeeto_bench.measure.devices.nvml import snapshot
 
 DRIVER = ("driver", "power_limit_w", "unavailable")
@@ -83,6 +84,7 @@ def environment(gpu: str | None = None) -> dict[str, Any]:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_kernels": describe(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "load_average": round(os.getloadavg()[0], 2),
         "git_commit": _commit(),

@@ -23,7 +23,7 @@ from rmeeto_bench.kernels.causal_conv1d import native as conv_native
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import native as merge_native
 from rmeeto_bench.kernels.merge.plan import MergePlan
-from rmeeto_bench.kernels.native.build import library
+from rmeeto_bench.kernels.native.library import library
 from rmeeto_bench.kernels.selective_scan import chunked as scan_chunked
 from rmeeto_bench.kernels.selective_scan import native as scan_native
 from rmeeto_bench.kernels.selective_scan import reference as scan_reference

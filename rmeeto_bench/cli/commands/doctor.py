@@ -21,7 +21,7 @@ HOT = 80  # deg C; NVIDIA's GPUs slow down from 83 to 90
 ADVICE = {
     "triton": "the CUDA build of torch brings triton; GPUs before compute capability 8.0 (V100, Turing) go without it",
     "mamba_ssm": "optional: pip install --no-build-isolation 'rmeeto-bench[mamba-ssm]' on a machine with nvcc",
-    "native": "install g++ (Debian: apt install g++); it builds the CPU kernels once, on first use",
+    "native": "install the wheel of this platform, or g++ (Debian: apt install g++), which builds the CPU kernels on first use",
 }
 
 
@@ -117,6 +117,7 @@ def _noise_line(device: Device) -> str:
 
 def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:
     """What there is to say about one device."""
+    from rmeeto_bench.kernels.native import library
     from rmeeto_bench.kernels.registry import Operands, select
     from rmeeto_bench.models.sizes import DeitConfig
     from rmeeto_bench.profiles import match_profile
@@ -134,6 +135,8 @@ def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:
     kernels = select("auto", Operands(device.torch_device.type, sized.d_state, sized.d_conv))
     merging = "fused" if kernels.merge is not None else "in torch operations"
     lines.append(f"  kernels for {model}: {kernels.name}, merging {merging}")
+    if kernels.name == "native":
+        lines.append(f"  compiled for {library.describe()}")
     if device.kind == "cuda":
         lines.append("  CUDA graphs: used at inference (--no-graphs turns them off)")
     for name, reason in kernels.refused.items():
