@@ -1,4 +1,4 @@
-"""The compiled kernels of this processor: those shipped in the wheel, those in the user's cache, or built on first use.
+"""The compiled kernels of this processor: those shipped in the package, those in the user's cache, or built on first use.
 
 The best instruction set that the processor has is taken; where it can neither be found nor built, the next one.
 """
@@ -23,7 +23,7 @@ from rmeeto_bench.errors import UnavailableError, UsageError
 from rmeeto_bench.kernels.native.compiling import HERE, compile_library, compilers, file_name, instruction_sets, intact
 from rmeeto_bench.kernels.native.trust import distrust
 
-SHIPPED = HERE / "shipped"  # written by the wheel's build
+SHIPPED = HERE / "shipped"  # for a build of the wheel to fill
 LANES = {"avx512": 16, "avx2": 8, "sse2": 4, "neon": 4, "generic": 4}
 WRONG = {
     1: "the native scan serves 4, 8 or 16 states",
@@ -166,8 +166,7 @@ def find(isas: list[str], *, build: bool = True) -> Library:
         problems.append("no C++ compiler was found")
     reasons = "; ".join(dict.fromkeys(problems))
     raise UnavailableError(
-        f"the fast CPU kernels are neither shipped nor built: {reasons}; "
-        "install the wheel of this platform, or g++ (Debian: apt install g++)"
+        f"the fast CPU kernels are neither shipped nor built: {reasons}; install g++ (Debian: apt install g++)"
     )
 
 

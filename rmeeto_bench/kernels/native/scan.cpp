@@ -4,7 +4,7 @@
 // What bounds the inner loop (`step`): per vector of one state it has 13 arithmetic instructions with FMA, ten of them on
 // the two ports that multiply, so five cycles at best; the exponential is ten of the 13. States and decay rates are in L1
 // by design and not in registers, which AVX2 does not have enough of: per vector that is two loads and one store beside
-// the FMAs, and B and C of a token are broadcast once for the whole block of channels. CONTRIBUTING.md has the counts.
+// the FMAs, and B and C of a token are broadcast once for the whole block of channels.
 #include <algorithm>
 #include <vector>
 
