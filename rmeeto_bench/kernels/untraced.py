@@ -21,5 +21,5 @@ def untraced(function: Callable[Parameters, Result]) -> Callable[Parameters, Res
             return torch.compiler.disable(function)(*arguments, **options)
         return function(*arguments, **options)
 
-    call.__code__ = call.__code__.replace()  # the compiler counts its attempts by code object: each function has its own
+    call.__code__ = call.__code__.replace()  # type: ignore[attr-defined]  # the compiler counts its attempts by code object: each function has its own
     return call
