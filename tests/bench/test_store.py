@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rmeeto_bench.bench.store.predictions import Chunk, Predictions
 from rmeeto_bench.bench.store.store import Probe, Store
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import DataError, UnavailableError
 from rmeeto_bench.measure.statistics import complete_rounds
 from rmeeto_bench.records.run import DATABASE, Block
@@ -39,13 +41,14 @@ def test_only_complete_unrejected_rounds_count(tmp_path: Path) -> None:
 
 
 def test_predictions_stop_at_a_gap(tmp_path: Path) -> None:
-    first, later = np.arange(10, dtype=np.int16).reshape(2, 5), np.ones((3, 5), np.int16)
+    data = fashion_mnist.load("test").subset(8)
     with Store.create(tmp_path) as store:
-        store.add_predictions("cpu", "a", 0, first)
-        store.add_predictions("cpu", "a", 5, later)
-        assert np.array_equal(store.predictions("cpu", "a"), first)
-        store.add_predictions("cpu", "a", 2, later)
-        assert len(store.predictions("cpu", "a")) == 8
+        kept = Predictions(store, "cpu")
+        kept.begin(data, {"a": {}})
+        for start, count, reached in ((0, 2, 2), (5, 3, 2), (2, 3, 8)):
+            best, labels = np.full((count, 5), start, np.int16), data.labels[start : start + count].numpy()
+            kept.add(data, Chunk(start, labels, {"a": best}, {"a": np.ones(count, np.float16)}))
+            assert len(store.predictions("cpu", "a")) == reached
         assert store.predictions("cpu", "b").shape == (0, 5)
 
 
