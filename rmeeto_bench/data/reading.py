@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rmeeto_bench.data.image_set import UNREADABLE, Batch, Normalisation, Problem, stratified
+from rmeeto_bench.data.image_set import NO_DIGEST, UNREADABLE, Batch, Normalisation, Problem, digest_of, stratified
 from rmeeto_bench.data.preprocessing import UnreadableImageError
 from rmeeto_bench.data.source import Source, check_labels, fingerprint
 from rmeeto_bench.errors import DataError
@@ -32,6 +32,7 @@ class Loaded(NamedTuple):
     pixels: Tensor
     labels: Tensor
     problems: list[tuple[int, str, str, bool]]
+    digests: bytes
 
 
 class Decoding(Protocol):
@@ -112,6 +113,21 @@ class EncodedSet:
         """Stands for the images, their labels and the preprocessing, so that two passes can be known to be of the same."""
         return fingerprint(self.source, self.indices, repr(self.preprocessing))
 
+    def locate(self, index: int) -> str:
+        """Where an image lies."""
+        return self.source.locate(int(self.indices[index]))
+
+    def digests(self, start: int, count: int) -> bytes:
+        """Of the encoded images as they are on the disk now."""
+
+        def one(index: int) -> bytes:
+            try:
+                return digest_of(self.source.read(index))
+            except (DataError, OSError):
+                return NO_DIGEST
+
+        return b"".join(map(one, self.indices[start : start + count].tolist()))
+
     def changed(self) -> str | None:
         """What changed on the disk since the set was listed."""
         return self.source.changed()
@@ -122,16 +138,19 @@ class EncodedSet:
         pixels = torch.zeros(len(places), *self.preprocessing.item_shape, dtype=torch.uint8)
         labels = torch.full((len(places),), UNREADABLE, dtype=torch.int64)
         problems: list[tuple[int, str, str, bool]] = []
+        digests = [NO_DIGEST] * len(places)
         for row, index in enumerate(places):
             try:
-                pixels[row], unusual = self.preprocessing.read(self.source.read(index))
+                encoded = self.source.read(index)
+                digests[row] = digest_of(encoded)
+                pixels[row], unusual = self.preprocessing.read(encoded)
                 labels[row] = int(self.source.labels[index])
             except (UnreadableImageError, DataError, OSError) as error:
                 problems.append((start + row, self.source.locate(index), str(error), True))
                 continue
             if unusual is not None:
                 problems.append((start + row, self.source.locate(index), unusual, False))
-        return Loaded(start, pixels, labels, problems)
+        return Loaded(start, pixels, labels, problems, b"".join(digests))
 
     def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Batch]:
         """All images once, in order, or the batches that begin at `starts`. Raises `DataError` under `on_error` stop."""
@@ -149,10 +168,10 @@ class EncodedSet:
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=leave_interrupts,
         )
-        for start, pixels, labels, found in loader:
+        for start, pixels, labels, found, digests in loader:
             problems = tuple(Problem(*values) for values in found)
             refuse(problems, self.on_error)
-            yield Batch(int(start), pixels, labels, self.preprocessing.normalisation, problems)
+            yield Batch(int(start), pixels, labels, self.preprocessing.normalisation, problems, digests)
 
     def subset(self, count: int) -> EncodedSet:
         """`count` images with the class proportions of the whole, evenly spread; the order is kept."""

@@ -104,12 +104,13 @@ def resident_batches(model: ReducedModel, data: ImageSet | None, setting: Settin
 
 
 def _full_batches(data: ImageSet, size: int) -> Iterator[Tensor]:
-    """Batches of exactly `size` images; a set smaller than one batch is repeated to fill it."""
+    """Batches of exactly `size` inputs, the first view of each clip; a set smaller than one batch is repeated to fill it."""
     for batch in data.batches(size):
-        if len(batch.images) == size:
-            yield batch.images
+        images = batch.images[:, 0] if data.views > 1 else batch.images
+        if len(images) == size:
+            yield images
         elif batch.start == 0:
-            yield batch.images.repeat(-(-size // len(batch.images)), 1, 1, 1)[:size]
+            yield images.repeat(-(-size // len(images)), *(1,) * (images.dim() - 1))[:size]
 
 
 class Step:

@@ -130,7 +130,7 @@ def _accuracy(out: dict[str, Path]) -> Callable[[RunRecord, RunRecord], Differen
             match = theirs.get((arm.device, arm.arm))
             if match is None or arm.top1 is None or match.top1 is None:
                 continue
-            delta = paired_top1((out[base.run_id], arm), (out[head.run_id], match), 1 - 2 * ALPHA)
+            delta, _ = paired_top1((out[base.run_id], arm), (out[head.run_id], match), 1 - 2 * ALPHA)
             if delta is not None:
                 found[arm.device, arm.arm] = (delta, arm.top1.value, match.top1.value)
         return found
