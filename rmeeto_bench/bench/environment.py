@@ -52,6 +52,7 @@ def _commit() -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
@@ -60,13 +61,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def package_path() -> dict[str, str]:
-    """This process's variables, with this package findable for a Python that is started with them."""
-    values = dict(os.environ)
-    values["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [values.get("PYTHONPATH")])])
-    return values
 
 
 def environment(gpu: str | None = None) -> dict[str, Any]:

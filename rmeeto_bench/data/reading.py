@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,20 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from rmeeto_bench.data.image_set import NO_DIGEST, UNREADABLE, Batch, Normalisation, Problem, digest_of, stratified
 from rmeeto_bench.data.preprocessing import UnreadableImageError
+from rmeeto_bench.data.readers import in_order
 from rmeeto_bench.data.source import Source, check_labels, fingerprint
 from rmeeto_bench.errors import DataError
 
 STOP, SKIP = "stop", "skip"
 MOST_WORKERS = 16
-PREFETCH = 3  # batches waiting per worker; a batch of 128 ImageNet crops has 19 MB
 
 
 class Loaded(NamedTuple):
-    """What a worker process hands over: pixels uint8 [B, C, H, W] and labels int64 [B] lie in shared memory."""
+    """What a worker process hands over: pixels uint8 [B, C, H, W] and labels int64 [B]."""
 
     start: int
     pixels: Tensor
@@ -159,16 +157,7 @@ class EncodedSet:
         if workers is None:
             workers = min(MOST_WORKERS, cores()) if len(chosen) > 2 else 0
         workers = min(workers, len(chosen))
-        loader: DataLoader[Loaded] = DataLoader(
-            _Chunks(self, batch_size),
-            batch_size=None,
-            sampler=chosen,
-            num_workers=workers,
-            prefetch_factor=PREFETCH if workers else None,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=leave_interrupts,
-        )
-        for start, pixels, labels, found, digests in loader:
+        for start, pixels, labels, found, digests in in_order(lambda start: self.load(start, batch_size), chosen, workers):
             problems = tuple(Problem(*values) for values in found)
             refuse(problems, self.on_error)
             yield Batch(int(start), pixels, labels, self.preprocessing.normalisation, problems, digests)
@@ -178,21 +167,6 @@ class EncodedSet:
         if count >= len(self):
             return self
         return replace(self, indices=self.indices[stratified(self.labels, count)], part_of=len(self))
-
-
-class _Chunks(Dataset[Loaded]):
-    """Whole batches as items, so that the images of one are decoded side by side in memory and cross over in one piece."""
-
-    def __init__(self, data: EncodedSet, batch_size: int) -> None:
-        self.data, self.batch_size = data, batch_size
-
-    def __getitem__(self, start: int) -> Loaded:
-        return self.data.load(start, self.batch_size)
-
-
-def leave_interrupts(_: int) -> None:
-    """For workers: Ctrl-C reaches every process of a terminal; workers must live on until the batch in hand is done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def refuse(problems: Sequence[Problem], on_error: str) -> None:
