@@ -50,7 +50,7 @@ def _send(link: socket.socket, value: Any) -> None:
 
 def _take(link: socket.socket, size: int) -> memoryview:
     """The next `size` bytes. Raises `EOFError` if the other side is gone."""
-    room = memoryview(np.empty(size, np.uint8))
+    room = np.empty(size, np.uint8).data
     got = 0
     while got < size:
         count = link.recv_into(room[got:])
