@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.images import add_data
 from rmeeto_bench.cli.result import add_output, carry_out
 
@@ -135,15 +136,14 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
 
 def _dry_run(plan: BenchPlan, folder: Path) -> int:
     """Say what would be done and how long it would take."""
-    from rich.console import Console
 
     from rmeeto_bench.bench.plan.estimate import outline
     from rmeeto_bench.bench.run.devices import discover
 
-    console = Console(highlight=False)
+    console = output.console()
     for line in outline(plan, discover(plan.gpus)):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"files would go to {folder}", markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    console.print(f"files would go to {folder}", soft_wrap=True)
     return 0
 
 
