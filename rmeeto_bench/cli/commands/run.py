@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.images import add_data
 from rmeeto_bench.cli.result import add_output, carry_out
 
@@ -171,18 +172,17 @@ def check_same(folder: Path, plan: BenchPlan, fields: Collection[str]) -> None:
 
 def _dry_run(plan: BenchPlan, folder: Path) -> int:
     """Say what would be done and how long it would take."""
-    from rich.console import Console
 
     from rmeeto_bench.bench.plan.estimate import outline
     from rmeeto_bench.bench.plan.require import require
     from rmeeto_bench.bench.run.devices import discover
 
-    console = Console(highlight=False)
+    console = output.console()
     devices = discover(plan.gpus)
     weights = require(plan, devices)
     for line in (*outline(plan, devices), *(f"  {arm}: {path or 'random weights'}" for arm, path in weights.items())):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"files would go to {folder}", markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
+    console.print(f"files would go to {folder}", soft_wrap=True)
     return 0
 
 
