@@ -38,5 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"trained at  r = {provenance.trained_r if provenance.trained_r is not None else 'unknown'}; {told or 'no settings'}")
     if provenance.epoch is not None:
         print(f"epoch       {provenance.epoch}")
+    for note in provenance.notes:
+        print(f"note        {note}")
     print(f"fits        {arguments.model}" if arguments.model else "fits        not checked: give --model NAME")
     return 0
