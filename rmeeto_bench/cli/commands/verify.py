@@ -41,5 +41,7 @@ def main(arguments: argparse.Namespace) -> int:
     )
     if provenance.epoch is not None:
         output.say(f"epoch       {provenance.epoch}")
+    for note in provenance.notes:
+        output.say(f"note        {note}")
     output.say(f"fits        {arguments.model}" if arguments.model else "fits        not checked: give --model NAME")
     return 0
