@@ -5,6 +5,16 @@
 
 from __future__ import annotations
 
+import re
+
+# What a terminal obeys instead of showing (escape sequences), what turns text around, bytes that are no UTF-8.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may show it: control characters and undecodable bytes become visible escapes."""
+    return UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
 
 class RmeetoError(Exception):
     """Base of all errors this package raises on purpose."""
@@ -42,15 +52,3 @@ class SlowPathError(UnavailableError):
 
 class DiskFullError(UnavailableError):
     """No space for the next block: nothing more can be measured, what is stored is kept."""
-
-
-def printable(text: str) -> str:
-    """The text for one line of a terminal: control characters, bidirectional marks and undecodable bytes are escaped."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8 (os.fsdecode)
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")

@@ -16,6 +16,14 @@ PLACES = {
 }
 
 
+def short(path: Path) -> str:
+    """A path as people want to read it: below the current folder without that folder."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
 def now() -> str:
     """The time as records have it."""
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"

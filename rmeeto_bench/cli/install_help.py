@@ -29,7 +29,9 @@ def toolkit_version() -> str | None:
     if nvcc is None:
         return None
     try:
-        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run(
+            [nvcc, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = re.search(r"release (\d+\.\d+)", done.stdout)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from rmeeto_bench.cli import output
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def graceful(message: str) -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        print(f"\n{message} (Ctrl-C again stops at once)", file=sys.stderr)
+        output.say(f"\n{message} (Ctrl-C again stops at once)", error=True)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -13,7 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rmeeto_bench.errors import RmeetoError, printable
+from rmeeto_bench.cli import output
+from rmeeto_bench.errors import RmeetoError
 from rmeeto_bench.version import __version__
 
 COMMANDS = {
@@ -68,7 +69,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"rmeeto-bench: {printable(message)}", file=sys.stderr)
+    output.say(f"rmeeto-bench: {message}", error=True)
     return code
 
 
@@ -82,6 +83,7 @@ def _explain(error: OSError) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    output.prepare()
     words = list(sys.argv[1:] if argv is None else argv)
     named = bool(words) and words[0] in COMMANDS
     command = words.pop(0) if named else "run"

@@ -22,7 +22,10 @@ class PassListener(Live):
 
     def __init__(self) -> None:
         super().__init__(
-            TextColumn("{task.completed}/{task.total}"), BarColumn(16), TextColumn("{task.fields[note]}"), TimeElapsedColumn()
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(16),
+            TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(),
         )
         self._task: TaskID | None = None
         self._printed = 0.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
 from rmeeto_bench.files import write_atomic
 
@@ -26,12 +26,11 @@ def add_output(parser: argparse._ActionsContainer) -> None:
 
 def show(record: RunRecord, folder: Path) -> None:
     """The tables and sentences on standard output."""
-    from rich.console import Console
 
     from rmeeto_bench.report.run.summary import sentences
     from rmeeto_bench.report.run.tables import overview_table, rich_table, sweep_table
 
-    console = Console(highlight=False, markup=False)  # names in a stored run are text
+    console = output.console()  # names in a stored run are text
     for device in record.devices:
         for table in (*rich_table(record, device.id, console.width), *sweep_table(record, device.id)):
             console.print(table)
@@ -76,11 +75,11 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
             record = work(Controls(listener, should_stop))
     except KeyboardInterrupt:
         if (folder / MANIFEST).is_file():
-            print(f"stopped at once; continue with: {again}", file=sys.stderr)
+            output.say(f"stopped at once; continue with: {again}", error=True)
         raise
     write_all(record, folder, blocks=stored_blocks(folder, record))
     if json == "-":
-        sys.stdout.write(to_json(record))
+        output.write_json_text(to_json(record), "-")
     else:
         if json:
             write_atomic(Path(json), to_json(record))
@@ -90,7 +89,7 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(markdown(record) + "\n")
     for failure in record.failures:
-        print(f"lost: {failure}", file=sys.stderr)
+        output.say(f"lost: {failure}", error=True)
     if record.status != "complete":
-        print(f"continue with: {again}", file=sys.stderr)
+        output.say(f"continue with: {again}", error=True)
     return exit_code(record)

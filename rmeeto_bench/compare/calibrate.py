@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
+import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from rmeeto_bench import children
 from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
@@ -58,7 +62,7 @@ def _arms(device: Device, job: Job) -> list[TimedArm]:
     steps = []
     for _ in range(2):
         torch.manual_seed(job.seed)
-        steps.append(Step(create_model(job.model).to(device.torch_device, dtype).eval(), [images]))
+        steps.append(Step(create_model(job.model).to(device.torch_device, dtype).eval().freeze(), [images]))
     return [
         TimedArm(ARM, steps[0], job.batch_size),
         TimedArm(TWIN, steps[1], job.batch_size),
@@ -93,9 +97,6 @@ def run_session(job: Job) -> list[Block]:
 
 def _blocks(device: Device, arguments: argparse.Namespace) -> list[Block]:
     """All sessions of a device: each in a fresh process, but for a simulated one, which has none to speak of."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
     spec = "none" if device.kind == "cpu" else device.id.removeprefix("cuda:")
     batch = arguments.batch_size or (32 if device.kind == "cpu" else 128)
     a = arguments
@@ -104,12 +105,47 @@ def _blocks(device: Device, arguments: argparse.Namespace) -> list[Block]:
     if device.kind == "sim":
         return [block for job in jobs for block in run_session(job)]
     found: list[Block] = []
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as pool:
-        for job in jobs:
-            print(f"{device.name}: process {job.session + 1} of {len(jobs)}", file=sys.stderr)
-            found += pool.submit(run_session, job).result()
+    for job in jobs:
+        print(f"{device.name}: process {job.session + 1} of {len(jobs)}", file=sys.stderr)
+        found += _in_fresh_process(job)
     return found
+
+
+def _in_fresh_process(job: Job) -> list[Block]:
+    """The blocks of a session that a child measures; the child ends with this process."""
+    from rmeeto_bench import errors
+    from rmeeto_bench.measure.rounds import Block
+
+    command = children.python("rmeeto_bench.compare.calibrate")
+    done = subprocess.run(
+        command,
+        input=json.dumps(asdict(job)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=children.variables(),
+    )
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise errors.MeasurementError(f"a process of the calibration ended with code {done.returncode}: {last}") from None
+    if isinstance(answer, dict):
+        raise getattr(errors, answer["kind"])(answer["message"])
+    return [Block(**block) for block in answer]
+
+
+def main() -> None:
+    """The child: a job on standard input, its blocks or its error on standard output, as JSON."""
+    from rmeeto_bench.errors import RmeetoError
+
+    job = Job(**json.loads(sys.stdin.read()))
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        os.dup2(2, 1)  # what libraries print
+        try:
+            json.dump([asdict(block) for block in run_session(job)], answer)
+        except RmeetoError as error:
+            json.dump({"kind": type(error).__name__, "message": str(error)}, answer)
 
 
 def calibrate(device: Device, arguments: argparse.Namespace) -> NoiseProfile:
@@ -121,3 +157,7 @@ def calibrate(device: Device, arguments: argparse.Namespace) -> NoiseProfile:
 
     noise = estimate_noise(_blocks(device, arguments))
     return NoiseProfile(device.id, device.name, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", __version__, noise)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
+from rmeeto_bench import children
 from rmeeto_bench.compare.turn_server import Turnstile
 from rmeeto_bench.errors import MeasurementError, UnavailableError, UsageError
 from rmeeto_bench.measure.turns import VARIABLE
@@ -28,6 +30,7 @@ from rmeeto_bench.records.run import MANIFEST, RunRecord, load
 PACKAGE = Path("rmeeto_bench", "__init__.py")
 TURNS = Path("rmeeto_bench", "measure", "turns.py")
 POLL = 0.05  # seconds between two looks at the processes
+FAREWELL = 5.0  # seconds for a side that was told to end
 OWN_ROOT = Path(__file__).parents[2]
 
 
@@ -50,10 +53,9 @@ class Side:
 
 def _call(command: Sequence[str | Path], what: str) -> str:
     """Standard output of a command. Raises `UnavailableError` with its last line if it fails."""
-    try:
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise UnavailableError(f"{what}: cannot start {command[0]} ({error.strerror}); install it") from error
+    if shutil.which(command[0]) is None:
+        raise UnavailableError(f"{what}: there is no program {command[0]} that can be started; install it")
+    done = subprocess.run(children.bound(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise UnavailableError(f"{what} failed: {said}")
@@ -171,8 +173,7 @@ def start_together(sides: Mapping[str, Side], flags: Sequence[str], outs: Mappin
     finally:
         turnstile.close()
         for one in running.values():
-            one.process.terminate()
-            one.process.wait()
+            _end(one.process)
     return {name: _record(side, running[name], outs[name]) for name, side in sides.items()}
 
 
@@ -185,9 +186,18 @@ def start(side: Side, flags: Sequence[str], out: Path) -> RunRecord:
     try:
         one.process.wait()
     finally:
-        one.process.terminate()
-        one.process.wait()
+        _end(one.process)
     return _record(side, one, out)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a side that still runs: it may save what it has, but is not waited for long."""
+    process.terminate()
+    try:
+        process.wait(FAREWELL)
+    except subprocess.TimeoutExpired:
+        process.kill()  # its workers end with it
+        process.wait()
 
 
 @dataclass
@@ -203,7 +213,13 @@ def _launch(side: Side, flags: Sequence[str], out: Path, variables: Mapping[str,
     environment |= {"PYTHONPATH": str(side.path), "PYTHONSAFEPATH": "1"}  # its workers must not find the package in the cwd
     command = [str(side.python), "-P", "-m", "rmeeto_bench", "run", *flags, "--out", str(out)]
     errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it was read; a pipe that nobody reads would fill
-    process = subprocess.Popen(command, env=environment | dict(variables), stdout=subprocess.DEVNULL, stderr=errors)
+    process = subprocess.Popen(
+        children.bound(command),
+        env=environment | dict(variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+    )
     return Running(process, errors)
 
 

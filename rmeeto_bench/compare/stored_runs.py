@@ -95,6 +95,22 @@ def differences(base: RunRecord, head: RunRecord) -> Iterator[str]:
         yield f"the presets differ: {base.plan.get('preset')} against {head.plan.get('preset')}"
 
 
+def arm_differences(base: RunRecord, head: RunRecord) -> Iterator[str]:
+    """In words, what the arms of both runs were measured with that is not the same, each thing once."""
+    found: dict[str, list[str]] = {}
+    for one, other in device_pairs(base, head):
+        theirs = {arm.arm: arm for arm in head.arms if arm.device == other.id}
+        for arm in (arm for arm in base.arms if arm.device == one.id and arm.arm in theirs):
+            match = theirs[arm.arm]
+            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256"):
+                first, second = getattr(arm, name), getattr(match, name)
+                if first != second:
+                    words = f"{name.replace('_', ' ')} {str(first)[:16]} against {str(second)[:16]}"
+                    found.setdefault(words, []).append(arm.arm)
+    for words, names in found.items():
+        yield f"the arms differ: {words} ({', '.join(names[:3])}{' and more' if len(names) > 3 else ''})"
+
+
 def _unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
 
@@ -138,11 +154,11 @@ def _top1(device: str, base: tuple[Path, Arm], head: tuple[Path, Arm], limits: L
     first, second = base[1].top1, head[1].top1
     if first is None or second is None:
         return None
-    delta, detail = paired_top1(base, head), "paired by image"
+    delta, detail = paired_top1(base, head)
     if delta is None:
         halves = [(e.high - e.low) / 2 for e in (first, second) if e.low is not None and e.high is not None]
         value, half = second.value - first.value, math.hypot(*halves)
-        delta, detail = Estimate(value, value - half, value + half), "not paired: other images, or predictions not kept"
+        delta = Estimate(value, value - half, value + half)
     outcome = _verdict(delta, limits.top1, (BETTER, WORSE))
     return Change(device, base[1].arm, TOP1, first.value, second.value, delta, limits.top1, outcome, detail)
 
@@ -191,7 +207,9 @@ def compare(base: StoredRun, head: StoredRun, limits: Limits, *, explain: bool =
         raise MeasurementError(
             f"{refused[0].arm} cannot be compared ({refused[0].detail}); measure again, or look at the numbers with --explain"
         )
-    notes = list(differences(base.record, head.record))
+    notes = [*differences(base.record, head.record), *arm_differences(base.record, head.record)]
+    if any(change.detail.endswith("the images differ") for change in changes):
+        notes.append("the images differ: top-1 of the two runs is of other images, or of the same names with other content")
     notes += [f"{arm} is not judged: {why}" for arm, why in dict.fromkeys((change.arm, change.detail) for change in refused)]
     quick = [run.name for run in (base, head) if any(arm.verdict == "EXPLORATORY" for arm in run.record.arms)]
     if quick:

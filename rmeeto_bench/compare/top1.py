@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,35 @@ from rmeeto_bench.measure.statistics import paired_delta
 from rmeeto_bench.records.run import Arm, Estimate
 
 
-def _answers(folder: Path, arm: Arm) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
-    """(labels, whether each image was right) of an arm, or None if the run kept none."""
+@dataclass(frozen=True)
+class _Answers:
+    """What an arm said about its images."""
+
+    labels: NDArray[np.int64]  # [n], of the images that could be read
+    correct: NDArray[np.bool_]  # [n]
+    images: bytes  # the digests of all images in order, those that could not be read included
+
+
+def _answers(folder: Path, arm: Arm) -> _Answers | None:
+    """The answers of an arm, or None if the run kept none."""
     try:
         with Store.open(folder) as store:
-            labels = store.labels(arm.device, arm.model) if store.version > 1 else None
+            labels = store.labels(arm.device, arm.model)
             if labels is None or not len(labels):
                 return None
             best = store.predictions(arm.device, arm.arm)[:, 0]
+            images = store.image_digests(arm.device, arm.arm)
     except DataError:
         return None
-    return (labels, best[: len(labels)] == labels) if len(best) >= len(labels) else None
+    return _Answers(labels, best[: len(labels)] == labels, images) if len(best) >= len(labels) else None
 
 
-def paired_top1(base: tuple[Path, Arm], head: tuple[Path, Arm], level: float = 0.95) -> Estimate | None:
-    """Points of top-1 of the head's arm over the base's, or None where they are not about the same images in order."""
+def paired_top1(base: tuple[Path, Arm], head: tuple[Path, Arm], level: float = 0.95) -> tuple[Estimate | None, str]:
+    """Points of top-1 of the head's arm over the base's and how they were found; None where it is not of the same images in
+    the same order, and why."""
     first, second = _answers(*base), _answers(*head)
-    if first is None or second is None or not np.array_equal(first[0], second[0]):
-        return None
-    return paired_delta(first[1], second[1], level)
+    if first is None or second is None:
+        return None, "not paired: predictions not kept"
+    if first.images != second.images or not np.array_equal(first.labels, second.labels):
+        return None, "not paired: the images differ"
+    return paired_delta(first.correct, second.correct, level), "paired by image"

@@ -17,6 +17,14 @@ from torch import Tensor
 UNREADABLE = -1  # the label of an image that could not be read: it has a place in its batch and counts nowhere
 
 
+def digest_of(data: bytes) -> bytes:
+    """8 bytes that stand for an image: of the file's content where it is encoded, of its pixels where it is not."""
+    return hashlib.blake2b(data, digest_size=8).digest()
+
+
+NO_DIGEST = bytes(8)  # of an image that could not be read
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """Per-channel mean and standard deviation of pixels in [0, 1]."""
@@ -64,6 +72,7 @@ class Batch:
     labels: Tensor
     normalisation: Normalisation
     problems: tuple[Problem, ...] = ()
+    digests: bytes = b""  # `digest_of` every image, joined; zeros where one could not be read
 
     @property
     def images(self) -> Tensor:
@@ -119,6 +128,14 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
+    def locate(self, index: int) -> str:
+        """Path of an image (and its name inside that file) for messages."""
+        ...
+
+    def digests(self, start: int, count: int) -> bytes:
+        """`digest_of` these images as they are now, without decoding them."""
+        ...
+
     def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Batch]:
         """All images once, in order; or only the batches that begin at `starts`, multiples of `batch_size`."""
         ...
@@ -173,7 +190,16 @@ class TensorSet:
         """All images once, in order, or the batches that begin at `starts`."""
         for start in range(0, len(self), batch_size) if starts is None else starts:
             chosen = slice(start, start + batch_size)
-            yield Batch(start, self.pixels[chosen], self.labels[chosen], self.normalisation)
+            labels = self.labels[chosen]
+            yield Batch(start, self.pixels[chosen], labels, self.normalisation, digests=self.digests(start, len(labels)))
+
+    def locate(self, index: int) -> str:
+        """The set's name and the image's place in it."""
+        return f"{self.name}, image {index}"
+
+    def digests(self, start: int, count: int) -> bytes:
+        """Of the pixels of these images."""
+        return b"".join(digest_of(pixels.numpy().tobytes()) for pixels in self.pixels[start : start + count])
 
     def resized(self, size: int | None) -> TensorSet:
         """The same images at `size` x `size` pixels (area average), or as they are for None."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,26 +12,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from rmeeto_bench.data.image_set import UNREADABLE, Batch, Normalisation, Problem, stratified
+from rmeeto_bench.data.image_set import NO_DIGEST, UNREADABLE, Batch, Normalisation, Problem, digest_of, stratified
 from rmeeto_bench.data.left_out import account
 from rmeeto_bench.data.preprocessing import UnreadableImageError
+from rmeeto_bench.data.readers import in_order
 from rmeeto_bench.data.source import Source, check_labels, fingerprint
 from rmeeto_bench.errors import DataError
 
 STOP, SKIP = "stop", "skip"
 MOST_WORKERS = 16
-PREFETCH = 3  # batches waiting per worker; a batch of 128 ImageNet crops has 19 MB
 
 
 class Loaded(NamedTuple):
-    """What a worker process hands over: pixels uint8 [B, C, H, W] and labels int64 [B] lie in shared memory."""
+    """What a worker process hands over: pixels uint8 [B, C, H, W] and labels int64 [B]."""
 
     start: int
     pixels: Tensor
     labels: Tensor
     problems: list[tuple[int, str, str, bool]]
+    digests: bytes
 
 
 class Decoding(Protocol):
@@ -119,6 +118,21 @@ class EncodedSet:
         """Stands for the images, their labels and the preprocessing, so that two passes can be known to be of the same."""
         return fingerprint(self.source, self.indices, repr(self.preprocessing))
 
+    def locate(self, index: int) -> str:
+        """Where an image lies."""
+        return self.source.locate(int(self.indices[index]))
+
+    def digests(self, start: int, count: int) -> bytes:
+        """Of the encoded images as they are on the disk now."""
+
+        def one(index: int) -> bytes:
+            try:
+                return digest_of(self.source.read(index))
+            except (DataError, OSError):
+                return NO_DIGEST
+
+        return b"".join(map(one, self.indices[start : start + count].tolist()))
+
     def changed(self) -> str | None:
         """What changed on the disk since the set was listed."""
         return self.source.changed()
@@ -129,16 +143,19 @@ class EncodedSet:
         pixels = torch.zeros(len(places), *self.preprocessing.item_shape, dtype=torch.uint8)
         labels = torch.full((len(places),), UNREADABLE, dtype=torch.int64)
         problems: list[tuple[int, str, str, bool]] = []
+        digests = [NO_DIGEST] * len(places)
         for row, index in enumerate(places):
             try:
-                pixels[row], unusual = self.preprocessing.read(self.source.read(index))
+                encoded = self.source.read(index)
+                digests[row] = digest_of(encoded)
+                pixels[row], unusual = self.preprocessing.read(encoded)
                 labels[row] = int(self.source.labels[index])
             except (UnreadableImageError, DataError, OSError) as error:
                 problems.append((start + row, self.source.locate(index), str(error), True))
                 continue
             if unusual is not None:
                 problems.append((start + row, self.source.locate(index), unusual, False))
-        return Loaded(start, pixels, labels, problems)
+        return Loaded(start, pixels, labels, problems, b"".join(digests))
 
     def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Batch]:
         """All images once, in order, or the batches that begin at `starts`. Raises `DataError` under `on_error` stop."""
@@ -147,40 +164,16 @@ class EncodedSet:
         if workers is None:
             workers = min(MOST_WORKERS, cores()) if len(chosen) > 2 else 0
         workers = min(workers, len(chosen))
-        loader: DataLoader[Loaded] = DataLoader(
-            _Chunks(self, batch_size),
-            batch_size=None,
-            sampler=chosen,
-            num_workers=workers,
-            prefetch_factor=PREFETCH if workers else None,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=leave_interrupts,
-        )
-        for start, pixels, labels, found in loader:
+        for start, pixels, labels, found, digests in in_order(lambda start: self.load(start, batch_size), chosen, workers):
             problems = tuple(Problem(*values) for values in found)
             refuse(problems, self.on_error)
-            yield Batch(int(start), pixels, labels, self.preprocessing.normalisation, problems)
+            yield Batch(int(start), pixels, labels, self.preprocessing.normalisation, problems, digests)
 
     def subset(self, count: int) -> EncodedSet:
         """`count` images with the class proportions of the whole, evenly spread; the order is kept."""
         if count >= len(self):
             return self
         return replace(self, indices=self.indices[stratified(self.labels, count)], part_of=len(self))
-
-
-class _Chunks(Dataset[Loaded]):
-    """Whole batches as items, so that the images of one are decoded side by side in memory and cross over in one piece."""
-
-    def __init__(self, data: EncodedSet, batch_size: int) -> None:
-        self.data, self.batch_size = data, batch_size
-
-    def __getitem__(self, start: int) -> Loaded:
-        return self.data.load(start, self.batch_size)
-
-
-def leave_interrupts(_: int) -> None:
-    """For workers: Ctrl-C reaches every process of a terminal; workers must live on until the batch in hand is done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def refuse(problems: Sequence[Problem], on_error: str) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -15,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rmeeto_bench import children
 from rmeeto_bench.errors import DataError, RmeetoError
 from rmeeto_bench.fleet.join.archive import pack
 from rmeeto_bench.fleet.plan import Task, own_code, own_profiles
 from rmeeto_bench.records.run import MANIFEST, load
 
 EVERY = 1.0  # seconds between two looks at what was committed
-PARENT_DEATH = 1  # Linux: PR_SET_PDEATHSIG
 LOG = "fleet.log"
 MODULE = "rmeeto_bench.fleet.host"
 
@@ -53,13 +50,6 @@ def refusal(task: Task) -> str | None:
     if profiles != task.profiles:
         return f"its GPU profiles ({profiles}) are not the fleet's ({task.profiles}); install the same ones there"
     return None
-
-
-def _die_with(parent: int) -> None:
-    """In the child: end when the process that started it does, so that a lost worker leaves no orphan on the GPU."""
-    ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(1)  # it was gone before
 
 
 def _last_line(log: Path) -> str:
@@ -113,10 +103,7 @@ def carry_out(task: Task, folder: Path, *, ship: bool) -> Iterator[Event]:
     log = folder / LOG
     with log.open("ab") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", MODULE, str(folder), str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
+            children.python(MODULE, str(folder)), stdin=subprocess.PIPE, stdout=output, stderr=output, env=children.variables()
         )
         assert child.stdin is not None
         child.stdin.write(json.dumps(task.plan).encode())
@@ -170,7 +157,6 @@ def main(words: list[str], text: str) -> int:
     from rmeeto_bench.bench.run.runner import Controls, resume, run
 
     folder = Path(words[0])
-    _die_with(int(words[1]))
     plan: dict[str, Any] = json.loads(text)
     controls = Controls(_PlainListener(), lambda: False)
     try:

@@ -23,10 +23,11 @@ from rmeeto_bench.kernels.causal_conv1d import native as conv_native
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import native as merge_native
 from rmeeto_bench.kernels.merge.plan import MergePlan
-from rmeeto_bench.kernels.native.build import library
+from rmeeto_bench.kernels.native.library import library
 from rmeeto_bench.kernels.selective_scan import chunked as scan_chunked
 from rmeeto_bench.kernels.selective_scan import native as scan_native
 from rmeeto_bench.kernels.selective_scan import reference as scan_reference
+from rmeeto_bench.kernels.untraced import untraced
 
 TOLERANCE = 1e-3
 TRITON_SINCE = (8, 0)  # the oldest compute capability Triton is built and tested for
@@ -204,12 +205,17 @@ def _build(name: str, operands: Operands) -> Kernels:
     return kernels
 
 
-@functools.cache
+@untraced  # a self-test that torch.compile traces fails, and the refusal would stand for the whole process
 def select(backend: str, operands: Operands) -> Kernels:
     """The backend by name, or the best that works for `auto`.
 
     Raises `UsageError` for an unknown name and `UnavailableError` for a named backend that cannot run here.
     """
+    return _select(backend, operands)
+
+
+@functools.cache
+def _select(backend: str, operands: Operands) -> Kernels:
     if backend != "auto":
         if backend not in BACKENDS:
             raise UsageError(f"unknown backend {backend!r}; choose auto, {', '.join(BACKENDS)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -19,10 +19,46 @@ class ReducedModel(nn.Module):
     cls_token: nn.Parameter
     head: nn.Linear
     _last_counts: tuple[int, ...] | None = None
+    frozen: object | None = None  # a token of its own for each `freeze`; None while the weights may change
 
     def set_reduction(self, reduction: ReductionConfig) -> None:
         """Change how tokens are reduced; the weights stay. Raises `UsageError` for what the family does not have."""
         raise NotImplementedError
+
+    def freeze(self) -> Self:
+        """Promise that the weights stay as they are, for timing: what is derived from them is then kept between forwards.
+
+        Loading weights, moving the model or training it takes the promise back. Any other change is not noticed.
+        """
+        self._tell_modules("freeze")
+        self.frozen = object()
+        return self
+
+    def thaw(self) -> None:
+        """Take the promise of `freeze` back: every forward reads the weights that are there."""
+        if self.frozen is not None:
+            self._tell_modules("thaw")
+            self.frozen = None
+
+    def _tell_modules(self, what: str) -> None:
+        for module in self.modules():
+            if module is not self and hasattr(module, what):
+                getattr(module, what)()
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        self.thaw()
+        return super()._apply(*arguments, **options)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As torch's, and the model is frozen no more."""
+        self.thaw()
+        return super().load_state_dict(*arguments, **options)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  torch's signature
+        """As torch's; a model in training is not frozen."""
+        if mode:
+            self.thaw()
+        return super().train(mode)
 
     @property
     def kernels_name(self) -> str:

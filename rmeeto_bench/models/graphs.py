@@ -25,9 +25,9 @@ class _Captured:
 class GraphedForward:
     """`model(images)` replayed from a CUDA graph; anything that cannot be captured runs eagerly.
 
-    On a CPU, in training mode or where gradients are wanted, the model itself is called. Changed weights, a moved model
-    or another reduction make a new graph. The logits are a copy, so that the next call does not overwrite them. All
-    graphs of one object share a memory pool.
+    On a CPU, in training mode or where gradients are wanted, the model itself is called. A replay reads the parameters
+    where they lie, so weights changed in place are used; parameters that lie elsewhere, or another reduction, make a new
+    graph. The logits are a copy, so that the next call does not overwrite them. All graphs of one object share a memory pool.
     """
 
     def __init__(self, model: ReducedModel, most: int = MOST) -> None:
@@ -44,13 +44,22 @@ class GraphedForward:
         """Whether these images can go through a graph."""
         return images.is_cuda and not self.model.training and not torch.is_grad_enabled() and self.refused is None
 
+    def key(self, images: Tensor) -> tuple[object, ...]:
+        """What a graph is good for: these images' shape, this reduction, and the parameters where they lie.
+
+        The graph of a frozen model holds what was derived from the weights, so it serves that one `freeze` only.
+        """
+        weights: object = self.model.frozen
+        if weights is None:
+            tensors = (*self.model.parameters(), *self.model.buffers())
+            weights = tuple((tensor.data_ptr(), tensor.dtype, tensor.stride()) for tensor in tensors)
+        return tuple(images.shape), images.dtype, self.model.reduction, weights
+
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B, in_chans, H, W] -> logits [B, num_classes]."""
         if not self.eligible(images):
             return self.model(images)
-        weight = self.model.head.weight
-        version = sum(parameter._version for parameter in self.model.parameters())  # prepared constants are in the graph
-        key = (tuple(images.shape), images.dtype, self.model.reduction, weight.data_ptr(), weight.dtype, version)
+        key = self.key(images)
         captured = self._graphs.get(key)
         if captured is None:
             captured = self._capture(images)

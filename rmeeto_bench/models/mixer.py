@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class Mixer(nn.Module):
         states = torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(inner, 1)  # [D, N]
         self.A_log, self.A_b_log = nn.Parameter(states), nn.Parameter(states.clone())
         self.D, self.D_b = nn.Parameter(torch.ones(inner)), nn.Parameter(torch.ones(inner))
-        self._kept: tuple[tuple[Any, ...], Stacked] | None = None
+        self._kept: dict[torch.dtype, Stacked] | None = None  # None: not frozen
 
     def _stack(self, dtype: torch.dtype) -> Stacked:
         def both(module: str, parameter: str) -> Tensor:
@@ -72,17 +72,25 @@ class Mixer(nn.Module):
             dt_bias=both("dt_proj", "bias").float(),
         )
 
-    def _stacked(self, dtype: torch.dtype) -> Stacked:
-        """The parameters of both directions together: built once for inference, anew wherever gradients flow.
+    def freeze(self) -> None:
+        """Keep what is derived from the parameters from now on, where no gradients flow: the caller promises to leave them."""
+        self._kept = {}
 
-        A parameter that was changed in place or moved since makes them anew, too.
+    def thaw(self) -> None:
+        """Take the promise of `freeze` back."""
+        self._kept = None
+
+    def _stacked(self, dtype: torch.dtype) -> Stacked:
+        """The parameters of both directions together.
+
+        Nothing torch offers says whether a parameter has changed: a fused optimizer, `p.data` and inference mode leave its
+        version as it was. They are therefore put together on each call, unless the caller has promised not to touch them.
         """
-        if torch.is_grad_enabled():
+        if self._kept is None or torch.is_grad_enabled():
             return self._stack(dtype)
-        key = (dtype, *((p.data_ptr(), p._version) for p in self.parameters() if not p.is_inference()))
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self._stack(dtype))
-        return self._kept[1]
+        if dtype not in self._kept:
+            self._kept[dtype] = self._stack(dtype)
+        return self._kept[dtype]
 
     def project(self, x: Tensor, kernels: Kernels) -> ScanArguments:
         """x [B, L, C] -> the operands of the scan: everything before it."""

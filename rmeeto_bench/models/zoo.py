@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
+from rmeeto_bench.checkpoints.fit import check_state
 from rmeeto_bench.checkpoints.hub import resolve
-from rmeeto_bench.checkpoints.reader import check_state, load_checkpoint, read_checkpoint
+from rmeeto_bench.checkpoints.reader import load_checkpoint, read_checkpoint
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel

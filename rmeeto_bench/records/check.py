@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import types
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from rmeeto_bench.errors import DataError
+from rmeeto_bench.errors import UNPRINTABLE, DataError
 
-# What a terminal obeys instead of showing (escape sequences), and what turns text around (bidirectional overrides).
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 LONGEST = 100_000  # characters of one text
 DEEPEST = 32  # levels of nesting
 LARGEST = 10**18  # of a whole number; SQLite and every reader of JSON take less than 2**63

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.distances import DISTANCES
 from rmeeto_bench.reduction.grouping import Groups, group
 from rmeeto_bench.reduction.schedule import moved_cls_position
 
@@ -41,13 +42,10 @@ def unit_rows(metric: Tensor) -> Tensor:
 
 
 def similarity(sources: Tensor, destinations: Tensor, config: ReductionConfig, dtype: torch.dtype) -> Tensor:
-    """Scores [B, S, T] of unit rows [B, S, F] and [B, T, F], larger is closer. `dtype` is the metric's own."""
-    if config.distance == "cosine":
-        if config.score_dtype == "input":
-            sources, destinations = sources.to(dtype), destinations.to(dtype)
-        return sources @ destinations.transpose(1, 2)
-    p = 1.0 if config.distance == "l1" else 2.0
-    return -torch.cdist(sources, destinations, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+    """Scores [B, S, T] of unit rows [B, S, F] and [B, T, F] by the configured distance. `dtype` is the metric's own."""
+    if config.distance == "cosine" and config.score_dtype == "input":
+        sources, destinations = sources.to(dtype), destinations.to(dtype)
+    return DISTANCES[config.distance](sources, destinations)
 
 
 def choose(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

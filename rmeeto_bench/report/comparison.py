@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rmeeto_bench.records.comparison import (
     FAIL,
@@ -91,12 +91,12 @@ def table(comparison: Comparison, width: int = 120) -> Table:
     devices = list(dict.fromkeys(change.device for change in comparison.changes))
     for device in devices:
         if len(devices) > 1:
-            shown.add_row(f"[bold]{escape(device)}")
+            shown.add_row(Text(device, "bold"))
         for change in (change for change in comparison.changes if change.device == device):
             row = dict(zip(COLUMNS, cells(change), strict=True))
             if not wide:
                 row["change"] = row["change"].replace(" [", "\n[")
-            shown.add_row(*(escape(row[name]) for name in columns))
+            shown.add_row(*(row[name] for name in columns))
     return shown
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from rmeeto_bench.data.image_set import UNREADABLE, Normalisation, TensorSet
-from rmeeto_bench.data.reading import EncodedSet, leave_interrupts
+from rmeeto_bench.data.readers import in_order
+from rmeeto_bench.data.reading import EncodedSet
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.retrain.augment import augmented, draw, fit, image_transform
 from rmeeto_bench.retrain.distributed import World
@@ -31,7 +31,7 @@ def order(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
 
 
 class _Keys:
-    """The batches of keys that one process takes; a sampler for `DataLoader`."""
+    """The batches of keys that one process takes."""
 
     def __init__(self, indices: Tensor, first: int, recipe: Recipe, world: World) -> None:
         self._indices, self._first, self._world = indices, first, world
@@ -104,20 +104,11 @@ class Feed:
             return
         transform = image_transform(settings, self.shape[-1], self.normalisation.mean)
         items = Items(self.data, transform, (self.recipe.seed, epoch), settings.copies)
-        loader = DataLoader(
-            items,
-            batch_sampler=keys,
-            num_workers=self.workers,
-            collate_fn=joined,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=leave_interrupts,
-        )
-        try:
-            for batch_pixels, batch_labels, unreadable in loader:
-                self.unreadable.update(unreadable)
-                yield batch_pixels.to(device, non_blocking=True), batch_labels.to(device, non_blocking=True)
-        except DataError as error:  # from a worker it comes with a traceback in its text
-            raise DataError(str(error).strip().splitlines()[-1].removeprefix("rmeeto_bench.errors.DataError: ")) from error
+        for batch_pixels, batch_labels, unreadable in in_order(
+            lambda batch: joined([items[key] for key in batch]), keys, self.workers
+        ):
+            self.unreadable.update(unreadable)
+            yield batch_pixels.to(device), batch_labels.to(device)
 
 
 def validation_batches(

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from rmeeto_bench.data.image_set import TensorSet
 from rmeeto_bench.data.layouts.video import VideoViews, training_clip
@@ -39,7 +38,7 @@ def joined(items: list[Item]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
     return torch.cat([item.pixels for item in items]), labels, [fault for item in items for fault in item.unreadable]
 
 
-class Items(Dataset[Item]):
+class Items:
     """Items by key. What is random is a function of `seeds`, the place in the epoch and the number of the copy, so it does
     not depend on how many processes or workers there are; all frames of a clip are transformed alike.
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from rmeeto_bench import files
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
+from rmeeto_bench.checkpoints.fit import check_state
 from rmeeto_bench.checkpoints.hub import resolve
-from rmeeto_bench.checkpoints.reader import check_state, read_checkpoint
+from rmeeto_bench.checkpoints.reader import read_checkpoint
+from rmeeto_bench.checkpoints.trained import written
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.data.reading import STOP, Reading
 from rmeeto_bench.errors import UsageError
@@ -234,6 +236,7 @@ def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_image
     metadata = {
         "model": session.model,
         "r": str(r),
+        "reduction": written(replace(session.reduction, r=r)),
         "recipe": recipe.name,
         "epochs": f"{trainer.step / trainer.steps_per_epoch:.2f}",
         "data": feed.data.name,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_runs import arms, cpu_run, record, two_gpus
+from sample_runs import arms, cpu_run, record, store_answers, two_gpus
 
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
@@ -95,14 +95,14 @@ def test_runs_without_a_common_arm_are_refused() -> None:
         compare(*sides(cpu_run(), other), Limits())
 
 
-def stored(folder: Path, run: RunRecord, right: np.ndarray, labels: np.ndarray | None = None) -> Path:
+def stored(folder: Path, run: RunRecord, right: np.ndarray, labels: np.ndarray | None = None, pixels: int = 0) -> Path:
     """A run with predictions: `right` says of each image whether the arm at r = 20 has it."""
     save(run, folder)
     labels = np.arange(len(right)) % 10 if labels is None else labels
     with Store.create(folder) as store:
-        for arm in run.arms:
-            best = np.where(right if arm.r == 20 else True, labels, (labels + 1) % 10)
-            store.add_predictions("cpu", arm.arm, 0, np.stack([best] * 5, 1).astype(np.int16))
+        wrong = (labels + 1) % 10
+        answers = {arm.arm: np.where(right if arm.r == 20 else True, labels, wrong) for arm in run.arms}
+        store_answers(store, "cpu", answers, labels, pixels=pixels)
         store.add_labels("cpu", "vim_nano", labels)
     return folder
 
@@ -128,6 +128,10 @@ def test_accuracy_on_other_images_is_not_paired(tmp_path: Path) -> None:
     head = stored(tmp_path / "b", cpu_run(), right, labels=(np.arange(2000) + 3) % 10)
     found = compare(StoredRun(base, cpu_run()), StoredRun(head, cpu_run()), Limits())
     assert {c.detail.split(":")[0] for c in found.changes if c.metric == TOP1} == {"not paired"}
+    other = stored(tmp_path / "c", cpu_run(), right, pixels=1)  # the same names and labels, other pixels
+    found = compare(StoredRun(base, cpu_run()), StoredRun(other, cpu_run()), Limits())
+    assert {c.detail.split(":")[0] for c in found.changes if c.metric == TOP1} == {"not paired"}
+    assert any("images differ" in note for note in found.notes)
 
 
 def test_the_command_exits_by_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,3 +178,12 @@ def test_the_card_is_what_is_written(trained: Path, tmp_path: Path) -> None:
     folder = write_repository(publication(trained), tmp_path / "repo")
     text = card(publication(trained), read_checkpoint(trained), sha256(folder / "model.safetensors"))
     assert text == (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_push_and_pull_work_in_processes_of_their_own(tmp_path: Path) -> None:
+    """The suite has imported timm long before, so a circle of imports shows in a fresh process only."""
+    source = catalogue.bundled_checkpoint("vim_nano", 11)
+    for words in (["push", str(source), "--to", "published"], ["pull", "published", "--out", "own"]):
+        done = subprocess.run([sys.executable, "-m", "rmeeto_bench", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert read_checkpoint(tmp_path / "own" / "vim_nano_r11.safetensors").provenance.trained_r == 11

@@ -106,7 +106,8 @@ def test_verdicts(finding: str, low: float, high: float, verdict: str) -> None:
 def test_a_difference_is_paired_by_image() -> None:
     reference = np.array([[True] * 50 + [False] * 50])
     same = _delta(reference, reference)
-    assert (same.value, same.low, same.high) == pytest.approx((0, 0, 0), abs=3)
+    edge = 100 * 1.96**2 / (100 + 1.96**2)  # Tango's interval of 100 pairs that all agree
+    assert (same.value, same.low, same.high) == pytest.approx((0, -edge, edge), abs=0.01)
     several = _delta(reference, np.stack([reference[0], ~reference[0]]))
     assert several.value == pytest.approx(0)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_runs import arms, record
+from sample_runs import arms, record, store_answers
 
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
@@ -215,7 +215,8 @@ def on_disk(run: RunRecord, folder: Path, *, raw: bool = True) -> Path:
             for arm in run.arms:
                 for number in range(3):
                     store.add_block(Block(arm.device, 0, number, 0, arm.arm, 4, 512, 1.0 + number / 10, 1.0))
-                store.add_predictions(arm.device, arm.arm, 0, np.full((4, 5), arm.r, np.int16))
+            answers = {arm.arm: np.full(4, arm.r) for arm in run.arms}
+            store_answers(store, run.devices[0].id, answers, np.zeros(4, np.int64))
     return folder
 
 

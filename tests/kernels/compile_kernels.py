@@ -1,81 +1,86 @@
-"""Compiles every Triton kernel for real GPUs, without one, and prints registers and spills as JSON.
+"""Compiles what the wrappers of the Triton kernels launch, for cards that are not here.
 
-A script of its own because the tests run Triton's interpreter, which has to be chosen before the kernels are imported.
+The wrappers run as they would on a GPU, on CPU tensors, with a driver that only says which card there is. Triton's own
+JIT then specialises every argument as it does at run time (integers of 1 become constants, multiples of 16 and aligned
+pointers are marked), compiles, and launches nothing. Triton's interpreter must be off, so this runs in a process of its own.
+
+    python compile_kernels.py             the selection that the tests run, as JSON
+    python compile_kernels.py --all       every kernel, dtype, size and card; one line for each failure
 """
 
 from __future__ import annotations
 
-import inspect
+import argparse
+import itertools
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ["TRITON_INTERPRET"] = "0"  # read when the kernels are imported
+
+import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import JITFunction, driver
 
-from rmeeto_bench.kernels.add_norm.triton import add_norm_kernel
-from rmeeto_bench.kernels.causal_conv1d.triton import CHANNELS, TOKENS, conv_kernel
-from rmeeto_bench.kernels.causal_conv1d.triton import WARPS as CONV_WARPS
-from rmeeto_bench.kernels.merge.triton import FEATURES, match_kernel, merge_add_norm_kernel
-from rmeeto_bench.kernels.selective_scan.triton import BLOCK, WARPS, scan_kernel
-from rmeeto_bench.kernels.selective_scan.triton_backward import BLOCK as BACK
-from rmeeto_bench.kernels.selective_scan.triton_backward import CHUNK, scan_backward_kernel
-from rmeeto_bench.kernels.selective_scan.triton_backward import WARPS as BACK_WARPS
+from rmeeto_bench.kernels.add_norm import triton as add_norm
+from rmeeto_bench.kernels.arguments import ScanArguments
+from rmeeto_bench.kernels.causal_conv1d import triton as conv
+from rmeeto_bench.kernels.merge import triton as merge
+from rmeeto_bench.kernels.merge.plan import MergePlan
+from rmeeto_bench.kernels.selective_scan import triton as scan
+from rmeeto_bench.kernels.selective_scan import triton_backward as scan_back
 
-HALF, SINGLE = "*fp16", "*fp32"
-INTEGERS = (
-    *("batch", "length", "inner", "z_image", "z_row", "x_image", "x_row", "channels", "removed", "cls", "moved", "left"),
-    *("m_image", "m_row"),
-)
-FLOATS = ("scale", "eps")
+CARDS = (70, 75, 80, 86, 89, 90, 100, 120)
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def cases() -> dict[str, tuple[Any, dict[str, str], dict[str, Any], int]]:
-    """Name -> (kernel, pointer types that are not fp16, constants, warps), as the wrappers launch them for Vim-S in fp16."""
-    single = dict.fromkeys(("A", "BC", "D", "bias"), SINGLE)
-    partial = single | dict.fromkeys(("y", "starts", "states", "dBC", "dA", "dD", "dbias"), SINGLE)
-    plan = dict.fromkeys(("survivors", "merged", "slots"), "*i32")
-    return {
-        "scan N=16": (scan_kernel, single, {"N": 16, "BLOCK": BLOCK}, WARPS),
-        "scan N=8": (scan_kernel, single, {"N": 8, "BLOCK": BLOCK}, WARPS),
-        "scan backward N=16": (scan_backward_kernel, partial, {"N": 16, "BLOCK": BACK, "CHUNK": CHUNK}, BACK_WARPS),
-        "scan backward N=8": (scan_backward_kernel, partial, {"N": 8, "BLOCK": BACK, "CHUNK": CHUNK}, BACK_WARPS),
-        "conv": (conv_kernel, {}, {"TOKENS": TOKENS, "CHANNELS": CHANNELS}, CONV_WARPS),
-        "match": (match_kernel, plan, {"TOKENS": 128, "FEATURES": FEATURES}, 8),
-        "merge_add_norm": (
-            merge_add_norm_kernel,
-            {**plan, "residual": SINGLE, "total": SINGLE, "size": SINGLE, "new_size": SINGLE},
-            {"HAS_SIZE": True, "BLOCK": 512},
-            2,
-        ),
-        "add_norm": (add_norm_kernel, {"residual": SINGLE, "total": SINGLE}, {"HAS_RESIDUAL": True, "BLOCK": 512}, 2),
-    }
+class Card:
+    """The part of Triton's driver that a compile asks. One device per capability keeps Triton's caches apart."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        """The card to compile for."""
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        """A number per card."""
+        return self.capability
+
+    def get_current_stream(self, _device: int | None = None) -> int:
+        """The default stream; nothing runs on it."""
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        """Where the operands are."""
+        return torch.device("cpu")
 
 
-def signature(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> dict[str, str]:
-    """The type of every argument by its name."""
-    found = {}
-    for name in kernel.arg_names:
-        plain = "i32" if name in INTEGERS else "fp32" if name in FLOATS else types.get(name, HALF)
-        found[name] = "constexpr" if name in constants else plain
-    return found
+@dataclass(frozen=True)
+class Compiled:
+    """One launch that a wrapper made."""
+
+    kernel: str  # the name of the Triton function
+    cubin: bytes  # the machine code
+    registers: int  # of a thread
+    stack: int  # bytes of a thread in local memory: spills
+    shared: int  # bytes of a program
+    warps: int  # of a program
+    seconds: float  # of processor time that the compile took here
 
 
-def source(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> ASTSource:
-    """The kernel with its types. Triton 3.2 (torch 2.6) names the constants otherwise and wants no types for them."""
-    every = signature(kernel, types, constants)
-    if "constexprs" in inspect.signature(ASTSource.__init__).parameters:
-        return ASTSource(kernel, every, constexprs=constants)
-    plain = {name: kind for name, kind in every.items() if kind != "constexpr"}
-    return ASTSource(kernel, plain, constants=constants)
-
-
-def resources(cubin: bytes) -> dict[str, int]:
+def resources(cubin: bytes) -> tuple[int, int]:
     """Registers per thread and bytes of local memory (spills) of a compiled kernel."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -85,19 +90,171 @@ def resources(cubin: bytes) -> dict[str, int]:
     registers, stack = re.search(r"REG:(\d+)", text), re.search(r"STACK:(\d+)", text)
     assert registers, text
     assert stack, text
-    return {"registers": int(registers[1]), "spilled": int(stack[1])}
+    return int(registers[1]), int(stack[1])
 
 
-def main() -> None:
-    """One JSON object: "kernel sm_XX" -> resources."""
-    report = {}
-    for name, (kernel, types, constants, warps) in cases().items():
-        for capability in (80, 86, 89, 90):
-            target = GPUTarget("cuda", capability, 32)
-            compiled = triton.compile(source(kernel, types, constants), target=target, options={"num_warps": warps})
-            report[f"{name} sm_{capability}"] = resources(compiled.asm["cubin"])
-    json.dump(report, sys.stdout)
+def processor_seconds() -> float:
+    """Of this process and of the assemblers it has started."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def launches(capability: int, call: Callable[[], object]) -> list[Compiled]:
+    """What `call` launches on such a card."""
+    found: list[Compiled] = []
+    run = JITFunction.run
+
+    def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        start = processor_seconds()
+        compiled = run(kernel, *args, grid=grid, warmup=True, **options)
+        seconds = processor_seconds() - start
+        registers, stack = resources(compiled.asm["cubin"])
+        meta = compiled.metadata
+        name = kernel.fn.__name__
+        found.append(Compiled(name, compiled.asm["cubin"], registers, stack, meta.shared, meta.num_warps, seconds))
+        return compiled
+
+    driver.set_active(Card(capability))
+    JITFunction.run = compile_only
+    try:
+        call()
+    finally:
+        JITFunction.run = run
+    return found
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape of operands."""
+
+    batch: int
+    length: int
+    dim: int  # channels of the model; the mixer has twice as many
+    states: int = 16  # of a channel
+    dtype: torch.dtype = torch.float16
+    aligned: bool = True  # whether operands begin at a multiple of 16 bytes
+
+    def new(self, *sizes: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An operand; what is in it does not matter."""
+        count = 1
+        for size in sizes:
+            count *= size
+        flat = torch.zeros(count + 1, dtype=dtype or self.dtype)
+        return (flat[:-1] if self.aligned else flat[1:]).view(sizes)
+
+
+def run_scan(s: Shape, *, backward: bool) -> None:
+    """The scan, or its gradient."""
+    inner, f32 = 2 * s.dim, torch.float32
+    u, dt = s.new(2, s.batch, s.length, inner), s.new(2, s.batch, s.length, inner)
+    A, D, bias = s.new(2, inner, s.states, dtype=f32), s.new(2, inner, dtype=f32), s.new(2, inner, dtype=f32)
+    z = s.new(s.batch, s.length, 2 * inner)[..., inner:]
+    if backward:
+        grad, BC = s.new(s.batch, s.length, inner), s.new(2, s.batch, s.length, 2 * s.states, dtype=f32)
+        scan_back.scan_backward._init_fn(grad, u, dt, A, BC, D, z, bias, 0.5)
+        return
+    B, C = s.new(2, s.batch, s.length, 3 + 2 * s.states)[..., 3:].chunk(2, dim=-1)
+    scan.selective_scan(ScanArguments(u, dt, A, B, C, D, z, bias, 0.5))
+
+
+def run_conv(s: Shape) -> None:
+    """The convolution."""
+    inner = 2 * s.dim
+    conv.causal_conv1d(s.new(s.batch, s.length, 2 * inner)[..., :inner], s.new(2, inner, 4), s.new(2, inner))
+
+
+def run_add_norm(s: Shape, *, first: bool) -> None:
+    """The norm of the first block, or of another."""
+    hidden = s.new(s.batch, s.length, s.dim)
+    residual = None if first else s.new(s.batch, s.length, s.dim, dtype=torch.float32)
+    add_norm.add_norm(hidden, residual, s.new(s.dim), 1e-5)
+
+
+def run_match(s: Shape, r: int, cls: int, moved: int) -> None:
+    """The matching."""
+    merge.match(s.new(s.batch, s.length, s.dim), cls, moved, r)
+
+
+def run_merge(s: Shape, r: int, *, sized: bool) -> None:
+    """The merge."""
+    i32, f32 = torch.int32, torch.float32
+    plan = MergePlan(
+        s.new(s.batch, s.length - r, dtype=i32), s.new(s.batch, r, dtype=i32), s.new(s.batch, r, dtype=i32), cls_position=0
+    )
+    streams = (s.new(s.batch, s.length, s.dim), s.new(s.batch, s.length, s.dim, dtype=f32))
+    size = s.new(s.batch, s.length, 1, dtype=f32) if sized else None
+    merge.merge_add_norm(streams, size, plan, s.new(s.dim), 1e-5)
+
+
+def calls(s: Shape) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Every wrapper on this shape: (what it is, the call). Matching removes 1 token, and as many as it can."""
+    yield "scan", lambda: run_scan(s, backward=False)
+    yield "scan backward", lambda: run_scan(s, backward=True)
+    yield "conv", lambda: run_conv(s)
+    for first in (True, False):
+        yield f"add_norm first={first}", lambda first=first: run_add_norm(s, first=first)  # type: ignore[misc]
+    most = s.length // 2
+    for r, cls, moved in ((1, 0, 0), (most, 1, 1)) if most else ():
+        yield f"match r={r} cls={cls}", lambda r=r, cls=cls, moved=moved: run_match(s, r, cls, moved)  # type: ignore[misc]
+        for sized in (True, False):
+            yield f"merge r={r} sized={sized}", lambda r=r, sized=sized: run_merge(s, r, sized=sized)  # type: ignore[misc]
+
+
+PAPER = Shape(16, 197, 384)  # Vim-S; a batch of 16 is specialised as one of 128
+# Each value that Triton specialises (1, a multiple of 16, another) in each argument, each dtype, alignment and number of
+# states at least once; (shape, cards).
+SELECTION: tuple[tuple[Shape, tuple[int, ...]], ...] = (
+    (PAPER, (70, 86, 90)),
+    (Shape(1, 197, 384), (90,)),
+    (Shape(1, 5, 10, 8, torch.float32, aligned=False), (75,)),
+    (Shape(3, 16, 16, 4, torch.bfloat16), (80,)),
+    (Shape(3, 1, 8, 16, torch.bfloat16, aligned=False), (120,)),
+    (Shape(1, 2, 10, 4, torch.float16, aligned=False), (70,)),
+)
+
+
+def every() -> Iterator[tuple[Shape, tuple[int, ...]]]:
+    """The whole matrix."""
+    for dtype, aligned, batch, length in itertools.product(DTYPES.values(), (True, False), (1, 3, 16), (1, 16, 197)):
+        for dim, states in ((384, 16), (10, 8), (8, 4)):
+            yield Shape(batch, length, dim, states, dtype, aligned), CARDS
+
+
+def report(selection: Iterator[tuple[Shape, tuple[int, ...]]]) -> Iterator[dict[str, Any]]:
+    """One entry for each launch, or for each call that failed."""
+    for shape, cards in selection:
+        for card in cards:
+            for what, call in calls(shape):
+                entry = {"card": card, "call": what, "shape": str(shape), "paper": shape == PAPER}
+                try:
+                    found = launches(card, call)
+                except Exception as error:  # the compiler fails in many types; all are to be reported
+                    yield entry | {"error": f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"}
+                    continue
+                for one in found:
+                    facts = {
+                        name: getattr(one, name) for name in ("kernel", "registers", "stack", "shared", "warps", "seconds")
+                    }
+                    yield entry | facts
+
+
+def main() -> int:
+    """Exit code 1 if --all finds a failure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="the whole matrix instead of the tests' selection")
+    everything = parser.parse_args().all
+    if not everything:
+        json.dump(list(report(iter(SELECTION))), sys.stdout)
+        return 0
+    start, done, wrong = time.monotonic(), 0, 0
+    for entry in report(every()):
+        done += 1
+        if "error" in entry or entry["stack"]:
+            wrong += 1
+            print(json.dumps(entry), flush=True)
+    print(f"triton {triton.__version__}: {done} launches compiled, {wrong} failed or spilled, {time.monotonic() - start:.0f} s")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

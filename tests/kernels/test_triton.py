@@ -191,20 +191,28 @@ def test_operations_are_visible_to_export() -> None:
     assert out.shape == (3, 5, 16)
 
 
-BUDGET = {
-    **{"scan N=16": 128, "scan N=8": 128, "scan backward N=16": 128, "scan backward N=8": 128},
-    **{"conv": 64, "add_norm": 64, "merge_add_norm": 64, "match": 255},
+REGISTERS = {  # of a thread, for Vim-S in half precision
+    "scan_kernel": 128,
+    "scan_backward_kernel": 168,
+    "conv_kernel": 64,
+    "add_norm_kernel": 64,
+    "match_kernel": 168,
+    "merge_add_norm_kernel": 64,
 }
+SECONDS = 30  # of processor time for one compile: a first forward compiles about ten kernels
 
 
-def test_kernels_compile_for_real_gpus_within_their_budget() -> None:
+def test_every_launch_compiles_for_real_gpus_within_its_budget() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("compile_kernels.py")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout)
-    assert len(report) == 4 * len(BUDGET)
-    for name, used in report.items():
-        kernel = name.rsplit(" ", 1)[0]
-        assert used["registers"] <= BUDGET[kernel], name
-        assert used["spilled"] == 0, name
+    assert [entry for entry in report if "error" in entry] == []
+    assert {entry["kernel"] for entry in report} == set(REGISTERS)
+    for entry in report:
+        if entry["kernel"] == "match_kernel" and entry["card"] < 80:
+            continue  # the registry sends these cards elsewhere
+        assert entry["stack"] == 0, entry
+        assert entry["seconds"] <= SECONDS, entry
+        assert not entry["paper"] or entry["registers"] <= REGISTERS[entry["kernel"]], entry

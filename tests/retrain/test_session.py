@@ -22,6 +22,7 @@ from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import CheckpointError, UnavailableError, UsageError
 from rmeeto_bench.files import write_atomic
+from rmeeto_bench.reduction.config import Ablation
 from rmeeto_bench.report.training import minutes_table, read_log, read_logs
 from rmeeto_bench.retrain import state as states
 from rmeeto_bench.retrain.distributed import World, choose_device
@@ -49,10 +50,12 @@ def test_a_session_writes_weights_that_say_how_they_were_made_and_go_on_at_anoth
     low = session(data, tmp_path / "low", fraction=0.5, optimisation__batch_size=8)
     first = train_one(low, 0, CPU)
     recipe = tiny_recipe(img_size=None, schedule__epochs=0.2, ema_decay=0.9)
-    full = replace(low, recipe=recipe, init=str(first.checkpoint), files=Files(tmp_path / "out", half=True))
+    merging = rb.ReductionConfig(prune=True, ablation=Ablation(shuffle=0.3))
+    full = replace(low, recipe=recipe, init=str(first.checkpoint), files=Files(tmp_path / "out", half=True), reduction=merging)
     second = train_one(full, 5, CPU)
     provenance = read_checkpoint(second.checkpoint).provenance
     assert (provenance.trained_r, provenance.metadata["model"], provenance.metadata["weights"]) == (5, "vim_nano", "ema")
+    assert provenance.reduction == replace(merging, r=5)
     log = lines(second.log)
     assert lines(first.log)[0]["training_images"] == 48
     assert (log[0]["recipe"]["name"], log[0]["training_images"], log[-1]["n_images"]) == ("nano_retrain", 96, 40)

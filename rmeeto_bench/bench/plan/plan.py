@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import DataError, UsageError
+from rmeeto_bench.files import short
 from rmeeto_bench.measure.rounds import CPU_TARGET, PRESETS, Protocol
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.records.run import MERGED_FROM
@@ -57,9 +59,20 @@ CHOICES = {
     "schedule": ("serial", "parallel"),
     "on_error": ("stop", "skip"),
 }
+NAMED_CHECKPOINTS = ("bundled", "none", "zoo")
 PATHS = ("data", "labels", "class_map")
 QUICK_IMAGES = 2000
 TABLE_12_RATIOS = tuple(ratio for ratio in PAPER_RATIOS if ratio != 0.36)
+
+
+FLAGS = {"models": "model", "rs": "r"}  # fields whose flag has another name
+
+
+def _typed(value: object) -> str:
+    """A field as one would type it."""
+    if isinstance(value, tuple):
+        return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return short(value) if isinstance(value, Path) else "the default" if value is None else str(value)
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,13 @@ class BenchPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed must be 0 or more, not {self.seed}")
+        for name in PATHS:  # a run is resumed and repeated from any folder
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)).absolute())
+        if self.checkpoints not in (None, *NAMED_CHECKPOINTS) and Path(self.checkpoints).exists():
+            object.__setattr__(self, "checkpoints", str(Path(self.checkpoints).absolute()))
         for model in self.models:
             config(model)
 
@@ -120,6 +140,15 @@ class BenchPlan:
     def evaluated_images(self) -> int | None:
         """Images of the accuracy pass; None for all."""
         return self.images or (QUICK_IMAGES if self.preset == "quick" else None)
+
+    def differences(self, other: BenchPlan, fields: Collection[str]) -> list[str]:
+        """`--flag mine, not theirs` for those of these fields that are not the same."""
+        found = []
+        for name in fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                found.append(f"--{FLAGS.get(name, name.replace('_', '-'))} {_typed(mine)}, not {_typed(theirs)}")
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""

@@ -13,8 +13,7 @@ from dataclasses import asdict, replace
 
 import torch
 
-from rmeeto_bench import errors
-from rmeeto_bench.bench.environment import package_path
+from rmeeto_bench import children, errors
 from rmeeto_bench.errors import RmeetoError, UnavailableError
 from rmeeto_bench.measure.devices.device import Device, find_devices
 from rmeeto_bench.measure.devices.nvml import snapshot
@@ -69,8 +68,10 @@ def discover(spec: str) -> tuple[DeviceRecord, ...]:
     """The records of the devices behind `--gpus`. Raises what `chosen_devices` raises."""
     if spec == "none" or spec.partition(":")[0] == "sim" or not torch.cuda.is_available():
         return tuple(device_record(device) for device in chosen_devices(spec))
-    command = [sys.executable, "-m", "rmeeto_bench.bench.run.devices", spec]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=package_path())
+    command = children.python("rmeeto_bench.bench.run.devices", spec)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=children.variables()
+    )
     try:
         answer = json.loads(done.stdout)
     except ValueError:

@@ -6,15 +6,13 @@ import json
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
-from rmeeto_bench import errors
-from rmeeto_bench.bench.environment import package_path
+from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
 
 POLL = 0.2  # seconds between two looks at whether to stop
@@ -42,7 +40,7 @@ def worker_environment(device: str, kind: str) -> dict[str, str]:
     MIG instances are left as the user chose them: a process can use one only. Accuracy passes read images with more. On a CPU
     the threads are bound to cores: where they happen to run, two processes of one program differ by several per cent.
     """
-    values = package_path()
+    values = children.variables()
     uuid = device.removeprefix("cuda:")
     if uuid != device:
         if not values.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
@@ -58,7 +56,7 @@ def worker_environment(device: str, kind: str) -> dict[str, str]:
 def launch(job: Job) -> Process:
     """Start the worker of a job, out of reach of the terminal's Ctrl-C."""
     return subprocess.Popen(
-        [sys.executable, "-m", "rmeeto_bench.bench.session.worker"],
+        children.python("rmeeto_bench.bench.session.worker"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

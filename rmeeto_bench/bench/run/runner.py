@@ -19,6 +19,7 @@ from typing import Protocol
 from rmeeto_bench import files
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.require import require
 from rmeeto_bench.bench.run.devices import discover
 from rmeeto_bench.bench.run.locks import device_lock, folder_lock
 from rmeeto_bench.bench.run.parallel import solo_against_together
@@ -145,6 +146,17 @@ class Running:
         self.finish(worker)
         return outcome
 
+    def check_images(self, device: DeviceRecord) -> None:
+        """Raise `DataError` if images that were evaluated on a device are others now. Bundled images do not change."""
+        if self.plan.data is None:
+            return
+        with Store.open(self.folder) as store:
+            evaluated = [model for model in self.plan.models if store.sessions(device.id, model, "accuracy")]
+        for model in evaluated:
+            outcome = self.perform("images", device, model, 0)
+            if outcome.error is not None:
+                raise outcome.error
+
     def measure_device(self, device: DeviceRecord) -> None:
         """All jobs of one device, under its lock. A job that fails ends the device's work, not the run."""
         with Store.open(self.folder) as store:
@@ -267,6 +279,7 @@ def run(
         controls.listener.note("no GPU that torch can use was found: measuring on the CPU")
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
+    require(plan, devices)
     made = not folder.exists()
     with folder_lock(folder):
         if (folder / MANIFEST).exists() or (folder / DATABASE).exists():
@@ -323,6 +336,8 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
         present = tuple(device for device in record.devices if device.id in here)
         if not present:
             raise UnavailableError("; ".join(running.lost.values()) + "; continue where they are, or measure anew with rerun")
+        for device in present:
+            running.check_images(device)
         running.record = replace(record, resumed_utc=(*record.resumed_utc, files.now()), failures=())
         return _carry_out(running)
 

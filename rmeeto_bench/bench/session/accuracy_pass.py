@@ -115,7 +115,12 @@ def through_all_arms(batch: Batch, arms: list[BuiltArm], setting: Setting, views
     best[:, :, :count] = classes
     best[:, labels == UNREADABLE] = -1
     names = [arm.cell.name for arm in arms]
-    return Chunk(batch.start, labels, dict(zip(names, best)), dict(zip(names, sure)), batch.problems)
+    return Chunk(batch.start, labels, dict(zip(names, best)), dict(zip(names, sure)), batch.problems, batch.digests)
+
+
+def clips_at_once(batch_size: int, views: int) -> int:
+    """How many items of so many views go through a model together: the views of an item are never parted."""
+    return max(1, batch_size // views)
 
 
 @torch.inference_mode()
@@ -130,8 +135,9 @@ def one_pass(arms: list[BuiltArm], data: ImageSet, job: Pass) -> Results:
         job.on_note(note)
     names = [arm.cell.name for arm in arms]
     kept = Predictions(job.store, job.filed_under or job.setting.device.id)
+    kept.check_same(data)
     kept.begin(data, {arm.cell.name: _settings(arm, job.setting) for arm in arms})
-    size = max(1, job.setting.batch_size // data.views)
+    size = clips_at_once(job.setting.batch_size, data.views)
     starts = range(0, len(data), size)[job.shard[0] :: job.shard[1]]
     done = kept.done(names)
     todo = [start for start in starts if start not in done]

@@ -78,7 +78,7 @@ def build(cell: Cell, plan: BenchPlan, setting: Setting) -> BuiltArm:
     weights: Weights = choose(cell, plan.checkpoints)
     provenance = None if weights.path is None else load_checkpoint(model, weights.path, ema=weights.ema)
     trained_r = None if provenance is None else provenance.trained_r
-    model = model.to(setting.device.torch_device, setting.dtype).eval()
+    model = model.to(setting.device.torch_device, setting.dtype).eval().freeze()  # nobody changes these weights any more
     _ = model.kernels_name  # refuse a backend that cannot run before anything is measured
     forward = GraphedForward(model) if setting.graphs else model
     return BuiltArm(cell, model, weights.label(cell.r, trained_r), provenance, forward)
@@ -104,12 +104,13 @@ def resident_batches(model: ReducedModel, data: ImageSet | None, setting: Settin
 
 
 def _full_batches(data: ImageSet, size: int) -> Iterator[Tensor]:
-    """Batches of exactly `size` images; a set smaller than one batch is repeated to fill it."""
+    """Batches of exactly `size` inputs, the first view of each clip; a set smaller than one batch is repeated to fill it."""
     for batch in data.batches(size):
-        if len(batch.images) == size:
-            yield batch.images
+        images = batch.images[:, 0] if data.views > 1 else batch.images
+        if len(images) == size:
+            yield images
         elif batch.start == 0:
-            yield batch.images.repeat(-(-size // len(batch.images)), 1, 1, 1)[:size]
+            yield images.repeat(-(-size // len(images)), *(1,) * (images.dim() - 1))[:size]
 
 
 class Step:

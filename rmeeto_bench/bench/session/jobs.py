@@ -31,6 +31,15 @@ def _keep_facts(desk: Desk, workload: Workload, bound: Collection[str] = ()) -> 
             desk.emit("note", text=f"{name} does not fit into memory at batch {facts.batch_size}")
 
 
+def _say_views(desk: Desk, batch: int, views: int) -> None:
+    """What a batch becomes for a model of clips."""
+    from rmeeto_bench.bench.session.accuracy_pass import clips_at_once
+
+    together = clips_at_once(batch, views)
+    text = f"timed on one view of each clip, {batch} at a time; evaluated on all {views} views, {together * views} at a time"
+    desk.emit("note", text=f"{desk.job.model} is {text}")
+
+
 def run_timing(desk: Desk) -> dict[str, Any]:
     """Warm up and time all arms in interleaved rounds; then let each answer the probe images, and at batch 1 time single
     steps."""
@@ -41,6 +50,8 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     if not workload.names or not workload.names[0].endswith("/r0"):
         return {**described, "rounds": None}
     batch = workload.batch_size
+    if workload.views > 1 and desk.job.session == 0:
+        _say_views(desk, batch, workload.views)
     arms = [TimedArm(name, workload.step(name, batch), batch) for name in workload.names]
     if desk.plan.inputs == "both":
         arms += [TimedArm(name + NOISE, workload.step(name, batch, noise=True), batch) for name in workload.names]
@@ -136,7 +147,18 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
     desk.store.add_labels(desk.device.id, desk.job.model, results.labels)
     unreadable = Predictions(desk.store, desk.device.id).unreadable(data.fingerprint)
     hint = suspicion(results, trained[0].cell.name, data.num_classes) if trained else None
-    return {"images": len(results.labels), "unreadable": unreadable, "hint": hint}
+    return {"images": len(results.labels), "unreadable": unreadable, "hint": hint, "views": data.views}
+
+
+def check_images(desk: Desk) -> dict[str, Any]:
+    """Whether the images that were evaluated are still the same; raises `DataError` if not."""
+    from rmeeto_bench.bench.store.predictions import Predictions
+
+    data = load_data(desk.plan, desk.job.model)
+    if data is not None:
+        desk.stage("checking the images")
+        Predictions(desk.store, desk.device.id).check_same(data)
+    return {}
 
 
 WORK: dict[str, Callable[[Desk], dict[str, Any]]] = {
@@ -145,6 +167,7 @@ WORK: dict[str, Callable[[Desk], dict[str, Any]]] = {
     "sweep": run_sweep,
     "energy": run_energy,
     "accuracy": run_accuracy,
+    "images": check_images,
     "equivalence": serve_blocks,
 }
 

@@ -19,6 +19,7 @@ class SimulatedWorkload:
     """The arms of one model on a simulated device: no weights, no data, no accuracy."""
 
     data_name = None
+    views = 1
 
     def __init__(self, plan: BenchPlan, device: Any, model: str) -> None:
         self._plan, self._device = plan, device

@@ -68,12 +68,28 @@ def serve(words: TextIO, events: TextIO) -> int:
     return 0
 
 
-def main() -> int:
-    """Keep standard output for events: whatever libraries print goes to standard error. Ctrl-C is the parent's affair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+def _own_channels() -> tuple[TextIO, TextIO]:
+    """The pipes to the parent, moved to where no child finds them: children read nothing, and their output goes to standard
+    error, as does whatever libraries print. A process that is forked from here closes both."""
+    pipes = os.dup(0), os.dup(1)  # Python's copies are not passed on to other programs
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
     os.dup2(2, 1)
-    code = serve(sys.stdin, events)
+    os.close(nothing)
+
+    def close() -> None:
+        for pipe in pipes:
+            os.close(pipe)
+
+    os.register_at_fork(after_in_child=close)
+    return os.fdopen(pipes[0], encoding="utf-8"), os.fdopen(pipes[1], "w", encoding="utf-8")
+
+
+def main() -> int:
+    """Do one job for the parent. Ctrl-C is the parent's affair."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    words, events = _own_channels()
+    code = serve(words, events)
     events.flush()
     sys.stderr.flush()
     os._exit(code)  # a GPU's libraries may hang or crash while the interpreter is taken down; everything is stored

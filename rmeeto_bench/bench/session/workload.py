@@ -38,6 +38,11 @@ class Workload(Protocol):
         """Images per step."""
         ...
 
+    @property
+    def views(self) -> int:
+        """Views of each item of the evaluation set; 1 for images."""
+        ...
+
     def step(self, arm: str, batch_size: int, *, noise: bool = False) -> Callable[[], Any]:
         """One forward of the next resident batch. Raises `torch.OutOfMemoryError` at the first call if it doesn't fit."""
         ...
@@ -107,6 +112,11 @@ class ModelWorkload:
     def data_name(self) -> str | None:
         """The evaluation set."""
         return None if self.data is None else self.data.name
+
+    @property
+    def views(self) -> int:
+        """Views of each item of the evaluation set."""
+        return 1 if self.data is None else self.data.views
 
     @property
     def batch_size(self) -> int:

@@ -15,14 +15,7 @@ from rmeeto_bench.data.image_set import UNREADABLE, ImageSet, Problem
 from rmeeto_bench.errors import DataError
 
 BEST = 5
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS data_set(id TEXT PRIMARY KEY, name TEXT, images INTEGER, classes INTEGER);
-CREATE TABLE IF NOT EXISTS pass(device TEXT, arm TEXT, data TEXT, settings TEXT, PRIMARY KEY(device, arm));
-CREATE TABLE IF NOT EXISTS seen(data TEXT, start INTEGER, labels BLOB, PRIMARY KEY(data, start));
-CREATE TABLE IF NOT EXISTS confidence(device TEXT, arm TEXT, start INTEGER, top1 BLOB, PRIMARY KEY(device, arm, start));
-CREATE TABLE IF NOT EXISTS problem(data TEXT, image INTEGER, path TEXT, reason TEXT, skipped INTEGER,
-  PRIMARY KEY(data, image, path, reason));
-"""
+DIGEST = 8  # bytes kept of an image's digest; changed images pass for unchanged once in 2**64
 
 
 @dataclass(frozen=True)
@@ -35,6 +28,7 @@ class Chunk:
     best: dict[str, NDArray[np.int16]]
     confidence: dict[str, NDArray[np.float16]]
     problems: tuple[Problem, ...] = ()
+    digests: bytes = b""  # of what was read, 8 bytes an image; zeros where nothing could be read
 
 
 @dataclass(frozen=True)
@@ -55,9 +49,6 @@ class Predictions:
 
     def __init__(self, store: Store, device: str) -> None:
         self._store, self._device = store, device
-        with store.transaction() as connection:
-            for statement in SCHEMA.split(";"):
-                connection.execute(statement)
 
     def begin(self, data: ImageSet, settings: dict[str, dict[str, Any]]) -> None:
         """Say what is about to be evaluated (by arm: batch size, precision, checkpoint).
@@ -92,7 +83,8 @@ class Predictions:
         """Keep one batch of all arms in one commit: after a crash it is there as a whole or not at all, never twice."""
         with self._store.transaction() as connection:
             labels = chunk.labels.astype("<i2").tobytes()
-            connection.execute("INSERT OR REPLACE INTO seen VALUES(?,?,?)", (data.fingerprint, chunk.start, labels))
+            seen = (self._device, data.fingerprint, chunk.start, labels, chunk.digests)
+            connection.execute("INSERT OR REPLACE INTO seen VALUES(?,?,?,?,?)", seen)
             for arm, best in chunk.best.items():
                 values = (self._device, arm, chunk.start, best.astype("<i2").tobytes(), len(best))
                 connection.execute(
@@ -103,6 +95,25 @@ class Predictions:
                     "INSERT OR REPLACE INTO confidence VALUES(?,?,?,?)", (self._device, arm, chunk.start, probabilities)
                 )
             self._problems(connection, data.fingerprint, chunk.problems)
+
+    def check_same(self, data: ImageSet) -> None:
+        """Raise `DataError` if an image that was evaluated is another one now: what is stored of it is no answer any more.
+
+        Reading and hashing is a small part of a pass: nothing is decoded.
+        """
+        with self._store.transaction() as connection:
+            query = "SELECT start, digests FROM seen WHERE device=? AND data=? ORDER BY start"
+            rows = connection.execute(query, (self._device, data.fingerprint)).fetchall()
+        for start, digests in rows:
+            count = len(digests) // DIGEST
+            now = data.digests(start, count)
+            for place in range(count):
+                was, found = (kept[place * DIGEST : (place + 1) * DIGEST] for kept in (digests, now))
+                if was != found and any(was):
+                    raise DataError(
+                        f"{data.locate(start + place)} is not the image it was when {self._store.path.parent} was measured; "
+                        "put the old images back, or choose another --out"
+                    )
 
     def done(self, arms: Sequence[str]) -> set[int]:
         """First images of the batches that all these arms have."""
@@ -118,7 +129,8 @@ class Predictions:
         """Everything stored of these arms on this data set, or the batches that begin at `only`."""
         starts = sorted(self.done(arms)) if only is None else sorted(only)
         with self._store.transaction() as connection:
-            seen = dict(connection.execute("SELECT start, labels FROM seen WHERE data=?", (fingerprint,)).fetchall())
+            query = "SELECT start, labels FROM seen WHERE device=? AND data=?"
+            seen = dict(connection.execute(query, (self._device, fingerprint)).fetchall())
             query = "SELECT start, {} FROM {} WHERE device=? AND arm=?"
             best = {
                 arm: dict(connection.execute(query.format("top5", "prediction"), (self._device, arm)).fetchall())

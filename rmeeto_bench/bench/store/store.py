@@ -53,7 +53,7 @@ class Facts:
         return cls(**{**value, **tuples})
 
 
-VERSION = 2  # 1: block and prediction only; still read
+VERSION = 3  # of the layout; a run of another one is not read
 SCHEMA = """
 CREATE TABLE session(device TEXT, session INTEGER, model TEXT, kind TEXT, status TEXT, started TEXT, ended TEXT,
   pid INTEGER, environment TEXT, result TEXT, PRIMARY KEY(device, session));
@@ -66,6 +66,12 @@ CREATE TABLE block(device TEXT, session INTEGER, round INTEGER, position INTEGER
   PRIMARY KEY(device, session, round, arm));
 CREATE TABLE prediction(device TEXT, arm TEXT, start INTEGER, top5 BLOB, count INTEGER,
   PRIMARY KEY(device, arm, start));
+CREATE TABLE confidence(device TEXT, arm TEXT, start INTEGER, top1 BLOB, PRIMARY KEY(device, arm, start));
+CREATE TABLE pass(device TEXT, arm TEXT, data TEXT, settings TEXT, PRIMARY KEY(device, arm));
+CREATE TABLE data_set(data TEXT PRIMARY KEY, name TEXT, images INTEGER, classes INTEGER);
+CREATE TABLE seen(device TEXT, data TEXT, start INTEGER, labels BLOB, digests BLOB, PRIMARY KEY(device, data, start));
+CREATE TABLE problem(data TEXT, image INTEGER, path TEXT, reason TEXT, skipped INTEGER,
+  PRIMARY KEY(data, image, path, reason));
 """
 
 
@@ -100,6 +106,11 @@ class Session:
 SESSION_COLUMNS = tuple(column.name for column in fields(Session))
 
 
+def other_version(layout: int) -> str:
+    """What to do about a run of another layout."""
+    return "upgrade rmeeto-bench" if layout > VERSION else "measure again with rerun, or use the version that wrote it"
+
+
 class Store:
     """One run's database. Use as a context manager, or call `close`.
 
@@ -128,8 +139,6 @@ class Store:
             if tables == 0:
                 connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
         store._check()
-        if store.version < VERSION:
-            raise DataError(f"{path} was written by an earlier version that could not resume; repeat the run with rerun")
         return store
 
     @classmethod
@@ -144,10 +153,10 @@ class Store:
 
     def _check(self) -> None:
         with self._guard() as connection:
-            (self.version,) = connection.execute("PRAGMA user_version").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
             connection.execute("PRAGMA synchronous=FULL")
-        if not 1 <= self.version <= VERSION:
-            raise DataError(f"{self.path} has layout {self.version}, this version reads up to {VERSION}; upgrade rmeeto-bench")
+        if version != VERSION:
+            raise DataError(f"{self.path} has layout {version}, this version reads layout {VERSION}; {other_version(version)}")
         with self._guard() as connection:
             connection.execute("PRAGMA trusted_schema=OFF")
             foreign = connection.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
@@ -201,14 +210,6 @@ class Store:
         with self._guard() as connection:
             return int(connection.execute("SELECT count(*) FROM block").fetchone()[0])
 
-    def add_predictions(self, device: str, arm: str, start: int, top5: NDArray[np.int16]) -> None:
-        """Keep the five best classes (int16 [n, 5], best first, -1 for none) of images `start` to `start + n`."""
-        data = np.ascontiguousarray(top5, dtype="<i2")
-        with self._guard() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO prediction VALUES(?,?,?,?,?)", (device, arm, start, data.tobytes(), len(data))
-            )
-
     def predictions(self, device: str, arm: str) -> NDArray[np.int16]:
         """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none.
 
@@ -227,6 +228,17 @@ class Store:
             reached += count
         joined = np.concatenate(parts)
         return joined[joined[:, 0] >= 0]
+
+    def image_digests(self, device: str, arm: str) -> bytes:
+        """The digests of the images an arm was evaluated on, joined in order."""
+        with self._guard() as connection:
+            query = (
+                "SELECT seen.digests FROM seen JOIN pass ON pass.device=seen.device AND pass.data=seen.data "
+                "JOIN prediction ON prediction.device=pass.device AND prediction.arm=pass.arm AND prediction.start=seen.start "
+                "WHERE pass.device=? AND pass.arm=? ORDER BY seen.start"
+            )
+            rows = connection.execute(query, (device, arm)).fetchall()
+        return b"".join(digests for (digests,) in rows)
 
     def begin_session(self, device: str, model: str, kind: str, environment: dict[str, Any]) -> int:
         """A new session of this process; its number is used once per device, so a restarted one is another session."""
@@ -267,9 +279,7 @@ class Store:
             ).rowcount
 
     def sessions(self, device: str, model: str | None = None, kind: str | None = None) -> list[Session]:
-        """The sessions of a device in order, of one model and kind if given; none in a run of an earlier version."""
-        if self.version < VERSION:
-            return []
+        """The sessions of a device in order, of one model and kind if given."""
         with self._guard() as connection:
             query = f"SELECT {','.join(SESSION_COLUMNS)} FROM session WHERE device=? ORDER BY session"
             rows = connection.execute(query, (device,)).fetchall()

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
-from rmeeto_bench.bench.store.store import SCHEMA, VERSION
+from rmeeto_bench.bench.store.store import SCHEMA, VERSION, other_version
 from rmeeto_bench.errors import DataError, UnavailableError
 from rmeeto_bench.records.run import DATABASE
 
@@ -39,8 +39,8 @@ def _tables(connection: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     """Raise `DataError` unless the schema is ours: no views, triggers, virtual tables, foreign columns or generated ones."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if not 1 <= version <= VERSION:
-        raise DataError(f"{path} has layout {version}, this version reads up to {VERSION}; upgrade rmeeto-bench")
+    if version != VERSION:
+        raise DataError(f"{path} has layout {version}, this version reads layout {VERSION}; {other_version(version)}")
     for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master"):
         if kind == "index" and sql is None:
             continue  # made by SQLite for a primary key

@@ -180,6 +180,8 @@ def _identity(arm: str, here: Place, accuracy: Accuracy | None) -> str | None:
     if evaluated[0] is None:
         return None  # random weights: not evaluated
     predictions = here.store.predictions(here.device.id, arm)
+    if accuracy.session.result.get("views", 1) > 1:
+        predictions = predictions[:0]  # of all views of a clip, where one view was timed: only the probes are comparable
     for session in here.timing:
         if session.status == "done":
             timed = here.store.probes(here.device.id, session.session).get(arm)

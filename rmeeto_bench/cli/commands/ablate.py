@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
 from rmeeto_bench.files import write_atomic
 from rmeeto_bench.models.sizes import config
@@ -63,7 +63,7 @@ def _data(arguments: argparse.Namespace) -> ImageSet:
     if data is None:
         raise UsageError(f"no images ship that {arguments.model} could classify; give --data")
     for note in data.notes:
-        print(f"note: {note}", file=sys.stderr)
+        output.say(f"note: {note}", error=True)
     return data
 
 
@@ -71,7 +71,7 @@ def _list(r: int) -> int:
     from rmeeto_bench.ablate.studies import studies
 
     for study in studies(r).values():
-        print(f"{study.name:13} {study.question} ({study.source}): {', '.join(v.label for v in study.variants)}")
+        output.say(f"{study.name:13} {study.question} ({study.source}): {', '.join(v.label for v in study.variants)}")
     return 0
 
 
@@ -101,7 +101,7 @@ def main(arguments: argparse.Namespace) -> int:
         if time.monotonic() - shown > EVERY:
             shown = time.monotonic()
             left = (total - done) * (shown - started) / done / 60
-            print(f"  {done} of {total} images, {left:.0f} min left", file=sys.stderr)
+            output.say(f"  {done} of {total} images, {left:.0f} min left", error=True)
 
     with graceful("finishing this batch; what was seen by every variant is kept") as should_stop:
         rows = [asdict(row) for row in run_studies(chosen, settings, data, progress, should_stop)]
@@ -110,7 +110,7 @@ def main(arguments: argparse.Namespace) -> int:
     images = rows[0]["images"] if rows else 0
     heading = f"Ablations of {arguments.model} at r = {arguments.r}, {regime}, {images} images of {data.name}"
     text = ablation.markdown(rows, heading)
-    print(text)
+    output.say(text)
     if arguments.out is not None:
         record = {"model": arguments.model, "r": arguments.r, "weights": weights.name, "data": data.name, "images": images}
         record |= {"weights_r": read_checkpoint(weights).provenance.trained_r or 0}

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.compare.calibrate import calibrate
 from rmeeto_bench.models.sizes import config
 
@@ -77,8 +78,8 @@ def main(arguments: argparse.Namespace) -> int:
         path = save_noise_profile(profile, arguments.out)
         profiles.append(asdict(profile))
         if not arguments.json:
-            print("\n".join(describe(profile)))
-            print(f"  kept in {path}")
+            output.say("\n".join(describe(profile)))
+            output.say(f"  kept in {path}")
     if arguments.json:
-        print(json.dumps(profiles, indent=1, ensure_ascii=False))
+        output.say(json.dumps(profiles, indent=1, ensure_ascii=False))
     return 0

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def _noise_line(device: Device) -> str:
 
 def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:
     """What there is to say about one device."""
+    from rmeeto_bench.kernels.native import library
     from rmeeto_bench.kernels.registry import Operands, select
     from rmeeto_bench.models.sizes import DeitConfig
     from rmeeto_bench.profiles import match_profile
@@ -134,6 +136,8 @@ def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:
     kernels = select("auto", Operands(device.torch_device.type, sized.d_state, sized.d_conv))
     merging = "fused" if kernels.merge is not None else "in torch operations"
     lines.append(f"  kernels for {model}: {kernels.name}, merging {merging}")
+    if kernels.name == "native":
+        lines.append(f"  compiled for {library.describe()}")
     if device.kind == "cuda":
         lines.append("  CUDA graphs: used at inference (--no-graphs turns them off)")
     for name, reason in kernels.refused.items():
@@ -155,21 +159,21 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.measure.devices.device import find_devices
     from rmeeto_bench.measure.devices.nvml import snapshot
 
-    print(f"python {sys.version.split()[0]}, " + ", ".join(f"{package} {_version(package)}" for package in PACKAGES))
-    print(f"torch was built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch was built without CUDA")
+    output.say(f"python {sys.version.split()[0]}, " + ", ".join(f"{package} {_version(package)}" for package in PACKAGES))
+    output.say(f"torch was built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch was built without CUDA")
     devices = find_devices(arguments.gpus)
     if arguments.gpus == "all" and devices[0].kind == "cpu":
-        print("no GPU that torch can use was found: check nvidia-smi and the CUDA build of torch if there should be one")
+        output.say("no GPU that torch can use was found: check nvidia-smi and the CUDA build of torch if there should be one")
     unfit = False
     for device in devices:
         state = snapshot(device.id.removeprefix("cuda:")) if device.kind == "cuda" else {}
         found = _hazards(device, state)
         unfit = unfit or any(invalid for invalid, _, _ in found)
-        print("\n".join([*_lines(device, arguments.model, state), *_hazard_lines(found)]))
-    print("\n".join(mamba_help.lines(torch.version.cuda, torch.cuda.device_count())))
-    print(f"bundled weights: {', '.join(bundled_models()) or 'none'}")
+        output.say("\n".join([*_lines(device, arguments.model, state), *_hazard_lines(found)]))
+    output.say("\n".join(mamba_help.lines(torch.version.cuda, torch.cuda.device_count())))
+    output.say(f"bundled weights: {', '.join(bundled_models()) or 'none'}")
     images = str(DEBIAN) if DEBIAN.is_dir() else "not found (Debian: apt install dataset-fashion-mnist)"
-    print(f"training data for vim_nano: {images}")
+    output.say(f"training data for vim_nano: {images}")
     if unfit and arguments.strict:
         raise UnavailableError("this machine is not fit to measure now; the lines above say why and what to do")
     return 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.images import add_data
 from rmeeto_bench.cli.interrupt import graceful
 from rmeeto_bench.files import write_atomic
@@ -78,11 +79,10 @@ def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
 
 
 def _show(record: AccuracyRecord, folder: Path) -> None:
-    from rich.console import Console
 
     from rmeeto_bench.report.accuracy import rich_tables, sentences
 
-    console = Console(highlight=False)
+    console = output.console()
     for table in rich_tables(record, console.width):
         console.print(table)
     for sentence in sentences(record):
@@ -114,7 +114,7 @@ def main(arguments: argparse.Namespace) -> int:
         record = evaluate_plan(evaluation, folder, devices, listener, should_stop)
     write_all(record, folder)
     if arguments.json == "-":
-        sys.stdout.write(to_json(record))
+        output.write_json_text(to_json(record), "-")
     else:
         if arguments.json:
             write_atomic(Path(arguments.json), to_json(record))

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.files import write_atomic
 
 FORMATS = ("gab", "bmf", "csv", "json")
@@ -37,6 +38,8 @@ def main(arguments: argparse.Namespace) -> int:
     text = WRITERS[arguments.to](record)
     if arguments.out:
         write_atomic(arguments.out, text)
-    else:
+    elif arguments.to == "csv":
         sys.stdout.write(text)
+    else:
+        output.write_json_text(text, "-")
     return 0

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -71,5 +73,5 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         paths = write_figure(figure, out / arguments.kind, arguments.style)
     for path in paths:
-        print(path)
+        output.say(path)
     return 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.commands import run as run_command
 
 if TYPE_CHECKING:
@@ -102,9 +102,7 @@ def _teller(names: dict[str, str]) -> Any:
     def tell(event: Event) -> None:
         where = f" on {event.host}" if event.host else ""
         detail = f": {event.detail}" if event.detail else ""
-        print(
-            f"[{time.monotonic() - begun:5.0f} s] {names[event.task]} {event.state}{where}{detail}", file=sys.stderr, flush=True
-        )
+        output.say(f"[{time.monotonic() - begun:5.0f} s] {names[event.task]} {event.state}{where}{detail}", error=True)
 
     return tell
 
@@ -134,15 +132,15 @@ def main(arguments: argparse.Namespace) -> int:
     outcome = drive(_engine(arguments), todo, out, _teller(names))
     if outcome.record is None:
         for ending in outcome.endings.values():
-            print(f"lost: {ending.detail}", file=sys.stderr)
+            output.say(f"lost: {ending.detail}", error=True)
         return 6 if outcome.endings else 5
     write_all(outcome.record, out)
     show(outcome.record, out)
     for failure in outcome.record.failures:
-        print(f"lost: {failure}", file=sys.stderr)
+        output.say(f"lost: {failure}", error=True)
     planned = sum(len(task.arms) for task in todo)
-    print(f"{planned - len(outcome.missing)} of {planned} cells measured", file=sys.stderr)
+    output.say(f"{planned - len(outcome.missing)} of {planned} cells measured", error=True)
     if outcome.missing or outcome.record.failures:
-        print(f"missing: {', '.join(outcome.missing) or 'none'}; the same command again continues", file=sys.stderr)
+        output.say(f"missing: {', '.join(outcome.missing) or 'none'}; the same command again continues", error=True)
         return 6
     return 0 if any(arm.images_per_second for arm in outcome.record.arms) else 5

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.flags import add_amount_arguments, chosen_rs
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.reduction.config import PRESETS
@@ -90,13 +91,10 @@ def table(found: list[dict[str, Any]]) -> Table:
 
 def main(arguments: argparse.Namespace) -> int:
     """Count and print."""
-    from rich.console import Console
-
-    from rmeeto_bench.cli.output import write_json
 
     found = rows(arguments)
-    if not write_json(found, arguments.json):
-        console = Console(highlight=False)
+    if not output.write_json(found, arguments.json):
+        console = output.console()
         for model in dict.fromkeys(row["model"] for row in found):
             console.print(table([row for row in found if row["model"] == model]))
     return 0

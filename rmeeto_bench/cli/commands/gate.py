@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmeeto_bench.cli import comparing, images
+from rmeeto_bench.cli import comparing, images, output
 from rmeeto_bench.cli.quantities import percent, points
 from rmeeto_bench.files import cache_folder
 
@@ -130,7 +129,7 @@ def _accuracy(out: dict[str, Path]) -> Callable[[RunRecord, RunRecord], Differen
             match = theirs.get((arm.device, arm.arm))
             if match is None or arm.top1 is None or match.top1 is None:
                 continue
-            delta = paired_top1((out[base.run_id], arm), (out[head.run_id], match), 1 - 2 * ALPHA)
+            delta, _ = paired_top1((out[base.run_id], arm), (out[head.run_id], match), 1 - 2 * ALPHA)
             if delta is not None:
                 found[arm.device, arm.arm] = (delta, arm.top1.value, match.top1.value)
         return found
@@ -158,7 +157,7 @@ def _judge(arguments: argparse.Namespace, sides: dict[str, Side], folder: Path) 
 
     def measure(names: tuple[str, ...], number: int) -> dict[str, RunRecord]:
         how = f"{' and '.join(names)} in turns" if turns else ", ".join(names)
-        print(f"pair {number + 1}: {how}", file=sys.stderr, flush=True)
+        output.say(f"pair {number + 1}: {how}", error=True)
         outs = {name: folder / f"{name}-{number + 1}" for name in names}
         if turns:
             records = start_together({name: sides[name] for name in names}, flags, outs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rmeeto_bench.cli import output
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -13,7 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """One line per run, the oldest first; a damaged one says so."""
-    from rich.console import Console
     from rich.table import Table
 
     from rmeeto_bench.errors import DataError
@@ -37,5 +38,5 @@ def main(arguments: argparse.Namespace) -> int:
         rows.append((record.created_utc, (str(folder), when, record.status, names, models, str(len(record.arms)), verdicts)))
     for _, row in sorted(rows):
         table.add_row(*row)
-    Console(highlight=False).print(table if rows else f"no runs in {arguments.folder}")
+    output.console().print(table if rows else f"no runs in {arguments.folder}")
     return 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.files import write_atomic
 
 
@@ -27,10 +27,10 @@ def main(arguments: argparse.Namespace) -> int:
 
     merged, notes = gather(arguments.runs, arguments.out, prefer=arguments.prefer)
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        output.say(f"note: {note}", error=True)
     write_all(merged.record, arguments.out)
     if arguments.json == "-":
-        sys.stdout.write(to_json(merged.record))
+        output.write_json_text(to_json(merged.record), "-")
     else:
         if arguments.json:
             write_atomic(Path(arguments.json), to_json(merged.record))

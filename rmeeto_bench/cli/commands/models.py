@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
+from rmeeto_bench.cli import output
 from rmeeto_bench.files import write_atomic
 from rmeeto_bench.models.sizes import MODELS
 
@@ -21,7 +22,6 @@ def main(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
     from pathlib import Path
 
-    from rich.console import Console
     from rich.table import Table
 
     from rmeeto_bench.checkpoints.catalogue import PUBLIC
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.json:
         write_atomic(Path(arguments.json), text)
-    console = Console(highlight=False, markup=False)
+    console = output.console()
     console.print(models)
     console.print(public)
     for entry in PUBLIC:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.files import write_atomic
 from rmeeto_bench.models.sizes import config
@@ -55,25 +55,24 @@ def _sources(arguments: argparse.Namespace) -> Sources:
     runs = [load(folder) for folder in arguments.runs]
     sources = gather(runs, _gflops, load_ablations(arguments.ablations), load_trainings(arguments.trainings))
     for line in sources.left_out:
-        print(line, file=sys.stderr)
+        output.say(line, error=True)
     return sources
 
 
 def _list(sources: Sources) -> int:
     """What each item needs, and what there is."""
-    from rich.console import Console
     from rich.padding import Padding
 
     from rmeeto_bench.report.paper.figures import ours
     from rmeeto_bench.report.paper.registry import FIGURES, TABLES, fill
 
-    console = Console(highlight=False)
+    console = output.console()
     blocks = [(name, item.title, item.needs.text, fill(item, sources).state) for name, item in TABLES.items()]
     for name, title in FIGURES.items():
         needs = TABLES["1b" if name == "fig1b" else "12"].needs.text
         blocks.append((name, title, needs, f"published numbers, ours at {ours(name, sources)} points"))
     for name, title, needs, state in blocks:
-        console.print(f"{name:6}{title}", markup=False)
+        console.print(f"{name:6}{title}")
         console.print(Padding(f"needs    {needs}\nat hand  {state}", (0, 0, 0, 6)))
     return 0
 
@@ -114,7 +113,7 @@ def main(arguments: argparse.Namespace) -> int:
     for item in items:
         table = fill(item, sources)
         if arguments.out is None:
-            print(markdown(table))
+            output.say(markdown(table))
             continue
         entries.append((item.label, item.title, table.state, _write(table, arguments.out)))
     for name in figures:
@@ -122,7 +121,7 @@ def main(arguments: argparse.Namespace) -> int:
         state = f"published numbers, ours at {ours(name, sources)} points"
         entries.append((f"Figure {name.removeprefix('fig')}", FIGURES[name], state, tuple(path.name for path in paths)))
     for label, title, state, files in entries:
-        print(f"{label}, {title}: {state} -> {files[0]}")
+        output.say(f"{label}, {title}: {state} -> {files[0]}")
     if arguments.all and arguments.out is not None:
         write_atomic(arguments.out / "index.html", index(entries))
     return 0

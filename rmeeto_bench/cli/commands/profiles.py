@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from rmeeto_bench.cli import output
+
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
     """No flags."""
@@ -11,7 +13,6 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def main(_: argparse.Namespace) -> int:
     """Print the profiles."""
-    from rich.console import Console
     from rich.table import Table
 
     from rmeeto_bench.profiles import load_profiles
@@ -28,5 +29,5 @@ def main(_: argparse.Namespace) -> int:
                 profile.paper_column,
                 profile.software,
             )
-    Console(highlight=False, markup=False).print(table)
+    output.console().print(table)
     return 0

@@ -6,6 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from rmeeto_bench.cli import output
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
@@ -18,5 +20,5 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.checkpoints.publish import pull
 
     with tempfile.TemporaryDirectory() as scratch:
-        print(pull(arguments.source, arguments.out, Path(scratch)))
+        output.say(pull(arguments.source, arguments.out, Path(scratch)))
     return 0

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def main(arguments: argparse.Namespace) -> int:
 
     publication = _publication(arguments)
     if not is_hub_name(arguments.to):
-        print(write_repository(publication, Path(arguments.to)))
+        output.say(write_repository(publication, Path(arguments.to)))
         return 0
     with tempfile.TemporaryDirectory() as scratch:
-        print(push(write_repository(publication, Path(scratch)), arguments.to, private=arguments.private))
+        output.say(push(write_repository(publication, Path(scratch)), arguments.to, private=arguments.private))
     return 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.sizes import config
@@ -139,11 +139,10 @@ def _rs(arguments: argparse.Namespace) -> tuple[int, ...]:
 def _show(progress: Progress) -> None:
     speed = progress.images_per_second
     left = (progress.steps - progress.step) * progress.seconds / progress.step
-    print(
+    output.say(
         f"  step {progress.step}/{progress.steps}  epoch {progress.epoch:.2f}  loss {progress.loss:.3f}  "
         f"lr {progress.lr:.2e}  {speed:.0f} images/s  data wait {100 * progress.data_wait:.0f} %  {left / 60:.1f} min left",
-        file=sys.stderr,
-        flush=True,
+        error=True,
     )
 
 
@@ -174,9 +173,7 @@ def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
             known = result is not None
             if result is None:
                 if world.leads:
-                    print(
-                        f"{session.model} r = {r}, {world.size} x {world.device}: {session.recipe}", file=sys.stderr, flush=True
-                    )
+                    output.say(f"{session.model} r = {r}, {world.size} x {world.device}: {session.recipe}", error=True)
                 result = train_one(session, r, world, _show, should_stop)
             if world.leads:
                 _report(result, known=known)
@@ -187,12 +184,12 @@ def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
 
 def _report(result: Trained, *, known: bool) -> None:
     state = "stopped early" if result.interrupted else "finished before" if known else "done"
-    print(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min", flush=True)
+    output.say(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min")
     if result.unreadable:
-        print(
+        output.say(
             f"  training files that could not be read and were skipped: {len(result.unreadable)}, {result.unreadable[0]} the "
             f"first; {result.log} names all",
-            file=sys.stderr,
+            error=True,
         )
 
 
@@ -200,7 +197,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Train at every r asked for, one after the other; each writes its checkpoint and log when it is done."""
     recipe = _recipe(arguments)
     if arguments.show:
-        print(recipe)
+        output.say(recipe)
         return 0
     from rmeeto_bench.retrain.distributed import world
 

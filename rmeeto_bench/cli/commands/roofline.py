@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.flags import add_amount_arguments, chosen_rs
 from rmeeto_bench.cost.attainable import Case, RooflineArm, measured, work_out
 from rmeeto_bench.errors import UsageError
@@ -89,9 +89,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 def main(arguments: argparse.Namespace) -> int:
     """Work out the limits, show them, draw them."""
-    from rich.console import Console
 
-    from rmeeto_bench.cli.output import write_json
     from rmeeto_bench.records.run import load
     from rmeeto_bench.report.figures.roofline import roofline
     from rmeeto_bench.report.figures.style import write_figure
@@ -104,14 +102,14 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         cases = _planned(arguments)
     worked = [(case, *work_out(case)) for case in cases]
-    quiet = write_json([row for _, row, _ in worked], arguments.json)
+    quiet = output.write_json([row for _, row, _ in worked], arguments.json)
     groups: dict[tuple[str, GpuProfile, str], list[tuple[dict[str, Any], RooflineArm]]] = {}
     for case, row, arm in worked:
         groups.setdefault((case.device, case.profile, case.model), []).append((row, arm))
     stems = [f"roofline_{profile.name}_{model}" for _, profile, model in groups]
     for index, ((device, profile, model), chosen) in enumerate(groups.items()):
         if not quiet:
-            Console(highlight=False).print(_table([row for row, _ in chosen]))
+            output.console().print(_table([row for row, _ in chosen]))
         if arguments.out is not None:
             again = stems[:index].count(stems[index])  # a second card of the same kind
             title = f"{device}, {model}, batch {chosen[0][0]['batch_size']}"
@@ -119,5 +117,5 @@ def main(arguments: argparse.Namespace) -> int:
             for path in write_figure(
                 figure, arguments.out / f"{stems[index]}{f'_{again + 1}' if again else ''}", arguments.style
             ):
-                print(f"wrote {path}", file=sys.stderr)
+                output.say(f"wrote {path}", error=True)
     return 0

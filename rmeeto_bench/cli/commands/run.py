@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.images import add_data
 from rmeeto_bench.cli.result import add_output, carry_out
 
@@ -133,17 +135,54 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
     )
 
 
+PLANNED = {"model": ("models",), "ratios": ("ratios", "rs"), "r": ("ratios", "rs"), "no_graphs": ("graphs",)}
+PLANNED |= {"device": ("gpus",), "batch_size": ("batch_size", "sweep")}  # flag -> fields of the plan, where names differ
+
+
+def given(add_arguments: Callable[[argparse.ArgumentParser], None], arguments: argparse.Namespace) -> set[str]:
+    """The fields of the plan whose flags were typed with another value than the flag's default."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    typed = {name for name, value in vars(arguments).items() if value != parser.get_default(name)}
+    return {field for name in typed for field in PLANNED.get(name, (name,))}
+
+
+def check_same(folder: Path, plan: BenchPlan, fields: Collection[str]) -> None:
+    """Raise `UsageError` if a resumed run is not the one that these flags ask for: it would be shown as its answer."""
+    from dataclasses import fields as dataclass_fields
+
+    from rmeeto_bench.bench.plan.plan import BenchPlan
+    from rmeeto_bench.errors import UsageError
+    from rmeeto_bench.records.run import load
+
+    stored = BenchPlan.from_dict(load(folder).plan)
+    known = [item.name for item in dataclass_fields(BenchPlan) if item.name in fields]
+    differences = []
+    if "rs" in known and (stored.rs is None) != (plan.rs is None):
+        differences = ["other ratios: one by --r, one by --ratios"]
+        known = [name for name in known if name not in ("ratios", "rs")]
+    elif "rs" in known:
+        known.remove("rs" if plan.rs is None else "ratios")
+    differences += stored.differences(plan, known)
+    if differences:
+        raise UsageError(
+            f"{folder} holds a run with {'; '.join(differences)}; leave those flags out to continue it, or choose another --out"
+        )
+
+
 def _dry_run(plan: BenchPlan, folder: Path) -> int:
     """Say what would be done and how long it would take."""
-    from rich.console import Console
 
     from rmeeto_bench.bench.plan.estimate import outline
+    from rmeeto_bench.bench.plan.require import require
     from rmeeto_bench.bench.run.devices import discover
 
-    console = Console(highlight=False)
-    for line in outline(plan, discover(plan.gpus)):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"files would go to {folder}", markup=False, soft_wrap=True)
+    console = output.console()
+    devices = discover(plan.gpus)
+    weights = require(plan, devices)
+    for line in (*outline(plan, devices), *(f"  {arm}: {path or 'random weights'}" for arm, path in weights.items())):
+        console.print(line, soft_wrap=True)
+    console.print(f"files would go to {folder}", soft_wrap=True)
     return 0
 
 
@@ -161,6 +200,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.resume and arguments.out is None:
         raise UsageError("--resume needs the folder of the run: --out DIR, or: rmeeto-bench resume DIR")
     if arguments.resume and (folder / MANIFEST).is_file():
+        check_same(folder, plan, given(add_arguments, arguments))
         return carry_out(lambda controls: resume(folder, controls), folder, arguments.json)
     argv = tuple(sys.argv[1:])
     return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json)

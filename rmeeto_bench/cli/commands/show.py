@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.result import show
 
 if TYPE_CHECKING:
@@ -66,19 +67,18 @@ def _provenance(record: RunRecord) -> str:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the run."""
-    from rich.console import Console
 
     from rmeeto_bench.records.run import load
 
     record = load(arguments.run)
     folder = arguments.run if arguments.run.is_dir() else arguments.run.parent
     show(record, folder)
-    console = Console(highlight=False)
-    console.print(_provenance(record), soft_wrap=True, markup=False)
+    console = output.console()
+    console.print(_provenance(record), soft_wrap=True)
     if arguments.plan:
         details = {"plan": record.plan, "environment": record.environment}
         details["devices"] = {device.id: {"name": device.name, **device.details} for device in record.devices}
-        console.print(json.dumps(details, indent=1, ensure_ascii=False), soft_wrap=True, markup=False)
+        console.print(json.dumps(details, indent=1, ensure_ascii=False), soft_wrap=True)
     if arguments.rounds:
         from rmeeto_bench.bench.store.store import Store
 

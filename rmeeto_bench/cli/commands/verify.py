@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.models.sizes import config
 
 
@@ -26,17 +27,21 @@ def main(arguments: argparse.Namespace) -> int:
     model = None if arguments.model is None else create_model(arguments.model, backend="reference")
     found = verify(path, model, ema=arguments.ema)
     provenance = found.provenance
-    print(f"file        {path}")
-    print(f"sha256      {provenance.sha256}")
+    output.say(f"file        {path}")
+    output.say(f"sha256      {provenance.sha256}")
     wrapping = f", in {' > '.join(provenance.wrapping)}" if provenance.wrapping else ""
-    print(f"format      {provenance.format}{wrapping}")
-    print(f"family      {found.family}")
+    output.say(f"format      {provenance.format}{wrapping}")
+    output.say(f"family      {found.family}")
     dtypes = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
-    print(f"tensors     {found.tensors} ({dtypes}), {found.parameters:,} parameters, all finite")
-    print(f"classes     {found.classes if found.classes is not None else 'no head'}")
+    output.say(f"tensors     {found.tensors} ({dtypes}), {found.parameters:,} parameters, all finite")
+    output.say(f"classes     {found.classes if found.classes is not None else 'no head'}")
     told = ", ".join(f"{name} {value}" for name, value in found.settings.items())
-    print(f"trained at  r = {provenance.trained_r if provenance.trained_r is not None else 'unknown'}; {told or 'no settings'}")
+    output.say(
+        f"trained at  r = {provenance.trained_r if provenance.trained_r is not None else 'unknown'}; {told or 'no settings'}"
+    )
     if provenance.epoch is not None:
-        print(f"epoch       {provenance.epoch}")
-    print(f"fits        {arguments.model}" if arguments.model else "fits        not checked: give --model NAME")
+        output.say(f"epoch       {provenance.epoch}")
+    for note in provenance.notes:
+        output.say(f"note        {note}")
+    output.say(f"fits        {arguments.model}" if arguments.model else "fits        not checked: give --model NAME")
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
+from rmeeto_bench.cli import output
 from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
@@ -113,11 +114,11 @@ def main(arguments: argparse.Namespace) -> int:
         own = _panels(name, _fit(name, frames, count), model, stages=arguments.stages)
         path = arguments.out / f"{name}_r{model.reduction.r}.png"
         save_picture(beside([panel.pixels for row in own for panel in row]), path)
-        print(path)
+        output.say(path)
         rows += own
     way = "pruned" if arguments.prune else "merged"
     title = f"{arguments.model}, r = {model.reduction.r} (ratio {model.reduction_ratio:.2f}), {way}, {weights}"
     sheet = arguments.out / f"contact_sheet.{arguments.format}"
     contact_sheet(rows, sheet, title)
-    print(sheet)
+    output.say(sheet)
     return 0

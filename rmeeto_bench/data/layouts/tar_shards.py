@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -76,8 +77,7 @@ class TarSource:
                 other.close()
             self._open.clear()
             file = self._open[member.shard] = stamp.path.open("rb")
-        file.seek(member.offset)
-        return file.read(member.size)
+        return os.pread(file.fileno(), member.size, member.offset)  # forked readers share the file's position
 
     def changed(self) -> str | None:
         """A shard that is not the one listed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ class _Rewrite:
         stored, arm = self._value(row, "device"), self._value(row, "arm")
         if arm is not None:
             return self.taken.rows.get((stored, str(arm).partition(VARIANT)[0]))
+        if "model" not in self.columns:
+            return next((id for (own, _), id in self.taken.rows.items() if own == stored), None)
         model = self._value(row, "model")
         fitting = (id for (own, name), id in self.taken.rows.items() if own == stored and (name.partition("/")[0] == model))
         return next(fitting, None)
@@ -84,9 +86,11 @@ def _copy(connection: sqlite3.Connection, target: sqlite3.Connection, source: Ta
     present = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
     first_session = _free_sessions(target)
     for table, columns in expected_tables().items():
-        if table in present and "device" in columns:
+        if table in present:
             marks = ",".join("?" * len(columns))
-            rows = _Rewrite(columns, source, first_session).rows(connection, table)
+            rows: Iterable[Sequence[Any]] = connection.execute(f"SELECT {','.join(columns)} FROM {table}")
+            if "device" in columns:
+                rows = _Rewrite(columns, source, first_session).rows(connection, table)
             try:
                 target.executemany(f"INSERT OR IGNORE INTO {table}({','.join(columns)}) VALUES({marks})", rows)
             except (TypeError, sqlite3.IntegrityError) as error:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from io import RawIOBase
 from typing import IO, Any
 
+from rmeeto_bench import children
+
 INTERVAL = 0.2  # seconds between two samples
 PATIENCE = 20.0  # seconds to wait for an answer, the first being delayed by imports, before giving the process up
 FAREWELL = 5.0  # seconds for it to end by itself
@@ -72,9 +74,15 @@ class Poller:
     """The parent's end of the sampling process. `command` stands in for the real one in tests."""
 
     def __init__(self, uuid: str, *, command: Sequence[str] = ()) -> None:
-        words = list(command) or [sys.executable, "-m", "rmeeto_bench.measure.devices.poller", uuid]
+        words = list(command) or children.python("rmeeto_bench.measure.devices.poller", uuid)
         self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+            env=children.variables(),
         )  # a session of its own: Ctrl-C is for the parent, which closes the pipe when it is done
 
     def _say(self, word: bytes) -> None:

@@ -1,0 +1,167 @@
+"""Reader processes: they do pieces of work side by side and hand the results back in order, through a socket each.
+
+The sockets have no name, and no memory is shared: neither /dev/shm nor TMPDIR matters. A reader that dies closes its socket,
+so it is noticed at once. Readers end with their parent and read none of its input.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import pickle
+import signal
+import socket
+import struct
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rmeeto_bench import children
+from rmeeto_bench.errors import RmeetoError, UnavailableError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+SIZE = struct.Struct("<Q")
+
+
+class _Pickler(pickle.Pickler):
+    """Tensors travel as NumPy arrays, whose bytes are sent as they are."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if type(value) is Tensor else NotImplemented
+
+
+def _send(link: socket.socket, value: Any) -> None:
+    """The number of parts and the size of each, then the parts: the pickle, then its arrays."""
+    arrays: list[pickle.PickleBuffer] = []
+    text = io.BytesIO()
+    _Pickler(text, protocol=5, buffer_callback=arrays.append).dump(value)
+    parts = [text.getbuffer(), *(array.raw() for array in arrays)]
+    link.sendall(b"".join(SIZE.pack(size) for size in (len(parts), *(part.nbytes for part in parts))))
+    for part in parts:
+        link.sendall(part)
+
+
+def _take(link: socket.socket, size: int) -> memoryview:
+    """The next `size` bytes. Raises `EOFError` if the other side is gone."""
+    room = np.empty(size, np.uint8).data
+    got = 0
+    while got < size:
+        count = link.recv_into(room[got:])
+        if count == 0:
+            raise EOFError
+        got += count
+    return room
+
+
+def _receive(link: socket.socket) -> Any:
+    (count,) = SIZE.unpack(_take(link, SIZE.size))
+    sizes = [size for (size,) in SIZE.iter_unpack(_take(link, SIZE.size * count))]
+    text, *arrays = [_take(link, size) for size in sizes]
+    return pickle.loads(text, buffers=arrays)
+
+
+class _Reader:
+    """A forked process that does `work` for each task it is sent."""
+
+    def __init__(self, work: Callable[[Any], Any], others: list[_Reader]) -> None:
+        children.prepare_fork()
+        self.link, theirs = socket.socketpair()
+        parent = os.getpid()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of threads; the child uses none of theirs
+            self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                children.bind(parent)
+                for link in (self.link, *(other.link for other in others)):
+                    link.close()
+                _serve(work, theirs)
+            finally:
+                os._exit(1)
+        theirs.close()
+
+    def fate(self) -> str:
+        """How it ended, in words."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.pid = 0
+        if code == -signal.SIGKILL:
+            return "was ended by SIGKILL, by hand or for lack of memory"
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+    def end(self) -> None:
+        """End it at once: it holds nothing that must be kept."""
+        self.link.close()
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+
+
+def _serve(work: Callable[[Any], Any], link: socket.socket) -> NoReturn:
+    """In the child: answer tasks until the parent closes the socket. Nothing of the parent's buffers is written."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
+    try:
+        while True:
+            task = _receive(link)
+            try:
+                answer: tuple[Any, RmeetoError | None] = (work(task), None)
+            except RmeetoError as error:
+                answer = (None, error)
+            _send(link, answer)
+    except (EOFError, OSError):
+        os._exit(0)
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+        os._exit(1)
+
+
+def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], count: int) -> Iterator[Result]:
+    """`work(task)` for every task, in the order of the tasks, by `count` processes; by this one if `count` is 0.
+
+    Each process works on one task and holds one finished result. Raises what `work` raises where it is an `RmeetoError`, and
+    `UnavailableError` for a process that died.
+    """
+    if count == 0 or not hasattr(os, "fork"):
+        yield from map(work, tasks)
+        return
+    waiting = iter(tasks)
+    readers: list[_Reader] = []
+    try:
+        for task in itertools.islice(waiting, count):
+            readers.append(_Reader(work, readers))
+            _send(readers[-1].link, task)
+        turns = list(readers)
+        while turns:
+            reader = turns.pop(0)
+            answer, error = _answer(reader)
+            if error is not None:
+                raise error
+            for task in itertools.islice(waiting, 1):
+                _send(reader.link, task)
+                turns.append(reader)
+            yield answer
+    finally:
+        for reader in readers:
+            reader.end()
+
+
+def _answer(reader: _Reader) -> tuple[Any, RmeetoError | None]:
+    try:
+        found: tuple[Any, RmeetoError | None] = _receive(reader.link)
+    except (EOFError, ConnectionError):
+        raise UnavailableError(
+            f"a process that decodes images {reader.fate()}; what was done is kept, go on with --resume and fewer workers"
+        ) from None
+    return found

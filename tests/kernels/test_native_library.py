@@ -1,0 +1,124 @@
+"""Where the compiled kernels come from: never from a file that others could have written, always for this processor."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rmeeto_bench.errors import UnavailableError
+from rmeeto_bench.kernels.native import library as loader
+from rmeeto_bench.kernels.native.compiling import file_name, intact, write_digest
+from rmeeto_bench.kernels.native.trust import distrust
+
+CHECK = """
+import torch
+from rmeeto_bench.kernels.native import library
+from rmeeto_bench.kernels.registry import Operands, select
+kernels = select("auto", Operands("cpu", 16, 4))
+print(kernels.name, library.describe(), dict(kernels.refused), sep=" | ")
+"""
+
+
+def fresh_process(home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "TMPDIR": str(home / "tmp"), "OMP_NUM_THREADS": "1", **variables}
+    (home / "tmp").mkdir(exist_ok=True)
+    line = [sys.executable, "-c", CHECK]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, cwd=home)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def cached() -> Path:
+    """The library that this machine uses."""
+    folder = next(iter(loader._folders()))
+    isa = loader.library().isa
+    return folder / file_name(isa)
+
+
+def keep(cached: Path, home: Path) -> Path:
+    """The library in the cache of another home, as a run there would have left it."""
+    folder = home / ".cache" / "rmeeto_bench" / "native"
+    folder.mkdir(parents=True, mode=0o700)
+    path = folder / cached.name
+    path.write_bytes(cached.read_bytes())
+    path.chmod(0o600)
+    write_digest(path)
+    return path
+
+
+@pytest.mark.slow
+def test_a_truncated_or_planted_library_is_built_again(cached: Path, tmp_path: Path) -> None:
+    path = keep(cached, tmp_path)
+    path.write_bytes(path.read_bytes()[:20_000])  # loading it would kill the process with SIGBUS
+    done = fresh_process(tmp_path)
+    assert done.stdout.startswith("native")
+    assert "built in" in done.stdout
+    assert intact(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_good_library_is_used_without_a_compiler_and_a_folder_of_others_is_not(cached: Path, tmp_path: Path) -> None:
+    keep(cached, tmp_path)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert fresh_process(tmp_path, PATH=str(empty)).stdout.startswith("native")
+    tmp_path.chmod(0o777)  # now others could replace what is in it
+    done = fresh_process(tmp_path, PATH=str(empty))
+    assert done.stdout.startswith("chunked")
+    assert "others may write" in done.stdout
+    assert "g++" in done.stdout
+
+
+def test_a_nonsense_or_broken_compiler_is_named_and_the_next_best_path_taken(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    broken = tools / "g++"
+    broken.write_text("#!/bin/sh\necho cc1plus: out of order >&2\nexit 1\n")
+    broken.chmod(0o755)
+    done = fresh_process(tmp_path, PATH=str(tools), CXX="no such compiler")
+    assert done.stdout.startswith("chunked")
+    assert "CXX=no such compiler is no program" in done.stdout
+    assert "out of order" in done.stdout
+
+
+def test_what_others_may_write_is_distrusted(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    folder.mkdir(mode=0o700)
+    library = folder / "a.so"
+    library.write_bytes(b"")
+    library.chmod(0o600)
+    assert distrust(library) is None
+    library.chmod(0o602)
+    assert "others may write" in str(distrust(library))
+    library.chmod(0o600)
+    folder.chmod(0o707)
+    assert "others may write" in str(distrust(library))
+    folder.chmod(0o1707)  # sticky: others may add files, not replace this one
+    assert distrust(library) is None
+    link = tmp_path / "link.so"
+    link.symlink_to(library)
+    assert "is a link" in str(distrust(link))
+    if os.getuid() == 0:
+        folder.chmod(0o700)
+        os.chown(library, 12345, -1)
+        assert "another user" in str(distrust(library))
+
+
+def test_a_processor_without_avx2_gets_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, best in (("AVX512", "avx512"), ("AVX2", "avx2"), ("DEFAULT", "sse2")):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda value=capability: value)
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
+        assert loader._processor_sets()[0] == best
+
+
+def test_without_a_folder_the_reason_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_folders", lambda: iter([Path("/proc/nowhere")]))
+    with pytest.raises(UnavailableError, match="cannot be used") as caught:
+        loader.find([loader.library().isa])
+    assert "\n" not in str(caught.value)
