@@ -17,7 +17,7 @@ import rmeeto_bench as rb
 from rmeeto_bench.data.image_set import TensorSet
 from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import CheckpointError, DataError, MeasurementError
-from rmeeto_bench.kernels.registry import select
+from rmeeto_bench.kernels.registry import _select
 from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.retrain.distill import distillation_loss, prepare_teacher, training_loss
 from rmeeto_bench.retrain.distributed import World
@@ -190,7 +190,7 @@ def test_the_teacher_is_frozen_in_eval_and_stochastic_under_upstream(data: Tenso
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_trains_near_fp32(data: TensorSet, precision: str) -> None:
     full = trained(data, tiny_recipe(schedule__epochs=0.5))[1]
-    select.cache_clear()  # as in a process of its own: the kernels are tested in the first forward, under autocast
+    _select.cache_clear()  # as in a process of its own: the kernels are tested in the first forward, under autocast
     low = trained(data, tiny_recipe(schedule__epochs=0.5, optimisation__precision=precision))[1]
     assert low.log[0].loss != full.log[0].loss
     assert low.log[-1].loss == pytest.approx(full.log[-1].loss, abs=0.1)
