@@ -29,9 +29,9 @@ def now() -> str:
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def cache_folder() -> Path:
-    """Worktrees, wheels and environments: `$XDG_CACHE_HOME/rmeeto-bench/gate`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmeeto-bench" / "gate"
+def cache_folder(name: str) -> Path:
+    """Where things of one kind are kept between runs: `$XDG_CACHE_HOME/rmeeto-bench/NAME`, by default below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmeeto-bench" / name
 
 
 def write_atomic(path: Path, text: str) -> None:

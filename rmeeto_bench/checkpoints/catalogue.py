@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-
-def bundled_checkpoint(name: str, r: int) -> Path | None:
-    """The checkpoint shipped for this model at this r, if there is one."""
-    path = BUNDLED / f"{name}_r{r}.safetensors"
-    return path if path.is_file() else None
-
-
 BUNDLED = Path(__file__).parents[1] / "bundled" / "vim_nano"
-
 VIM_LICENCE = "Apache-2.0"
 HUB = "https://huggingface.co/"
 RMEETO = "Soptq/R-Meeto"
@@ -21,6 +13,12 @@ VIDEOMAMBA = "OpenGVLab/VideoMamba"
 FACEBOOK = "https://dl.fbaipublicfiles.com/"
 TRAINED_FILES = ("model_best.pth", "checkpoint.pth")  # what the image training writes; which of them was uploaded is not said
 VIDEO_FILES = ("checkpoint-best.pth", "checkpoint-latest.pth")
+
+
+def bundled_checkpoint(name: str, r: int) -> Path | None:
+    """The checkpoint shipped for this model at this r, if there is one."""
+    path = BUNDLED / f"{name}_r{r}.safetensors"
+    return path if path.is_file() else None
 
 
 @dataclass(frozen=True)

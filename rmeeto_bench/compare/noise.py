@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rmeeto_bench.errors import DataError, MeasurementError
-from rmeeto_bench.files import write_atomic
+from rmeeto_bench.files import cache_folder, write_atomic
 from rmeeto_bench.measure.statistics import complete_rounds, hodges_lehmann, run_speedup
 from rmeeto_bench.records.run import Block, Estimate
 
@@ -121,7 +120,7 @@ def estimate_noise(blocks: Iterable[Block]) -> Noise:
 
 def noise_folder() -> Path:
     """Where noise profiles are kept: `$XDG_CACHE_HOME/rmeeto-bench/noise`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmeeto-bench" / "noise"
+    return cache_folder("noise")
 
 
 def _path(device_id: str, folder: Path | None) -> Path:

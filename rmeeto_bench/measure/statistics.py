@@ -83,8 +83,7 @@ def t_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
 def wilcoxon_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
     """Hodges-Lehmann estimate with the interval that inverts Wilcoxon's signed-rank test.
 
-    Below six values that test cannot reach 95 %: then the interval is Student's, around the Hodges-Lehmann estimate's
-    data all the same.
+    With fewer than six values that test cannot reach 95 %. The interval is then Student's t, of the same values.
     """
     values = np.asarray(x, float)
     k = _signed_rank_tail(len(values), level)
@@ -153,21 +152,6 @@ def run_estimate(logs: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
     if pooled.low is None or pooled.high is None:
         return Estimate(value)
     return Estimate(value, min(value, pooled.low), max(value, pooled.high))
-
-
-def simultaneous(estimate: Estimate, sessions: int, comparisons: int, level: float = 0.95) -> Estimate:
-    """A positive ratio's interval at `level`, widened so that `comparisons` of them hold together (Bonferroni).
-
-    For sentences that pick among arms. The interval is Student's over `sessions` on the logarithm; with fewer than three
-    sessions it comes from many rounds, so that the normal quantiles serve.
-    """
-    if estimate.low is None or estimate.high is None or comparisons < 2:
-        return estimate
-    degrees = sessions - 1 if sessions >= ENOUGH_SESSIONS else 1000
-    single, all_of_them = (float(stats.t.ppf(1 - (1 - level) / 2 / m, degrees)) for m in (1, comparisons))
-    stretch = all_of_them / single
-    low, high = ((end / estimate.value) ** stretch * estimate.value for end in (estimate.low, estimate.high))
-    return Estimate(estimate.value, low, high)
 
 
 def run_speedup(baseline: Sequence[ArrayLike], arm: Sequence[ArrayLike], level: float = 0.95) -> Estimate:

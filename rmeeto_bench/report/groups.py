@@ -1,4 +1,4 @@
-"""TODO."""
+"""The arms of a run grouped by device and model, as tables, figures and sentences go through them."""
 
 from __future__ import annotations
 

@@ -99,14 +99,14 @@ def test_refs_are_measured_by_turns_and_judged(repository: Path, tmp_path: Path,
 
 
 def test_worktrees_are_kept_and_used_again(repository: Path) -> None:
-    first = resolve("base", repository, cache_folder())
+    first = resolve("base", repository, cache_folder("gate"))
     assert first.commit == git(repository, "rev-parse", "base")
     marker = first.path / "marker"
     marker.touch()
-    assert resolve("base", repository, cache_folder()) == first
+    assert resolve("base", repository, cache_folder("gate")) == first
     assert marker.exists()
     shutil.rmtree(first.path)  # a cache that was cleaned: git still remembers the worktree
-    assert (resolve("base", repository, cache_folder()).path / "rmeeto_bench").is_dir()
+    assert (resolve("base", repository, cache_folder("gate")).path / "rmeeto_bench").is_dir()
 
 
 def test_other_dependencies_get_an_environment_that_is_kept(
@@ -123,16 +123,16 @@ def test_other_dependencies_get_an_environment_that_is_kept(
         return ""
 
     monkeypatch.setattr(sides, "_call", call)
-    side = resolve(str(other), repository, cache_folder())
+    side = resolve(str(other), repository, cache_folder("gate"))
     assert str(side.python) != sys.executable
     assert [words[1:3] for words in commands] == [["-m", "venv"], ["-m", "pip"]]
     assert commands[1][-1] == "torch>=99"
-    assert resolve(str(other), repository, cache_folder()) == side
+    assert resolve(str(other), repository, cache_folder("gate")) == side
     assert len(commands) == 2, "made once"
     own = Path(rmeeto_bench.__file__).parents[1] / "pyproject.toml"
     if own.is_file():
         shutil.copy(own, other / "pyproject.toml")
-        assert str(resolve(str(other), repository, cache_folder()).python) == sys.executable
+        assert str(resolve(str(other), repository, cache_folder("gate")).python) == sys.executable
 
 
 def test_a_folder_and_a_wheel_are_sides_too(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -43,7 +43,7 @@ def cached() -> Path:
 
 def keep(cached: Path, home: Path) -> Path:
     """The library in the cache of another home, as a run there would have left it."""
-    folder = home / ".cache" / "rmeeto_bench" / "native"
+    folder = home / ".cache" / "rmeeto-bench" / "native"
     folder.mkdir(parents=True, mode=0o700)
     path = folder / cached.name
     path.write_bytes(cached.read_bytes())

@@ -15,16 +15,24 @@ from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
 
+CHOICES = {
+    "precision": ("auto", "fp32", "fp16", "bf16"),
+    "inputs": ("auto", "real", "random", "both"),
+    "schedule": ("serial", "parallel"),
+    "on_error": ("stop", "skip"),
+}
+NAMED_CHECKPOINTS = ("bundled", "none", "zoo")
+PATHS = ("data", "labels", "class_map")
+QUICK_IMAGES = 2000
+TABLE_12_RATIOS = tuple(ratio for ratio in PAPER_RATIOS if ratio != 0.36)
+FLAGS = {"models": "model", "rs": "r"}  # fields whose flag has another name
+SIZES = tuple(2**power for power in range(10))  # batch sizes of a sweep
+ROUNDS = (6, 12)  # of a sweep, fewest and most: a knee needs a per cent, not a quarter of one
+
 
 def size_name(arm: str, size: int) -> str:
     """Id of an arm at a batch size in the blocks of a sweep."""
     return f"{arm}@b{size}"
-
-
-ROUNDS = (6, 12)  # fewest and most: a knee needs a per cent, not a quarter of one
-
-
-SIZES = tuple(2**power for power in range(10))
 
 
 def protocol_for(plan: BenchPlan, kind: str) -> Protocol:
@@ -51,21 +59,6 @@ def batch_size_for(plan: BenchPlan, kind: str) -> int:
 def precision_for(plan: BenchPlan, kind: str) -> str:
     """The plan's precision, or fp16 on a GPU (a simulated one too) and fp32 on a CPU."""
     return plan.precision if plan.precision != "auto" else ("fp32" if kind == "cpu" else "fp16")
-
-
-CHOICES = {
-    "precision": ("auto", "fp32", "fp16", "bf16"),
-    "inputs": ("auto", "real", "random", "both"),
-    "schedule": ("serial", "parallel"),
-    "on_error": ("stop", "skip"),
-}
-NAMED_CHECKPOINTS = ("bundled", "none", "zoo")
-PATHS = ("data", "labels", "class_map")
-QUICK_IMAGES = 2000
-TABLE_12_RATIOS = tuple(ratio for ratio in PAPER_RATIOS if ratio != 0.36)
-
-
-FLAGS = {"models": "model", "rs": "r"}  # fields whose flag has another name
 
 
 def _typed(value: object) -> str:

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from rmeeto_bench import files
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.require import require
@@ -28,6 +27,7 @@ from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.summary.record import assemble
 from rmeeto_bench.errors import DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
+from rmeeto_bench.files import now
 from rmeeto_bench.measure.rounds import RoundsProgress
 from rmeeto_bench.records.run import DATABASE, MANIFEST, DeviceRecord, RunRecord, load, save
 from rmeeto_bench.version import __version__
@@ -286,7 +286,7 @@ def run(
             Store.create(folder)  # says what to do
         record = RunRecord(
             run_id=new_run_id(plan),
-            created_utc=files.now(),
+            created_utc=now(),
             status="running",
             tool_version=__version__,
             argv=argv,
@@ -338,7 +338,7 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
             raise UnavailableError("; ".join(running.lost.values()) + "; continue where they are, or measure anew with rerun")
         for device in present:
             running.check_images(device)
-        running.record = replace(record, resumed_utc=(*record.resumed_utc, files.now()), failures=())
+        running.record = replace(record, resumed_utc=(*record.resumed_utc, now()), failures=())
         return _carry_out(running)
 
 

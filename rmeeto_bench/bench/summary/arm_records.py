@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rmeeto_bench import published as reference
+from rmeeto_bench import published
 from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, cells, precision_for, protocol_for
 from rmeeto_bench.bench.session.probe import AGREEMENT, SAME, agreement
 from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
@@ -21,6 +21,8 @@ from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, judg
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate
+
+PERCENTILES = (50, 90, 99)
 
 
 def difference(
@@ -44,9 +46,6 @@ def difference(
     count = min(len(first.top1), len(predictions))
     same = float(np.mean(np.asarray(first.top1[:count]) == predictions[:count, 0])) if count else 1.0
     return None if same >= AGREEMENT else f"only {100 * same:.1f} % of the recorded predictions are those of the timed program"
-
-
-PERCENTILES = (50, 90, 99)
 
 
 def percentiles(seconds: ArrayLike) -> dict[str, float]:
@@ -93,8 +92,8 @@ def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
     profile = match_profile(device.name, device.details.get("memory_gib"))
     if profile is None or not profile.paper_column:
         return None
-    found = reference.throughput(cell.model, profile.paper_column, cell.r)
-    top1 = reference.top1(cell.model, cell.r)
+    found = published.throughput(cell.model, profile.paper_column, cell.r)
+    top1 = published.top1(cell.model, cell.r)
     return None if found is None else {**found, **({} if top1 is None else {"top1": top1})}
 
 

@@ -153,7 +153,7 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
 
     from rmeeto_bench.bench.plan.weights import bundled_models
-    from rmeeto_bench.cli import install_help as mamba_help
+    from rmeeto_bench.cli import install_help
     from rmeeto_bench.data.layouts.fashion_mnist import DEBIAN
     from rmeeto_bench.errors import UnavailableError
     from rmeeto_bench.measure.devices.device import find_devices
@@ -170,7 +170,7 @@ def main(arguments: argparse.Namespace) -> int:
         found = _hazards(device, state)
         unfit = unfit or any(invalid for invalid, _, _ in found)
         output.say("\n".join([*_lines(device, arguments.model, state), *_hazard_lines(found)]))
-    output.say("\n".join(mamba_help.lines(torch.version.cuda, torch.cuda.device_count())))
+    output.say("\n".join(install_help.lines(torch.version.cuda, torch.cuda.device_count())))
     output.say(f"bundled weights: {', '.join(bundled_models()) or 'none'}")
     images = str(DEBIAN) if DEBIAN.is_dir() else "not found (Debian: apt install dataset-fashion-mnist)"
     output.say(f"training data for vim_nano: {images}")

@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _draw(arguments: argparse.Namespace) -> Figure:
     from rmeeto_bench.errors import DataError
     from rmeeto_bench.records.run import load
-    from rmeeto_bench.report.figures import kinds as figure_kinds
+    from rmeeto_bench.report.figures import kinds
 
     if arguments.kind == "kernels":
         try:
             checks = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.runs]
         except (ValueError, IsADirectoryError) as error:
             raise DataError(f"--kind kernels wants the JSON that benchmarks/gpu_check.py wrote ({error})") from error
-        return figure_kinds.kernel_times(checks, arguments.style)
+        return kinds.kernel_times(checks, arguments.style)
     records = [load(path) for path in arguments.runs]
     if arguments.kind == "energy":
         from rmeeto_bench.cli.result import stored_blocks
@@ -55,8 +55,8 @@ def _draw(arguments: argparse.Namespace) -> Figure:
         joules: dict[tuple[str, str, str], Estimate] = {}
         for path, record in zip(arguments.runs, records, strict=True):
             joules |= energy_of_run(record, stored_blocks(path if path.is_dir() else path.parent, record))
-        return figure_kinds.energy(records, arguments.style, joules)
-    return figure_kinds.KINDS[arguments.kind](records, arguments.style)
+        return kinds.energy(records, arguments.style, joules)
+    return kinds.KINDS[arguments.kind](records, arguments.style)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -192,7 +192,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError("--pairs must be at least 2: one process a side has no spread")
     if arguments.out is not None and arguments.out.exists() and any(arguments.out.iterdir()):
         raise DataError(f"{arguments.out} is not empty; choose another --out or remove it")
-    sides = {name: resolve(getattr(arguments, name), Path.cwd(), cache_folder()) for name in ("base", "head")}
+    sides = {name: resolve(getattr(arguments, name), Path.cwd(), cache_folder("gate")) for name in ("base", "head")}
     with tempfile.TemporaryDirectory() as temporary:
         comparison = _judge(arguments, sides, arguments.out or Path(temporary))
     return comparing.show(comparison, arguments)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rmeeto_bench.errors import UnavailableError, UsageError
+from rmeeto_bench.files import cache_folder
 from rmeeto_bench.kernels.native.compiling import HERE, compile_library, compilers, file_name, instruction_sets, intact
 from rmeeto_bench.kernels.native.trust import distrust
 
@@ -74,7 +75,7 @@ def _load(path: Path, isa: str, source: str) -> Library:
 
 def _folders() -> Iterator[Path]:
     """Where libraries are kept: the user's cache, or else a folder of the user's own among the temporary files."""
-    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rmeeto_bench" / "native"
+    yield cache_folder("native")
     yield Path(tempfile.gettempdir()) / f"rmeeto_bench-native-{os.getuid()}"
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from rmeeto_bench import published as reference
+from rmeeto_bench import published
 from rmeeto_bench.records.run import Arm, Estimate
 from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, settings
 from rmeeto_bench.report.paper.sources import Sources
@@ -112,7 +112,7 @@ def fig4(sources: Sources, style: str = "screen") -> Figure:
 
     def draw(axes: Axes) -> None:
         for index, gpu in enumerate(GPUS):
-            points = [(reference.throughput(MODEL, gpu, r), reference.top1(MODEL, r)) for r in RS]
+            points = [(published.throughput(MODEL, gpu, r), published.top1(MODEL, r)) for r in RS]
             known = [(speed["images_per_second"], top1) for speed, top1 in points if speed and top1 is not None]
             colour, marker, line = COLOURS[index], MARKERS[index], LINES[index % len(LINES)]
             xs, ys = [x for x, _ in known], [y for _, y in known]
@@ -139,7 +139,7 @@ def fig4(sources: Sources, style: str = "screen") -> Figure:
 def _published(method: str, regime: str, table: str) -> tuple[list[float], list[float]]:
     found = [
         (float(row.reduction_ratio), row.value)
-        for row in reference.rows()
+        for row in published.rows()
         if (row.table, row.method, row.regime, row.metric) == (table, method, regime, "top1")
     ]
     return [ratio for ratio, _ in found], [value for _, value in found]
@@ -149,7 +149,7 @@ def fig1b(sources: Sources, style: str = "screen") -> Figure:
     """Top-1 of Vim-S over the reduction ratio: pruned, merged, merged and re-trained; stars are ours."""
 
     def draw(axes: Axes) -> None:
-        axes.axhline(reference.top1(MODEL, 0) or 0.0, color="0.4", linewidth=1, linestyle=":", label="unmerged")
+        axes.axhline(published.top1(MODEL, 0) or 0.0, color="0.4", linewidth=1, linestyle=":", label="unmerged")
         for index, (method, regime, table, name, weights) in enumerate(SERIES):
             xs, ys = _published(method, regime, table)
             colour = COLOURS[index]
