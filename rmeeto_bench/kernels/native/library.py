@@ -38,7 +38,7 @@ class Library:
 
     dll: ctypes.CDLL
     isa: str  # instruction set: avx512, avx2, sse2, neon or generic
-    source: str  # shipped in the package, or built and where
+    source: str  # "shipped in the package", or "built in FOLDER" with the command if this process built it
 
     def run(self, function: str, *arguments: Any) -> None:
         """Call a kernel with torch's number of threads. Raises `UsageError` where it refuses its arguments."""
@@ -187,10 +187,10 @@ def library() -> Library:
 
 
 def describe() -> str | None:
-    """Instruction set and origin of the kernels, for records; None where there are none yet."""
+    """Instruction set and origin of the kernels, without a path, for records; None where there are none yet."""
     try:
         found = library() if _chosen else find(_processor_sets(), build=False)
-        return f"{found.isa}, {found.source}"
+        return f"{found.isa}, {found.source.partition(' in ')[0]}"
     except UnavailableError:
         return None
 
