@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rmeeto_bench.bench.run import watchdog
+from rmeeto_bench import watchdog
 from rmeeto_bench.bench.run.processes import Outcome, Worker, events
 from rmeeto_bench.bench.session.context import Job
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
 from rmeeto_bench import children, errors
-from rmeeto_bench.bench.run.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 
 POLL = 0.2  # seconds between two looks at whether to stop
 TAIL = 20  # last lines of a worker's standard error that are kept

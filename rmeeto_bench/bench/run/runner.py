@@ -24,7 +24,6 @@ from rmeeto_bench.bench.run.folder_lock import folder_lock
 from rmeeto_bench.bench.run.locks import device_lock
 from rmeeto_bench.bench.run.parallel import solo_against_together
 from rmeeto_bench.bench.run.processes import Outcome, Process, Worker, events, launch
-from rmeeto_bench.bench.run.watchdog import SILENT, SILENT_UNSEEN
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.summary.record import assemble
@@ -34,6 +33,7 @@ from rmeeto_bench.measure.rounds import RoundsProgress
 from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.records.run import DATABASE, MANIFEST, DeviceRecord, RunRecord, load, save
 from rmeeto_bench.version import __version__
+from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN
 
 
 class Listener(Protocol):

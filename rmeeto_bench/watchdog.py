@@ -1,4 +1,4 @@
-"""Whether a worker still gets on: one that says nothing and uses no processor time for minutes will do so for ever."""
+"""Whether a child process still gets on: one that says nothing and uses no processor time for minutes will do so for ever."""
 
 from __future__ import annotations
 
