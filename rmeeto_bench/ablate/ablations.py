@@ -66,13 +66,20 @@ class Arm:
         self.hits: list[list[Hits]] = [[] for _ in range(self.seeds)]
 
     @torch.inference_mode()
-    def see(self, batch: Batch) -> None:
-        """Classify a batch, once for each seed; the draws of a seed go on from batch to batch."""
+    def see(self, batch: Batch) -> list[Hits]:
+        """What it gets right of a batch, for each seed; the draws of a seed go on from batch to batch."""
+        found: list[Hits] = []
         for seed in range(self.seeds):
             if self.variant.stochastic:
                 drawn = replace(self.variant.reduction.ablation, seed=seed * 1_000_000_007 + batch.start)
                 self.model.set_reduction(replace(self.variant.reduction, ablation=drawn))
-            self.hits[seed].append((self.model(batch.images).argmax(-1) == batch.labels).numpy())
+            found.append((self.model(batch.images).argmax(-1) == batch.labels).numpy())
+        return found
+
+    def keep(self, found: list[Hits]) -> None:
+        """Add the hits of a batch that every variant has seen."""
+        for hits, new in zip(self.hits, found, strict=True):
+            hits.append(new)
 
     def right(self) -> Hits:
         """All hits so far, [seeds, images]."""
@@ -99,7 +106,7 @@ def run_studies(
     on_progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> list[Row]:
-    """Evaluate all variants on all images; stopping early keeps whole batches, seen by every variant.
+    """Evaluate all variants on all images; stopping early drops the batch in hand and keeps those seen by every variant.
 
     Raises `UsageError` if no variant fits the model.
     """
@@ -107,13 +114,18 @@ def run_studies(
     if not arms:
         raise UsageError(f"{settings.model} has none of these ablations")
     done = 0
-    for batch in data.batches(settings.batch_size):
-        for arm in arms.values():
-            arm.see(batch)
-        done += len(batch.labels)
-        on_progress(done, len(data))
-        if should_stop():
-            break
+    try:
+        for batch in data.batches(settings.batch_size):
+            found = [arm.see(batch) for arm in arms.values() if not should_stop()]
+            if len(found) < len(arms):
+                break
+            for arm, hits in zip(arms.values(), found, strict=True):
+                arm.keep(hits)
+            done += len(batch.labels)
+            on_progress(done, len(data))
+    except KeyboardInterrupt:
+        if not should_stop():
+            raise
     return [row for study in chosen for row in _rows(study, arms)] if done else []
 
 

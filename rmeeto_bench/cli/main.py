@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from rmeeto_bench.cli import output
+from rmeeto_bench.cli.interrupt import terminable
 from rmeeto_bench.errors import RmeetoError
 from rmeeto_bench.version import __version__
 
@@ -85,16 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     output.prepare()
     words = list(sys.argv[1:] if argv is None else argv)
-    named = bool(words) and words[0] in COMMANDS
-    command = words.pop(0) if named else "run"
-    if not named and words and not words[0].startswith("-"):
-        return _fail(f"unknown command {words[0]!r}; the commands are {', '.join(COMMANDS)}", 2)
-    module = importlib.import_module(f"rmeeto_bench.cli.commands.{command}")
-    parser = _parser(command)
-    module.add_arguments(parser)
-    arguments = parser.parse_args(words)
     try:
-        return module.main(arguments)
+        with terminable():
+            return _command(words)
     except RmeetoError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -104,6 +98,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _explain(error)
+
+
+def _command(words: list[str]) -> int:
+    """Pick the command, read its flags and run it."""
+    named = bool(words) and words[0] in COMMANDS
+    command = words.pop(0) if named else "run"
+    if not named and words and not words[0].startswith("-"):
+        return _fail(f"unknown command {words[0]!r}; the commands are {', '.join(COMMANDS)}", 2)
+    module = importlib.import_module(f"rmeeto_bench.cli.commands.{command}")
+    parser = _parser(command)
+    module.add_arguments(parser)
+    code: int = module.main(parser.parse_args(words))
+    return code
 
 
 if __name__ == "__main__":

@@ -59,6 +59,11 @@ def _r(log: TrainingLog) -> int:
     return int(log.head.get("reduction", log.head).get("r", 0))
 
 
+def _top1(log: TrainingLog) -> str:
+    """Of a run that was interrupted there is none."""
+    return "-" if log.tail["top1"] is None else f"{log.tail['top1']:.2f}"
+
+
 def minutes_table(logs: list[TrainingLog]) -> str:
     """Markdown: one line per run, then the paper's wall-clock values for the same models."""
     text = [
@@ -69,7 +74,7 @@ def minutes_table(logs: list[TrainingLog]) -> str:
         head, tail = log.head, log.tail
         text.append(
             f"| {log.name} | {_r(log)} | {head.get('device', 'cpu')} | {head.get('processes', 1)} | {log.epochs:.2f} | "
-            f"{tail['seconds'] / 60:.1f} | {log.images_per_second:.0f} | {tail['top1']:.2f} |"
+            f"{tail['seconds'] / 60:.1f} | {log.images_per_second:.0f} | {_top1(log)} |"
         )
     models = {PAPER_NAMES[log.head["model"]] for log in logs if log.head["model"] in PAPER_NAMES}
     published = [row for row in rows() if row.table in ("3", "9") and row.metric == "wall_time" and row.model in models]
@@ -91,7 +96,7 @@ def draw_curves(logs: list[TrainingLog], path: Path) -> None:
     axes = figure.add_subplot()
     for index, log in enumerate(logs):
         epochs = [line["epoch"] for line in log.lines]
-        label = f"{log.name}: {log.tail['top1']:.2f} %"
+        label = f"{log.name}: {_top1(log)} %"
         axes.plot(epochs, [line["loss"] for line in log.lines], color=f"C{index % 10}", lw=1, label=label)
     axes.set(xlabel="epochs", ylabel="training loss")
     axes.grid(alpha=0.3)

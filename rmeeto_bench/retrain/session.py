@@ -99,12 +99,13 @@ def _way(reduction: ReductionConfig) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """The files and the outcome of one run; `top1` in percent on the validation set; `minutes` of training; `unreadable`:
-    training files that were skipped (since the last resumption)."""
+    """The files and the outcome of one run; `top1` in percent on the validation set, None if the run was interrupted, which
+    leaves its state and no checkpoint; `minutes` of training; `unreadable`: training files that were skipped (since the last
+    resumption)."""
 
     checkpoint: Path
     log: Path
-    top1: float
+    top1: float | None
     minutes: float
     interrupted: bool
     unreadable: tuple[str, ...] = ()
@@ -210,20 +211,35 @@ def train_one(
         save_every=session.files.save_every,
     )
     outcome = trainer.run(watch)
-    weights = trainer.weights.eval()
-    batch = max(1, EVALUATION_TOKENS // model.config.num_tokens)
-    accuracy = top1(weights, validation_batches(validation, shape, world, batch), world)
+    accuracy = None if outcome.interrupted else _evaluated(trainer, validation, watch)
     stem = session.stem(r)
     trained = Trained(
-        stem.with_suffix(".safetensors"), stem.with_suffix(".jsonl"), accuracy, outcome.seconds / 60, outcome.interrupted,
+        stem.with_suffix(".safetensors"), stem.with_suffix(".jsonl"), accuracy, outcome.seconds / 60, accuracy is None,
         world.union(feed.unreadable),
     )  # fmt: skip
     if world.leads:
         _write(session, r, trainer, trained, len(validation))
-        if not outcome.interrupted:
+        if not trained.interrupted:
             remove_states(states)
     world.wait()
     return trained
+
+
+def _evaluated(trainer: Trainer, validation: LabelledSet, watch: Watch) -> float | None:
+    """Top-1 of a run that is trained; None if it was stopped here, and then the trained state is saved."""
+    model, world = trainer.model, trainer.world
+    assert isinstance(model, ReducedModel)
+    batch = max(1, EVALUATION_TOKENS // model.config.num_tokens)
+    batches = validation_batches(validation, model.config.input_shape, world, batch)
+    try:
+        accuracy = top1(trainer.weights.eval(), batches, world, watch.should_stop)
+    except KeyboardInterrupt:
+        if world.size > 1:
+            raise
+        accuracy = None
+    if accuracy is None:
+        trainer.save(watch)
+    return accuracy
 
 
 def _save(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -231,21 +247,22 @@ def _save(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_images: int) -> None:
-    """Weights and log, each complete or not at all."""
+    """Weights of a finished run, and its log; each complete or not at all."""
     recipe, feed = session.recipe, trainer.feed
-    metadata = {
-        "model": session.model,
-        "r": str(r),
-        "reduction": written(replace(session.reduction, r=r)),
-        "recipe": recipe.name,
-        "epochs": f"{trainer.step / trainer.steps_per_epoch:.2f}",
-        "data": feed.data.name,
-        "weights": "raw" if trainer.ema is None else "ema",
-        "top1": f"{trained.top1:.2f}",
-        "version": __version__,
-    }
-    dtype = torch.float16 if session.files.half else None
-    save_checkpoint(trainer.weights.state_dict(), trained.checkpoint, metadata=metadata, dtype=dtype)
+    if trained.top1 is not None:
+        metadata = {
+            "model": session.model,
+            "r": str(r),
+            "reduction": written(replace(session.reduction, r=r)),
+            "recipe": recipe.name,
+            "epochs": f"{trainer.step / trainer.steps_per_epoch:.2f}",
+            "data": feed.data.name,
+            "weights": "raw" if trainer.ema is None else "ema",
+            "top1": f"{trained.top1:.2f}",
+            "version": __version__,
+        }
+        dtype = torch.float16 if session.files.half else None
+        save_checkpoint(trainer.weights.state_dict(), trained.checkpoint, metadata=metadata, dtype=dtype)
     vim = trainer.model
     assert isinstance(vim, ReducedModel)
     head = {

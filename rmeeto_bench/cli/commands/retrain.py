@@ -183,8 +183,11 @@ def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
 
 
 def _report(result: Trained, *, known: bool) -> None:
-    state = "stopped early" if result.interrupted else "finished before" if known else "done"
-    output.say(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min")
+    if result.top1 is None:
+        output.say(f"{result.log}  stopped early after {result.minutes:.1f} min, its state is saved: go on with --resume")
+    else:
+        state = "finished before" if known else "done"
+        output.say(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min")
     if result.unreadable:
         output.say(
             f"  training files that could not be read and were skipped: {len(result.unreadable)}, {result.unreadable[0]} the "
