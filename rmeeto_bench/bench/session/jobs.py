@@ -52,6 +52,8 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     described = {"data": workload.data_name, "noise": workload.data_name is None or desk.plan.inputs == "random"}
     if not workload.names or not workload.names[0].endswith("/r0"):
         return {**described, "rounds": None}
+    if desk.job.session == 0 and isinstance(workload, ModelWorkload):
+        desk.emit("note", text=workload.built[workload.names[0]].account())
     batch = workload.batch_size
     if workload.views > 1 and desk.job.session == 0:
         _say_views(desk, batch, workload.views)
