@@ -31,10 +31,10 @@ Pairs = list[tuple[str, int]]
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Class numbers by name. `names`: those it was given · `aliases`: other spellings, each of one class only."""
+    """Class numbers by name."""
 
-    names: dict[str, int]
-    aliases: dict[str, int]
+    names: dict[str, int]  # name that was given -> class
+    aliases: dict[str, int]  # other spelling -> class; each spelling means one class only
 
     @classmethod
     def of(cls, names: Pairs, *others: Pairs) -> ClassMap:

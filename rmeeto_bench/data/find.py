@@ -24,10 +24,10 @@ WRITTEN_AS = "give a folder of images by class, or of Fashion-MNIST files, .parq
 
 @dataclass(frozen=True)
 class Where:
-    """What to read besides the path: `labels` of a flat folder, `class_map` from class names to numbers."""
+    """What to read besides the path."""
 
-    labels: Path | None = None
-    class_map: Path | None = None
+    labels: Path | None = None  # file of the labels of a flat folder
+    class_map: Path | None = None  # file that gives class names their numbers
 
 
 def find_data(

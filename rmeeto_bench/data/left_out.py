@@ -14,10 +14,10 @@ NAMED = 3  # members of a kind that the line names
 
 @dataclass(frozen=True)
 class Kind:
-    """Why members of a data set are not used: `one` of them is the reason of a `Problem`, `many` is for the count."""
+    """Why members of a data set are not used."""
 
-    one: str
-    many: str
+    one: str  # the reason in the singular, as `Problem.reason` has it
+    many: str  # the reason in the plural, for the count
     # Whether images of the set are lost: then a run stops, unless it is told to skip. Else it is only said.
     costs: bool = True
     # Whether each is one image, so that it counts among those left out; of a folder or an archive nobody knows how many.

@@ -26,12 +26,12 @@ class UnreadableImageError(Exception):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Short side to `short` pixels (bicubic, antialiased), centre crop of `size`; `channels` 3 (RGB) or 1 (grey)."""
+    """Resizing (bicubic, antialiased) and a centre crop."""
 
-    size: int
-    short: int
-    channels: int
-    normalisation: Normalisation
+    size: int  # height and width of the crop, pixels
+    short: int  # the image's short side is resized to this many pixels
+    channels: int  # 3 (RGB) or 1 (grey)
+    normalisation: Normalisation  # still to be applied to the pixels
 
     @classmethod
     def imagenet(cls, size: int) -> Preprocessing:

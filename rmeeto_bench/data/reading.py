@@ -69,20 +69,16 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """An `ImageSet` over a `Source`; `indices` are the images of the source in the order they are evaluated.
+    """An `ImageSet` over a `Source`, whose images are decoded when they are read."""
 
-    `on_error`: `stop` raises `DataError` at the first image that cannot be read, `skip` gives it the label `UNREADABLE`.
-    `workers` processes decode (None: one per core, none for a few batches).
-    """
-
-    source: Source
-    preprocessing: Decoding
-    num_classes: int
-    indices: NDArray[np.int64]
-    on_error: str = STOP
-    workers: int | None = None
-    part_of: int | None = None
-    problems: tuple[Problem, ...] = ()
+    source: Source  # lists the encoded images and their labels
+    preprocessing: Decoding  # from encoded bytes to pixels
+    num_classes: int  # classes of the model
+    indices: NDArray[np.int64]  # int64 [N], images of the source, in the order in which they are evaluated
+    on_error: str = STOP  # stop raises `DataError` at the first image that cannot be read; skip gives it the label `UNREADABLE`
+    workers: int | None = None  # processes that decode; None: one per core, or none for a few batches
+    part_of: int | None = None  # images of the whole set, if this is a subset
+    problems: tuple[Problem, ...] = ()  # found when the source was listed
 
     @property
     def views(self) -> int:
@@ -187,8 +183,8 @@ def refuse(problems: Sequence[Problem], on_error: str) -> None:
 class Reading:
     """How encoded images are read, as asked for on the command line."""
 
-    on_error: str = STOP
-    workers: int | None = None
+    on_error: str = STOP  # stop or skip at an image that cannot be read
+    workers: int | None = None  # processes that decode; None: chosen by the number of batches
 
 
 def image_set(source: Source, preprocessing: Decoding, num_classes: int, reading: Reading) -> EncodedSet:

@@ -56,11 +56,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Stamp:
-    """Size and time of change of a file, to notice that it is no longer the one that was listed."""
+    """A file as it was when the data set was listed, to notice later changes."""
 
-    path: Path
-    size: int
-    modified_ns: int
+    path: Path  # of the file
+    size: int  # bytes
+    modified_ns: int  # time of the last change
 
     @classmethod
     def of(cls, path: Path) -> Stamp:

@@ -24,17 +24,17 @@ from rmeeto_bench.errors import DataError, printable
 class FileSource:
     """A `Source` of one file per image."""
 
-    name: str
-    root: Path
+    name: str  # what a report calls it
+    root: Path  # folder that was given
     # Of the images, below `root`.
     paths: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64]  # int64 [N]
     # Size in bytes and time of change in ns of each file when it was listed, int64 [N, 2].
     stamps: NDArray[np.int64]
     # The folders listed, with their times of change in ns.
     folders: tuple[tuple[Path, int], ...]
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()  # found when it was listed
+    notes: tuple[str, ...] = ()  # sentences about what was decided
 
     def locate(self, index: int) -> str:
         """The file."""

@@ -76,17 +76,17 @@ class Labels:
 
     # Class number by image.
     label_of: dict[str, int]
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...] = ()  # images and lines that do not fit together
     # What was decided about its form, in sentences.
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """`file` and class word of each line of a list, and which columns they are, in a sentence where there was a choice."""
+    """The files and class words of a list."""
 
-    rows: tuple[tuple[str, str], ...]
-    note: str | None = None
+    rows: tuple[tuple[str, str], ...]  # (file, class word) of each line
+    note: str | None = None  # sentence that names the columns, if there was a choice
 
 
 def lines_in(path: Path) -> list[str]:

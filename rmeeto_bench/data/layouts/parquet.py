@@ -25,13 +25,13 @@ GROUPS_KEPT = 2  # row groups in memory per process: batches cross the border of
 
 @dataclass(frozen=True)
 class Group:
-    """Rows `first` to `first + rows` of the set: one row group of a file, with `before` rows in the file ahead of it."""
+    """One row group of a file, which holds the rows `first` to `first + rows` of the set."""
 
-    file: int
-    group: int
-    first: int
-    rows: int
-    before: int
+    file: int  # index of the file
+    group: int  # index of the row group in the file
+    first: int  # index in the set of its first row
+    rows: int  # number of rows
+    before: int  # rows ahead of it in the file
     # The file's column of images.
     column: str
 
@@ -40,13 +40,14 @@ class Group:
 class ParquetSource:
     """A `Source` over parquet files."""
 
-    name: str
-    files: tuple[Stamp, ...]
-    groups: tuple[Group, ...]
-    firsts: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
+    name: str  # what a report calls it
+    files: tuple[Stamp, ...]  # as they were when listed
+    groups: tuple[Group, ...]  # row groups, in the order of the set
+    firsts: NDArray[np.int64]  # int64, `first` of each group
+    labels: NDArray[np.int64]  # int64 [N]
+    problems: tuple[Problem, ...] = ()  # found when it was listed
+    notes: tuple[str, ...] = ()  # sentences about what was decided
+    # group -> its images; the last few read
     _cache: OrderedDict[int, list[Any]] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     def _find(self, index: int) -> int:

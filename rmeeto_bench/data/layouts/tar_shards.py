@@ -41,25 +41,25 @@ LABEL_ENDINGS = (".cls", ".json")
 
 @dataclass(frozen=True)
 class Member:
-    """One image in a shard: its name there and where its bytes lie."""
+    """One image in a shard."""
 
-    shard: int
-    name: str
-    offset: int
-    size: int
+    shard: int  # index of the shard
+    name: str  # in the shard
+    offset: int  # of its first byte in the shard
+    size: int  # bytes
 
 
 @dataclass(frozen=True)
 class TarSource:
     """A `Source` over uncompressed tar files."""
 
-    name: str
-    shards: tuple[Stamp, ...]
-    members: tuple[Member, ...]
-    labels: NDArray[np.int64]
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
-    _open: dict[int, BinaryIO] = field(default_factory=dict, repr=False, compare=False)
+    name: str  # what a report calls it
+    shards: tuple[Stamp, ...]  # as they were when listed
+    members: tuple[Member, ...]  # images, in the order of the set
+    labels: NDArray[np.int64]  # int64 [N]
+    problems: tuple[Problem, ...] = ()  # found when it was listed
+    notes: tuple[str, ...] = ()  # sentences about what was decided
+    _open: dict[int, BinaryIO] = field(default_factory=dict, repr=False, compare=False)  # shard -> its open file; one at a time
 
     def locate(self, index: int) -> str:
         """Shard and member."""
@@ -123,11 +123,11 @@ def _members(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
 class _Shard:
     """What one shard holds, by key."""
 
-    path: Path
-    number: int
-    images: dict[str, Member] = field(default_factory=dict)
-    words: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    path: Path  # of the shard
+    number: int  # index of the shard
+    images: dict[str, Member] = field(default_factory=dict)  # key -> image
+    words: dict[str, str] = field(default_factory=dict)  # key -> class word
+    problems: list[Problem] = field(default_factory=list)  # found while it was read
 
     def add(self, archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
         """One member."""

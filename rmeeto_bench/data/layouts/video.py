@@ -43,14 +43,13 @@ def crop_offsets(length: int, size: int, crops: int) -> list[int]:
 
 @dataclass(frozen=True)
 class VideoViews:
-    """`clips` x `crops` views of `frames` frames, short side resized to `size` (bilinear, as OpenCV does: no antialiasing),
-    crops along the long side. The defaults are the published 4 x 3 evaluation of Kinetics-400."""
+    """Views of a video: several clips, and several crops of each. The defaults are the published evaluation of Kinetics-400."""
 
-    size: int = 224
-    frames: int = 8
-    clips: int = 4
-    crops: int = 3
-    normalisation: Normalisation = IMAGENET
+    size: int = 224  # height and width of a view; the short side is resized to it (bilinear, as OpenCV does: no antialiasing)
+    frames: int = 8  # of a clip
+    clips: int = 4  # of a video, spread over its length
+    crops: int = 3  # of a clip, along the long side
+    normalisation: Normalisation = IMAGENET  # still to be applied to the pixels
 
     @property
     def shape(self) -> tuple[int, ...]:
