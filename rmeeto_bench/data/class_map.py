@@ -1,4 +1,4 @@
-"""Which class name is which output of the model: a map that was given, or the names of a data set that is known."""
+"""Which class name is which output of the model: by a map that the user gives, or by a known data set's names."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _levels(classes: Iterable[tuple[int, Sequence[str]]]) -> list[Pairs]:
-    """Pairs of name and number, the first names of the classes first."""
+    """(name, number) pairs by level: the first names of all classes, then their second names, and so on."""
     levels: list[Pairs] = []
     for index, names in classes:
         for level, name in enumerate(names):

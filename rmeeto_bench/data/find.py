@@ -1,4 +1,4 @@
-"""From `--data` to an image set: the bundled one, Fashion-MNIST files, or images in any of the layouts people have."""
+"""From `--data` to an image set: the bundled one, Fashion-MNIST files, or images in any common layout."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _files(path: Path) -> tuple[list[Path], Path, tuple[str, ...]]:
 
 
 def find_source(path: Path, classes: Classes, where: Where) -> Source:
-    """List the images at `path` in whatever layout they are. Raises `DataError`."""
+    """List the images at `path`, in any known layout. Raises `DataError`."""
     files, folder, notes = _files(path)
     if files:
         name = files[0].name if path.is_file() else folder.resolve().name

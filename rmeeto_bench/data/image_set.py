@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: ordered, labelled, normalised batches, each image exactly once."""
+"""The interface of a data set: ordered, labelled, normalised batches that hold each image exactly once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNREADABLE = -1  # the label of an image that could not be read: it has a place 
 
 
 def digest_of(data: bytes) -> bytes:
-    """8 bytes that stand for an image: of the file's content where it is encoded, of its pixels where it is not."""
+    """An 8-byte digest of an image: of the file's content if it is encoded, of its pixels if it is not."""
     return hashlib.blake2b(data, digest_size=8).digest()
 
 
@@ -87,12 +87,12 @@ class ImageSet(Protocol):
 
     @property
     def name(self) -> str:
-        """What a report calls it."""
+        """The name in reports."""
         ...
 
     @property
     def num_classes(self) -> int:
-        """Classes the labels index."""
+        """Number of classes that the labels index."""
         ...
 
     @property
@@ -107,7 +107,7 @@ class ImageSet(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Stands for the images, their labels and the preprocessing: two passes of equal fingerprints can be joined."""
+        """A digest of the images, their labels and the preprocessing: passes with equal fingerprints can be joined."""
         ...
 
     @property
@@ -117,7 +117,7 @@ class ImageSet(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out, passed over or decided about images and labels, in sentences."""
+        """Sentences about what was left out, passed over or decided about images and labels."""
         ...
 
     def changed(self) -> str | None:
@@ -161,19 +161,19 @@ class TensorSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of pixels, labels and normalisation."""
+        """A digest of pixels, labels and normalisation."""
         digest = hashlib.sha256(repr((self.shape, self.normalisation)).encode())
         digest.update(self.pixels.contiguous().numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def changed(self) -> str | None:
-        """Never: it is in memory."""
+        """Always None: the set is in memory."""
         return None
 
     @property
     def num_classes(self) -> int:
-        """Classes the labels index."""
+        """Number of classes that the labels index."""
         return len(self.classes)
 
     @property
@@ -196,11 +196,11 @@ class TensorSet:
         return f"{self.name}, image {index}"
 
     def digests(self, start: int, count: int) -> bytes:
-        """Of the pixels of these images."""
+        """`digest_of` the pixels of these images."""
         return b"".join(digest_of(pixels.numpy().tobytes()) for pixels in self.pixels[start : start + count])
 
     def resized(self, size: int | None) -> TensorSet:
-        """The same images at `size` x `size` pixels (area average), or as they are for None."""
+        """The same images at `size` x `size` pixels (area average); None leaves them unchanged."""
         if size is None or size == self.pixels.shape[-1]:
             return self
         pixels = F.interpolate(self.pixels.float(), size=size, mode="area").round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""From an encoded image to the pixels a model was trained on: safe decoding, and the resizing that accuracies rest on."""
+"""From an encoded image to the model's input pixels: safe decoding, and the resizing that the accuracies depend on."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of what comes out."""
+        """(channels, height, width) of the output."""
         return self.channels, self.size, self.size
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """The same: an image has one view."""
+        """The same as `shape`: an image has one view."""
         return self.shape
 
     @property
     def views(self) -> int:
-        """One."""
+        """Always 1: an image has one view."""
         return 1
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -74,7 +74,7 @@ class Preprocessing:
 
 
 def decode(data: bytes) -> tuple[Image.Image, str | None]:
-    """Decode one image completely, and say what is unusual about it. Raises `UnreadableImageError`.
+    """Decode one image completely, and report what is unusual about it. Raises `UnreadableImageError`.
 
     Orientation tags are not followed: the published accuracies were measured without.
     """

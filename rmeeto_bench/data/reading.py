@@ -1,4 +1,4 @@
-"""An image set over encoded images: decoded once each by worker processes, with whatever is wrong named and counted."""
+"""An image set over encoded images. Worker processes decode each image once; every problem is named and counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_WORKERS = 16
 
 
 class Loaded(NamedTuple):
-    """What a worker process hands over: pixels uint8 [B, C, H, W] and labels int64 [B]."""
+    """The result of a worker process: pixels uint8 [B, C, H, W] and labels int64 [B]."""
 
     start: int
     pixels: Tensor
@@ -39,22 +39,22 @@ class Decoding(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what a model takes, without the batch."""
+        """Shape of the model's input, without the batch."""
         ...
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of what comes out: `shape`, with the views first if there are several."""
+        """Shape of an item: `shape`, with the views first if there are several."""
         ...
 
     @property
     def views(self) -> int:
-        """Views of an item."""
+        """Number of views of an item."""
         ...
 
     @property
     def normalisation(self) -> Normalisation:
-        """What the pixels still need."""
+        """The normalisation still to be applied to the pixels."""
         ...
 
     def read(self, data: bytes) -> tuple[Tensor, str | None]:
@@ -87,12 +87,12 @@ class EncodedSet:
 
     @property
     def name(self) -> str:
-        """Name of the folder or file, and what part of it is used."""
+        """Name of the folder or file, and which part of it is used."""
         return self.source.name if self.part_of is None else f"{self.source.name}, {len(self)} of {self.part_of}"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out, passed over or decided about images and labels, in sentences."""
+        """Sentences about what was left out, passed over or decided about images and labels."""
         counted = account(len(self.source.labels), self.problems)
         return (*self.source.notes, *([] if counted is None else [f"{self.source.name}: {counted}"]))
 
@@ -111,15 +111,15 @@ class EncodedSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Stands for the images, their labels and the preprocessing, so that two passes can be known to be of the same."""
+        """A digest of the images, their labels and the preprocessing: passes with equal fingerprints can be joined."""
         return fingerprint(self.source, self.indices, repr(self.preprocessing))
 
     def locate(self, index: int) -> str:
-        """Where an image lies."""
+        """Path of an image (and its name inside that file) for messages."""
         return self.source.locate(int(self.indices[index]))
 
     def digests(self, start: int, count: int) -> bytes:
-        """Of the encoded images as they are on the disk now."""
+        """Digests of the encoded images as they are on the disk now."""
 
         def one(index: int) -> bytes:
             try:
@@ -173,7 +173,7 @@ class EncodedSet:
 
 
 def refuse(problems: Sequence[Problem], on_error: str) -> None:
-    """Raise `DataError` for the first problem that costs an image, if the run is to stop at such."""
+    """Raise `DataError` for the first problem that costs an image, unless `on_error` is skip."""
     fatal = next((problem for problem in problems if problem.skipped), None)
     if fatal is not None and on_error == STOP:
         raise DataError(f"cannot read {fatal.path}: {fatal.reason}; repair it, or leave it out with --on-error skip")

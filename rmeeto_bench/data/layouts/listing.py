@@ -1,4 +1,4 @@
-"""The files under a folder, with everything among them that is no readable image."""
+"""List the files under a folder, and name everything among them that is not a readable image."""
 
 from __future__ import annotations
 

@@ -71,11 +71,11 @@ class ParquetSource:
         return _bytes(value, self.files[group.file].path.parent)
 
     def changed(self) -> str | None:
-        """A file that is not the one listed."""
+        """The first file that changed since the listing, as a sentence, or None."""
         return next((reason for stamp in self.files if (reason := stamp.changed()) is not None), None)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the rows in memory: each worker process reads its own."""
+        """The state without cached rows: each worker process reads its own."""
         return {**self.__dict__, "_cache": OrderedDict()}
 
 
@@ -152,7 +152,7 @@ def _labels(values: Any, names: list[str] | None, path: Path, classes: Classes) 
 def _by_names(
     numbers: NDArray[np.int64], names: list[str], path: Path, classes: Classes
 ) -> tuple[NDArray[np.int64], str | None]:
-    """The model's numbers of a file's own numbers and their names."""
+    """Translate a file's own class numbers, whose names it gives, into the model's."""
     known = classes.given or known_classes(classes.count)
     found = [None if known is None else known.find(name) for name in names]
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(names):

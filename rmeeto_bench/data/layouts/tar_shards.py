@@ -1,4 +1,4 @@
-"""Images in tar shards as webdataset writes them: `KEY.jpg` beside `KEY.cls`; read in place, nothing is unpacked."""
+"""Images in tar shards as webdataset writes them: `KEY.jpg` beside `KEY.cls`. They are read in place, without unpacking."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ class TarSource:
         return os.pread(file.fileno(), member.size, member.offset)  # forked readers share the file's position
 
     def changed(self) -> str | None:
-        """A shard that is not the one listed."""
+        """The first shard that changed since the listing, as a sentence, or None."""
         return next((reason for stamp in self.shards if (reason := stamp.changed()) is not None), None)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without open files: each worker process opens its own."""
+        """The state without open files: each worker process opens its own."""
         return {**self.__dict__, "_open": {}}
 
 
 class _Bounded(io.BufferedReader):
-    """A shard whose headers are read a piece at a time: one that announces more than any name takes is refused."""
+    """A shard whose headers are read piece by piece. A header that claims to be longer than any name is refused."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= MOST_HEADER:
@@ -110,7 +110,7 @@ def _word(ending: str, data: bytes) -> str | None:
 
 
 def _members(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
-    """The archive's members that lie wholly in it; one that is cut off raises `tarfile.ReadError`."""
+    """The archive's complete members; a truncated one raises `tarfile.ReadError`."""
     while (info := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined] # tarfile keeps every header it has seen
         if info.offset_data + info.size > size and not info.issparse():
@@ -121,7 +121,7 @@ def _members(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
 
 @dataclass
 class _Shard:
-    """What one shard holds, by key."""
+    """The contents of one shard by key."""
 
     path: Path  # of the shard
     number: int  # index of the shard
@@ -130,7 +130,7 @@ class _Shard:
     problems: list[Problem] = field(default_factory=list)  # found while it was read
 
     def add(self, archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-        """One member."""
+        """Take a member into the listing, or note why not."""
         folder, _, base = info.name.rpartition("/")
         stem, _, extension = base.partition(".")
         if f".{extension.lower()}" not in (*ENDINGS, *LABEL_ENDINGS):  # dots in the key itself
@@ -158,7 +158,7 @@ class _Shard:
 
 
 def _index(path: Path, number: int) -> _Shard:
-    """What a shard holds, as far as it can be read."""
+    """List a shard, as far as it can be read."""
     shard = _Shard(path, number)
     size = path.stat().st_size
     if size == 0:

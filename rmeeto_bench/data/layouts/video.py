@@ -35,7 +35,7 @@ def random_frame_indices(count: int, frames: int, generator: np.random.Generator
 
 
 def crop_offsets(length: int, size: int, crops: int) -> list[int]:
-    """Where crops of `size` begin along a side of `length`: evenly from one end to the other, or in the middle for one."""
+    """Offsets of `crops` crops of `size` along a side of `length`: evenly from end to end, or centred if there is one."""
     if crops == 1:
         return [(length - size) // 2]
     return [int(j * (length - size) / (crops - 1)) for j in range(crops)]
@@ -95,7 +95,7 @@ class VideoViews:
 
 
 def training_clip(data: bytes, frames: int, generator: np.random.Generator) -> list[Image.Image]:
-    """`frames` frames of an encoded video, one at random from each of as many equal segments; at the video's own size.
+    """`frames` frames of an encoded video, one at random from each of as many equal segments, at the video's own size.
 
     Raises `UnreadableImageError`.
     """
@@ -112,7 +112,7 @@ def training_clip(data: bytes, frames: int, generator: np.random.Generator) -> l
 def read_frames(
     data: bytes, choose: Callable[[int], Iterable[int]], convert: Callable[[np.ndarray], Frame]
 ) -> tuple[int, dict[int, Frame]]:
-    """(number of frames, those that `choose` names when told that number, by their place).
+    """(number of frames, index -> frame for the frames that `choose` picks, given that number).
 
     `convert` gets each as uint8 [h, w, 3] when it is decoded. Raises `UnreadableImageError` if one cannot be decoded.
     """
@@ -152,7 +152,7 @@ def _stream(container: Any) -> Any:
 
 
 def _count_frames(av: Any, data: bytes) -> int:
-    """Frames by the packets in the file: containers that state a number are often wrong, and decoding all is slow."""
+    """Count the frames by their packets: the number in the container is often wrong, and decoding all is slow."""
     with av.open(io.BytesIO(data)) as container:
         stream = _stream(container)
         count = sum(

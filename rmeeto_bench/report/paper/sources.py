@@ -1,4 +1,4 @@
-"""Where our numbers come from: the valid arms of stored runs, and counts that need no measurement."""
+"""Sources of our numbers: the valid arms of stored runs, and counts that need no measurement."""
 
 from __future__ import annotations
 
