@@ -30,6 +30,12 @@ REPORT_MAY = (
     "measure.protocol", "measure.statistics", "measure.verdict", "bench.summary.tradeoff",
 )  # fmt: skip
 
+# Folders and modules in which every field of a dataclass has its own comment.
+COMMENTED = (
+    "ablate", "cost", "data", "fleet", "kernels", "measure.devices", "measure.energy", "models", "profiles", "published",
+    "records", "reduction", "report.paper", "retrain.distributed", "retrain.feed", "retrain.recipe",
+)  # fmt: skip
+
 
 def modules() -> dict[str, Path]:
     return {
@@ -129,3 +135,26 @@ def test_house_rules_on_sizes() -> None:
                 assert node.end_lineno - node.lineno < 80, f"{name}.{node.name}"
                 if not any(ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list):
                     assert node.returns is not None, f"{name}.{node.name} has no return type"
+
+
+def uncommented(text: str) -> list[str]:
+    """Class.field of every dataclass field without a comment, either on its line or on the line above."""
+    lines, found = text.splitlines(), []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.ClassDef) or not any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+            continue
+        for field in (statement for statement in node.body if isinstance(statement, ast.AnnAssign)):
+            beside = b"#" in lines[(field.end_lineno or 0) - 1].encode()[field.end_col_offset :]
+            if not beside and not lines[field.lineno - 2].lstrip().startswith("#"):
+                found.append(f"{node.name}.{ast.unparse(field.target)}")
+    return found
+
+
+def test_every_dataclass_field_has_a_comment() -> None:
+    sample = "@dataclass\nclass A:\n    a: int  # one\n    # two\n    b: int\n    c: str = '#'\n    d: int = 0\n"
+    assert uncommented(sample) == ["A.c", "A.d"]
+    for part in COMMENTED:
+        names = [name for name in MODULES if name == part or name.startswith(f"{part}.")]
+        assert names, f"there is no {part}"
+        for name in names:
+            assert uncommented(MODULES[name].read_text(encoding="utf-8")) == [], name
