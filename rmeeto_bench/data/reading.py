@@ -25,13 +25,13 @@ MOST_WORKERS = 16
 
 
 class Loaded(NamedTuple):
-    """The result of a worker process: pixels uint8 [B, C, H, W] and labels int64 [B]."""
+    """The result of a worker process."""
 
-    start: int
-    pixels: Tensor
-    labels: Tensor
-    problems: list[tuple[int, str, str, bool]]
-    digests: bytes
+    start: int  # index of the first image in the set
+    pixels: Tensor  # uint8 [B, C, H, W], zeros where an image could not be read
+    labels: Tensor  # int64 [B], `UNREADABLE` where an image could not be read
+    problems: list[tuple[int, str, str, bool]]  # fields of each `Problem`
+    digests: bytes  # `digest_of` every image, joined
 
 
 class Decoding(Protocol):

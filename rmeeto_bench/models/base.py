@@ -62,7 +62,7 @@ class ReducedModel(nn.Module):
 
     @property
     def kernels_name(self) -> str:
-        """The backend that serves this model where it lies now. Raises `UnavailableError` if none can."""
+        """The backend that serves this model on its current device. Raises `UnavailableError` if none can."""
         raise NotImplementedError
 
     @property

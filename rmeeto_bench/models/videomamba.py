@@ -27,7 +27,7 @@ def inflate(state: Mapping[str, Tensor], config: VimConfig, spread: str = "cente
     """Weights of the image model for a model of clips with the same width and depth.
 
     The patch kernel [C, in, p, p] becomes [C, in, tubelet, p, p]: at the middle frame with zeros around it (`center`,
-    the published recipe), or in every frame divided by their number (`repeat`; both answer a still clip alike). The time
+    the published recipe), or in every frame divided by their number (`repeat`; both give the same output for a still clip). The time
     embedding starts at zero. The head is carried over as it is. Raises `UsageError`.
     """
     if spread not in SPREADS:

@@ -79,7 +79,7 @@ class AccuracyRecord:
     devices: tuple[str, ...]  # names of the devices
     status: str  # complete or interrupted
     arms: tuple[ArmAccuracy, ...]  # results
-    data: dict[str, DataSummary]  # images by the models that share them (names joined with commas)
+    data: dict[str, DataSummary]  # models that share the images (names joined with commas) -> the images
     hints: tuple[str, ...] = ()  # warnings that the labels may not belong to the images
     # changes of single classes; they are written to a file of their own
     classes: tuple[ClassChange, ...] = field(default=(), repr=False)

@@ -25,8 +25,8 @@ class Change:
     device: str  # name or id of the device
     arm: str  # name of the arm
     metric: str  # one of RATE, SPEEDUP, TOP1, MEMORY
-    base: float  # mean of the base, in images/s, ratio, percent or MiB
-    head: float  # mean of the head, in the same unit
+    base: float  # value of the base, in images/s, ratio, percent or MiB
+    head: float  # value of the head, in the same unit
     # relative (0.01 is 1 %), or percentage points for top-1; positive is more, which is worse only for peak memory
     change: Estimate
     margin: float  # tolerated change, in the unit of `change`
@@ -56,7 +56,7 @@ class Comparison:
     notes: tuple[str, ...] = ()  # differences between the sides, and what was not judged, one sentence each
     pairs: int = 0  # fresh processes of each side; 0: stored runs
     extended: bool = False  # the first processes were inconclusive, so as many again were measured
-    advisory: bool = False  # a side is a stored run, so nothing can fail
+    advisory: bool = False  # a gate against a stored run, in which nothing can fail
     schema: str = SCHEMA  # version of this format
 
     @property

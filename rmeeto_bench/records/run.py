@@ -83,11 +83,11 @@ class Arm:
     # retrained (a checkpoint trained at this r), training-free (baseline weights, merging switched on), baseline (r = 0) or
     # random (no checkpoint: throughput only)
     weights: str
-    checkpoint: str | None = None  # file of the weights; None: random weights
+    checkpoint: str | None = None  # file name of the weights; None: random weights
     checkpoint_sha256: str | None = None  # of that file
     gflops: dict[str, float] = field(default_factory=dict)  # convention -> GFLOPs per image
     images_per_second: Estimate | None = None  # throughput; None: not measured
-    speedup: Estimate | None = None  # ratio over the r = 0 arm of the same device
+    speedup: Estimate | None = None  # ratio over the r = 0 arm of the same model and device
     top1: Estimate | None = None  # percent
     top5: Estimate | None = None  # percent
     delta_top1: Estimate | None = None  # percentage points over the r = 0 arm, paired by image

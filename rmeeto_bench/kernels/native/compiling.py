@@ -1,4 +1,4 @@
-"""Compiles the C++ kernels for one instruction set. Only the standard library is needed, as the wheel's build uses it, too.
+"""Compile the C++ kernels for one instruction set. Imports only the standard library: the wheel's build uses it, too.
 
 One compiler call of some seconds without torch's headers: the kernels take plain pointers. A library's name holds the
 digest of all that it was made of, so sources that changed never meet an older library.

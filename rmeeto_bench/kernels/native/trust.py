@@ -26,7 +26,7 @@ def _writable_by_others(status: os.stat_result) -> bool:
 
 
 def distrust(path: Path, owners: Collection[int] = ()) -> str | None:
-    """Why a file or folder must not be trusted: itself or a folder above it is another user's, or others may write it.
+    """Why a file or folder must not be trusted: another user owns it or a folder above it, or others may write there.
 
     Root and this user are trusted, and `owners`. A folder above that others may write is fine if it is sticky, as /tmp is.
     """

@@ -41,7 +41,7 @@ class Scenario:
     outlier_size: float = 0.05  # slow-down of an outlier
     process_sd: float = 0.0  # standard deviation between sessions, of each arm by itself
     throttle_share: float = 0.0  # share of the blocks that begin an episode of throttling
-    throttle_blocks: int = 1  # length of an episode
+    throttle_blocks: int = 1  # length of an episode in blocks
     throttle_depth: float = 0.12  # slow-down of the blocks of an episode
     throttle_detected: float = 1.0  # share of the throttled blocks that telemetry sees as such
     throttle_arms: tuple[str, ...] = ()  # arms whose blocks can begin an episode; empty: all
