@@ -93,7 +93,7 @@ def _missing(tasks: Sequence[Task], record: RunRecord | None) -> tuple[str, ...]
 
 
 def drive(engine: Engine, tasks: Sequence[Task], out: Path, on_event: Callable[[Event], None]) -> Outcome:
-    """Carry out the tasks that are not done yet and merge all results into `out`, anew after each task.
+    """Carry out the tasks that are not done yet and merge all results into `out`, again after each task.
 
     The same call again continues: what is done is not done twice. Raises `DataError` for a folder with other contents.
     """

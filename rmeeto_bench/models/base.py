@@ -1,4 +1,4 @@
-"""What every model here offers, whichever its family: sizes, a reduction, the tokens that were really there, and logits."""
+"""The interface of every model: its sizes, its reduction, the token count of each block in the last forward, and logits."""
 
 from __future__ import annotations
 
@@ -97,5 +97,5 @@ class ReducedModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, in_chans, H, W] (or clips) -> logits [B, num_classes], in training and evaluation alike."""
+        """Images [B, in_chans, H, W] (or clips) -> logits [B, num_classes], in training and in evaluation."""
         return self.head(self.forward_features(images))

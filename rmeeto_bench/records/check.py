@@ -1,4 +1,4 @@
-"""Whether a value read from a stranger's file is what its dataclass says: types, finite numbers, printable text."""
+"""Check values from an untrusted file against their dataclass: types, finite numbers, printable text."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def difference(
     """How the timed program differs from the evaluated one, or None if they are the same.
 
     Each comes as its probe and the facts of its arm; `predictions` [n, 5] are those of the accuracy pass, whose first
-    images are the probe images. Bit-equal logits are not asked for: kernels may be chosen anew in each process.
+    images are the probe images. Bit-equal logits are not asked for: each process may choose other kernels.
     """
     (first, first_facts), (second, second_facts) = timed, evaluated
     for name in SAME:
