@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from rmeeto_bench.measure.devices.telemetry import HW_THERMAL, POWER_CAP
 from rmeeto_bench.measure.verdict import Evidence
@@ -224,6 +223,8 @@ class SimDevice:
 
     def _refill(self) -> None:
         """Noise of the next blocks, drawn at once."""
+        from scipy.signal import lfilter
+
         scenario, draw = self.scenario, self._random
         innovation = np.sqrt(1 - scenario.ar_rho**2) * draw.normal(0, scenario.ar_sd, CHUNK)
         innovation[0] += scenario.ar_rho * self._slow_noise
