@@ -29,9 +29,10 @@ FEWEST_ROUNDS = 6  # fewer rounds of a session show no trend
 DRAWS = 20_000  # random orders behind the null distribution of the level test
 
 
-def _ranks(values: ArrayLike) -> Floats:
-    """Ranks [n] scaled to mean 0 and variance 1; zeros where all are equal."""
-    ranks: Floats = stats.rankdata(np.asarray(values, float))
+def _ranks(values: Floats) -> Floats:
+    """Ranks [n] scaled to mean 0 and variance 1; values that are equal share a rank, and all equal give zeros."""
+    ordered = np.sort(values)
+    ranks: Floats = (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
     spread = ranks.std()
     return (ranks - ranks.mean()) / spread if spread > 0 else np.zeros(len(ranks))
 
@@ -82,13 +83,20 @@ def _p_follows(ratios: Sequence[Floats], logs: Sequence[Mapping[str, Floats]], o
     return _p_correlation([(_ranks(ratio), _ranks(level)) for ratio, level in zip(ratios, levels, strict=True)])
 
 
-def machine_ramp(logs: Sequence[Mapping[str, Floats]]) -> float:
-    """By how much the machine's speed changed from the first session to the last, as a log; 0 where no line shows."""
-    levels = [np.mean([np.median(rounds) for rounds in session.values()]) for session in logs]
-    if len(levels) < ENOUGH_SESSIONS + 1 or np.ptp(levels) == 0:
+def machine_ramp(logs: Sequence[Mapping[str, Floats]], least: float = 0.0) -> float:
+    """By how much the machine's speed changed from the first session to the last, as a log; 0 below `least`, or where no
+    straight line shows."""
+    levels = np.array([np.mean([np.median(rounds) for rounds in session.values()]) for session in logs])
+    if len(levels) <= ENOUGH_SESSIONS:
         return 0.0
-    line = stats.linregress(np.arange(len(levels)), levels)
-    return float(line.slope * (len(levels) - 1)) if line.pvalue < RAMP_P else 0.0
+    places = np.arange(len(levels)) - (len(levels) - 1) / 2
+    slope = float(places @ levels / (places @ places))
+    ramp = slope * (len(levels) - 1)
+    if ramp == 0 or abs(ramp) < least:
+        return 0.0
+    rest = float(((levels - levels.mean() - slope * places) ** 2).sum() / (len(levels) - 2))
+    t = abs(slope) / np.sqrt(max(rest, 1e-30) / (places @ places))
+    return ramp if 2 * stats.t.sf(t, len(levels) - 2) < RAMP_P else 0.0
 
 
 def unsteady(sessions: Sequence[Session], baseline: str, arm: str, half_width: float) -> str | None:
@@ -110,8 +118,8 @@ def unsteady(sessions: Sequence[Session], baseline: str, arm: str, half_width: f
         return "the speed-up jumped within the processes"
     if _p_follows(ratios, logs, (baseline, arm)) < allowed:
         return "the speed-up changed with the speed of the machine"
-    ramp = machine_ramp(logs)
-    if FELT * abs(ramp) > max(half_width, FELT * LEAST_RAMP):
+    ramp = machine_ramp(logs, max(half_width / FELT, LEAST_RAMP))
+    if ramp:
         return f"the machine {'slowed down' if ramp > 0 else 'sped up'} by {100 * abs(ramp):.1f} % over the processes"
     return None
 
