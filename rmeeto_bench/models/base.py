@@ -66,6 +66,11 @@ class ReducedModel(nn.Module):
         raise NotImplementedError
 
     @property
+    def kernels_account(self) -> str:
+        """Which kernels serve this model, and why no faster ones, in one line."""
+        return f"{self.kernels_name} kernels"
+
+    @property
     def merge_path(self) -> str:
         """`none`, `fused` (matching and merging in two kernels at inference), or `torch: ` and why."""
         raise NotImplementedError

@@ -144,6 +144,8 @@ def _pass(
         shared = SharedPass(plan, models, data, store.path.parent, SHARED)
         return share(shared, devices, listener.passing, listener.note, watching.should_stop)
     arms = build_arms(plan, models, devices[0])
+    for account in dict.fromkeys(arm.account() for arm in arms):
+        listener.note(account)
     setting = setting_for(plan, devices[0])
     job = Pass(setting, store, listener.passing, listener.note, watching.should_stop, filed_under=SHARED)
     one_pass(arms, data, job)

@@ -16,8 +16,8 @@ from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
 from rmeeto_bench.bench.tradeoffs import with_tradeoffs
 from rmeeto_bench.cost.flops import gflops_by_convention
 from rmeeto_bench.measure.rounds import RoundsResult
-from rmeeto_bench.measure.statistics import complete_rounds, paired_delta, run_rate, run_speedup, wilson
-from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, judge, labels, worst
+from rmeeto_bench.measure.statistics import complete_rounds, half_width, paired_delta, run_rate, run_speedup, wilson
+from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, Printed, judge_run, labels
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate
@@ -237,8 +237,9 @@ def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None) -> Arm:
         mig=bool(here.device.details.get("mig") or here.device.details.get("nvml", {}).get("mig")),
     )
     protocol = protocol_for(here.plan, here.device.kind)
+    width = None if arm.speedup is None or arm.r == 0 else half_width(arm.speedup)
     results = _results(here) or [RoundsResult(0, False, "interrupted", float("inf"))]
-    code = worst(judge(result, protocol, evidence) for result in results)
+    code = judge_run(results, protocol, Printed(arm.sessions, width), evidence)
     if facts.failure is None and arm.rounds < FEWEST_ROUNDS and code not in ("INTERRUPTED", "THROTTLED", "CONTENDED"):
         code = "NOT_MEASURED"
     if code in ("VALID", "EXPLORATORY", "SIMULATED") and len(here.timing) < protocol.sessions:

@@ -17,7 +17,6 @@ from rmeeto_bench.report.groups import groups
 
 DASH = "—"
 WIDE = 120  # columns of a terminal from which intervals stand beside their values
-VERDICT_SIGNS = {"VALID": "", "EXPLORATORY": ""}
 
 
 def to_frame(record: RunRecord) -> pd.DataFrame:
@@ -111,7 +110,7 @@ def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]
         "J/image": (joules_text(arm.joules_per_image), ""),
         "noise": ("" if arm.noise_speed is None else f"{100 * (arm.noise_speed.value - 1):+.2f} %", ""),
         "weights": (arm.weights, ""),
-        "verdict": (" ".join([VERDICT_SIGNS.get(arm.verdict, arm.verdict), *marks]).strip(), ""),
+        "verdict": (" ".join(["" if arm.verdict == "VALID" else arm.verdict, *marks]).strip(), ""),
     }
 
 
