@@ -57,7 +57,7 @@ def _keep(event: Event, out: Path) -> None:
     folder = out / CELLS / event.task
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         packed = Path(scratch) / "run.tar.gz"
-        packed.write_bytes(event.archive)
+        write_atomic(packed, event.archive)
         fresh = unpack(packed, Path(scratch) / "run")
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(exist_ok=True)
