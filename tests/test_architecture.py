@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,16 @@ def test_every_dataclass_field_has_a_comment() -> None:
         assert names, f"there is no {part}"
         for name in names:
             assert uncommented(MODULES[name].read_text(encoding="utf-8")) == [], name
+
+
+def test_a_worker_starts_without_what_it_does_not_need() -> None:
+    """torchvision and scipy.stats took twice as long to import as torch: every session of every run paid for them."""
+    code = (
+        "import sys, torch, rmeeto_bench as rb, rmeeto_bench.bench.session.jobs, rmeeto_bench.bench.session.accuracy_pass; "
+        "model = rb.create_model('vim_nano', r=5, depth=2).eval(); "
+        "torch.inference_mode()(model)(torch.zeros(1, *model.config.input_shape)); "
+        "slow = {'torchvision', 'scipy.stats', 'matplotlib', 'timm', 'pandas', 'torch._dynamo', 'huggingface_hub', 'triton'}; "
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

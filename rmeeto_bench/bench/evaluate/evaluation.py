@@ -18,6 +18,7 @@ from rmeeto_bench.bench.session.label_check import suspicion
 from rmeeto_bench.bench.session.workload import load_data
 from rmeeto_bench.bench.store.predictions import Predictions
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import check_stored
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.measure.devices.device import Device
@@ -92,6 +93,8 @@ def evaluate_plan(
     complete = True
     require_weights(evaluation.plan, evaluation.plan.models)
     work = [(models, data_for(evaluation, models[0])) for models in groups(evaluation.plan)]
+    if evaluation.resume:
+        check_stored(folder)
     with Store.create(folder, resume=evaluation.resume) as store:
         for models, data in work:
             names = ",".join(models)

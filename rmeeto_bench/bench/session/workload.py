@@ -66,7 +66,7 @@ class Workload(Protocol):
 
 
 def _start_counting_memory(device: Device) -> int | None:
-    """Bytes held now, after which the peak is counted anew; None on a CPU."""
+    """Bytes held now, from which the peak is counted again; None on a CPU."""
     if device.kind != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device.torch_device)
