@@ -62,7 +62,7 @@ class Mixer(nn.Module):
             taps=both("conv1d", "weight").squeeze(2),
             conv_bias=both("conv1d", "bias"),
             x_proj=both("x_proj", "weight").transpose(1, 2).to(dtype),
-            dt_proj=both("dt_proj", "weight").transpose(1, 2).to(dtype),
+            dt_proj=both("dt_proj", "weight").transpose(1, 2).to(dtype).contiguous(),  # products of so few columns like it
             A=-torch.exp(torch.stack([self.A_log, self.A_b_log]).float()),
             D=torch.stack([self.D, self.D_b]).float(),
             dt_bias=both("dt_proj", "bias").float(),
