@@ -58,8 +58,11 @@ def exit_code(record: RunRecord) -> int:
     return 6 if record.failures else 0
 
 
-def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | None) -> int:
-    """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code."""
+def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | None, workers: int | None) -> int:
+    """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code.
+
+    `workers`: processes that decode images, None for one per core.
+    """
     from rmeeto_bench.bench.run.runner import Controls
     from rmeeto_bench.cli.progress import TerminalListener
     from rmeeto_bench.records.run import MANIFEST, to_json
@@ -69,7 +72,7 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
     again = f"rmeeto-bench resume {folder}"
     try:
         with graceful("finishing this block; what is measured is kept") as should_stop, TerminalListener() as listener:
-            record = work(Controls(listener, should_stop))
+            record = work(Controls(listener, should_stop, workers=workers))
     except KeyboardInterrupt:
         if (folder / MANIFEST).is_file():
             output.say(f"stopped at once; continue with: {again}", error=True)

@@ -12,6 +12,7 @@ from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.evaluate.arm_accuracies import Described, compare, described
 from rmeeto_bench.bench.evaluate.sharing import SharedPass, build_arms, require_weights, share
 from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.run.folder_lock import folder_lock
 from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
 from rmeeto_bench.bench.session.built_arm import setting_for
 from rmeeto_bench.bench.session.label_check import suspicion
@@ -95,7 +96,9 @@ def evaluate_plan(
     work = [(models, data_for(evaluation, models[0])) for models in groups(evaluation.plan)]
     if evaluation.resume:
         check_stored(folder)
-    with Store.create(folder, resume=evaluation.resume) as store:
+    with folder_lock(folder, listener.note, should_stop), Store.create(folder, resume=evaluation.resume) as store:
+        if store.note:
+            listener.note(store.note)
         for models, data in work:
             names = ",".join(models)
             listener.stage(", ".join(device.name for device in devices), names, f"on {data.name}")

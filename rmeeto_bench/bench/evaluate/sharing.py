@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rmeeto_bench import children
 from rmeeto_bench.bench.evaluate.arm_accuracies import Described, described
 from rmeeto_bench.bench.plan.plan import BenchPlan, cells
 from rmeeto_bench.bench.plan.weights import choose
@@ -64,9 +67,27 @@ def build_arms(plan: BenchPlan, models: tuple[str, ...], device: Device) -> list
     return [build(cell, plan, setting) for model in models for cell in cells(plan, model)]
 
 
+@contextmanager
+def _variables() -> Iterator[None]:
+    """This process's variables as a child shall have them; `multiprocessing` takes them from here."""
+    before = dict(os.environ)
+    os.environ.update(children.variables())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _work(shared: SharedPass, device: Device, shard: tuple[int, int], channel: Any, stop: Any) -> None:
     """One process: build the arms on its device and do its share. Everything it has to say goes through the channel."""
+    parent = parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    children.bind(parent.pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     try:
         if device.kind == "cpu":
             torch.set_num_threads(max(1, cores() // shard[1]))
@@ -113,8 +134,9 @@ def share(
         context.Process(target=_work, args=(shared, device, (i, len(devices)), channel, stop), daemon=False)
         for i, device in enumerate(devices)
     ]
-    for process in processes:
-        process.start()
+    with _variables():
+        for process in processes:
+            process.start()
     progress: dict[int, PassProgress] = {}
     running, failure = set(range(len(devices))), None
     notes: set[str] = set()

@@ -6,8 +6,8 @@ cut short is continued by the same code that began it.
 
 from __future__ import annotations
 
+import os
 import secrets
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -20,9 +20,11 @@ from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.require import require
 from rmeeto_bench.bench.run.devices import discover
-from rmeeto_bench.bench.run.locks import device_lock, folder_lock
+from rmeeto_bench.bench.run.folder_lock import folder_lock
+from rmeeto_bench.bench.run.locks import device_lock
 from rmeeto_bench.bench.run.parallel import solo_against_together
 from rmeeto_bench.bench.run.processes import Outcome, Process, Worker, events, launch
+from rmeeto_bench.bench.run.watchdog import SILENT, SILENT_UNSEEN
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.store.untrusted import check_stored
@@ -30,6 +32,7 @@ from rmeeto_bench.bench.summary.record import assemble
 from rmeeto_bench.errors import DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
 from rmeeto_bench.files import now
 from rmeeto_bench.measure.rounds import RoundsProgress
+from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.records.run import DATABASE, MANIFEST, DeviceRecord, RunRecord, load, save
 from rmeeto_bench.version import __version__
 
@@ -56,11 +59,13 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Controls:
-    """The caller's side of a run: who listens, whether to stop, and how a worker is started."""
+    """The caller's side of a run: who listens, whether to stop, how a worker is started, and how many processes decode images
+    for it (None: one per core). Nothing of this changes what is measured, and a resumed run may have it otherwise."""
 
     listener: Listener
     should_stop: Callable[[], bool] = lambda: False
     launch: Callable[[Job], Process] = launch
+    workers: int | None = None
 
 
 def new_run_id(plan: BenchPlan) -> str:
@@ -112,8 +117,9 @@ class Running:
 
     def start(self, kind: str, device: DeviceRecord, model: str, number: int = 0) -> Worker:
         """Start a worker; it is ended when the run is left, however that happens."""
-        job = Job(kind, str(self.folder), self.plan.as_dict(), device.id, model, number)
-        worker = Worker(job, self.controls.launch(job))
+        job = Job(kind, str(self.folder), self.plan.as_dict(), device.id, model, number, self.controls.workers)
+        patience = SILENT_UNSEEN if VARIABLE in os.environ else SILENT  # one that takes turns may wait for the other program
+        worker = Worker(job, self.controls.launch(job), patience)
         with self._lock:
             self._workers.append(worker)
         return worker
@@ -244,6 +250,8 @@ def _carry_out(running: Running) -> RunRecord:
     """From a begun or stored run to its end."""
     controls = running.controls
     with Store.create(running.folder, resume=True) as store:
+        if store.note:
+            controls.listener.note(store.note)
         store.lose_sessions()
         running.save(store, "running")
         try:
@@ -281,8 +289,7 @@ def run(
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
     require(plan, devices)
-    made = not folder.exists()
-    with folder_lock(folder):
+    with folder_lock(folder, controls.listener.note, controls.should_stop):
         if (folder / MANIFEST).exists() or (folder / DATABASE).exists():
             Store.create(folder)  # says what to do
         record = RunRecord(
@@ -301,11 +308,11 @@ def run(
         try:
             return _carry_out(Running(plan, folder, record, controls))
         except RmeetoError:
-            _remove_if_empty(folder, made=made)
+            _remove_if_empty(folder)
             raise
 
 
-def _remove_if_empty(folder: Path, *, made: bool) -> None:
+def _remove_if_empty(folder: Path) -> None:
     """Take away a run that measured nothing, so that the corrected command can use the same folder."""
     try:
         with Store.open(folder) as store:
@@ -315,8 +322,6 @@ def _remove_if_empty(folder: Path, *, made: bool) -> None:
         return
     for name in (MANIFEST, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
         (folder / name).unlink(missing_ok=True)
-    if made and not any(folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def resume(folder: Path, controls: Controls) -> RunRecord:
@@ -325,7 +330,8 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
 
     Raises `DataError` for a folder without a run, `UnavailableError` if another process works on it.
     """
-    with folder_lock(folder):
+    load(folder)  # no lock is left where there is no run
+    with folder_lock(folder, controls.listener.note, controls.should_stop):
         record = load(folder)
         check_stored(folder)
         plan = BenchPlan.from_dict(record.plan)

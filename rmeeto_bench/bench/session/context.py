@@ -23,7 +23,7 @@ from rmeeto_bench.measure.rounds import RoundsProgress
 class Job:
     """One fresh process's work: a kind, on one device (by id) and one model of a plan, for the run in `folder`.
 
-    `session` is the number of sessions of this kind, device and model before it.
+    `session` is the number of sessions of this kind, device and model before it; `workers`: processes that decode images.
     """
 
     kind: str
@@ -32,6 +32,7 @@ class Job:
     device: str
     model: str
     session: int = 0
+    workers: int | None = None
 
     def as_line(self) -> str:
         """For the worker's standard input."""

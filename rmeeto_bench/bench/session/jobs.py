@@ -138,7 +138,7 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
     desk.stage("accuracy: building")
     workload = prepare(desk.plan, desk.device, desk.job.model)
     _keep_facts(desk, workload)
-    data = load_data(desk.plan, desk.job.model)
+    data = load_data(desk.plan, desk.job.model, desk.job.workers)
     if data is None or not isinstance(workload, ModelWorkload):
         return {"images": 0}
     for name, found in workload.probes().items():

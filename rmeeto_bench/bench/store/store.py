@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmeeto_bench.bench.store.journal import choose_journal
 from rmeeto_bench.errors import DataError, DiskFullError
 from rmeeto_bench.files import now
 from rmeeto_bench.records.run import DATABASE, Block
@@ -115,12 +116,12 @@ class Store:
     """One run's database. Use as a context manager, or call `close`.
 
     WAL with synchronous=FULL: a commit survives a killed process and a power cut alike; one commit a second costs nothing.
-    Several processes may have it open; each commits its own blocks.
+    Several processes may have it open; each commits its own blocks. `note`: what its maker decided about the disk, or nothing.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection | None = None) -> None:
         self._connection = connection or sqlite3.connect(path, timeout=60)
-        self.path = path
+        self.path, self.note = path, ""
 
     @classmethod
     def create(cls, folder: Path, *, resume: bool = False) -> Store:
@@ -134,7 +135,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         store = cls(path)
         with store._guard() as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+            store.note = choose_journal(path)
             tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if tables == 0:
                 connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
@@ -183,6 +184,8 @@ class Store:
             if "full" in str(error) or "disk I/O" in str(error) or "unable to open" in str(error):
                 remedy = "free some disk space and go on with --resume, what was measured is kept"
                 raise DiskFullError(f"cannot write {self.path} ({error}); {remedy}") from error
+            if "readonly" in str(error):
+                raise DataError(f"{self.path} cannot be written; copy the folder to a place of your own") from error
             raise DataError(f"{self.path}: {error}; the run is damaged or in use") from error
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path} is no rmeeto-bench run ({error})") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import output
-from rmeeto_bench.cli.images import add_data
+from rmeeto_bench.cli.images import add_data, add_workers, workers
 from rmeeto_bench.cli.result import add_output, carry_out
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("images")
     add_data(images)
     images.add_argument("--images", type=int, metavar="N", help="evaluate on N images, in the class proportions of the whole")
+    add_workers(images)
     how = parser.add_argument_group("how")
     how.add_argument(
         "--batch-size",
@@ -199,7 +200,7 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.records.run import MANIFEST
 
-    plan = plan_from(arguments)
+    plan, readers = plan_from(arguments), workers(arguments)
     folder = arguments.out or Path("runs") / new_run_id(plan)
     if arguments.dry_run:
         return _dry_run(plan, folder)
@@ -207,6 +208,6 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError("--resume needs the folder of the run: --out DIR, or: rmeeto-bench resume DIR")
     if arguments.resume and (folder / MANIFEST).is_file():
         check_same(folder, plan, given(add_arguments, arguments))
-        return carry_out(lambda controls: resume(folder, controls), folder, arguments.json)
+        return carry_out(lambda controls: resume(folder, controls), folder, arguments.json, readers)
     argv = tuple(sys.argv[1:])
-    return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json)
+    return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json, readers)
