@@ -83,6 +83,7 @@ class EncodedSet:
     workers: int | None = None
     part_of: int | None = None
     problems: tuple[Problem, ...] = ()
+    class_names: tuple[str, ...] = ()  # in the order of their numbers, where they are known
 
     @property
     def views(self) -> int:

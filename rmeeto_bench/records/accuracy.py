@@ -34,6 +34,12 @@ class ArmAccuracy:
     p_value: float | None = None
     p_holm: float | None = None
     agreement: float | None = None
+    # What says how the weights were trained: catalogue, metadata, arguments, file name or unknown.
+    known_by: str = ""
+    # Whether the weights are an average over the training (EMA, SWA).
+    averaged: bool = False
+    # The whole reduction in words, as in "r = 11, prune".
+    reduction: str = ""
 
 
 @dataclass(frozen=True)

@@ -68,17 +68,16 @@ class Arm:
     """One (device, model, ratio, precision, backend) of a run and everything measured about it.
 
     `weights`: `retrained` (a checkpoint trained at this r), `training-free` (baseline weights, merging switched on),
-    `baseline` (r = 0) or `random` (no checkpoint: throughput only). `top1` and `delta_top1` are percent and
-    percentage points, `images_per_second` images/s, `speedup` a ratio over the r = 0 arm of the same device.
-    `gflops`: convention name -> GFLOPs per image. `paper`: published values for this GPU and ratio, or None.
-    `sessions`: fresh processes behind the numbers. `latency_ms`: p50, p90, p99 of single steps at batch 1.
-    `peak_memory_mib`: the most GPU memory that building the arm and its first step took (None on a CPU).
-    `paper_mode`: images/s and speed-up by the paper's own protocol on this machine. `noise_speed`: images/s on noise over
-    images/s on real images. `top1_p`: McNemar's mid-p against the baseline, by Holm's method over the ratios.
-    `front_share`: share of resamples in which no other arm is both faster and more accurate.
-    `images_per_second_per_point`: images/s gained per point of top-1 lost. `break_even`, in the baseline's row: the
-    reduction ratio from which on merging is faster. `joules_per_image`: of the arm alone, where the driver's counter and
-    its power readings agree.
+    `baseline` (r = 0), `trained at r=N` (another), `unknown origin` or `random` (no checkpoint: throughput only). `top1` and
+    `delta_top1` are percent and percentage points, `images_per_second` images/s, `speedup` a ratio over the r = 0 arm of the
+    same device. `gflops`: convention name -> GFLOPs per image. `paper`: published values for this GPU and ratio, or None.
+    `sessions`: fresh processes behind the numbers. `latency_ms`: p50, p90, p99 of single steps at batch 1. `peak_memory_mib`:
+    the most GPU memory that building the arm and its first step took (None on a CPU). `paper_mode`: images/s and speed-up by
+    the paper's own protocol on this machine. `noise_speed`: images/s on noise over images/s on real images. `top1_p`:
+    McNemar's mid-p against the baseline, by Holm's method over the ratios. `front_share`: share of resamples in which no other
+    arm is both faster and more accurate. `images_per_second_per_point`: images/s gained per point of top-1 lost. `break_even`,
+    in the baseline's row: the reduction ratio from which on merging is faster. `joules_per_image`: of the arm alone, where the
+    driver's counter and its power readings agree.
     """
 
     device: str
@@ -117,6 +116,12 @@ class Arm:
     break_even: Estimate | None = None
     peak_memory_mib: float | None = None
     joules_per_image: Estimate | None = None
+    # What says how the weights were trained: catalogue, metadata, arguments, file name or unknown.
+    known_by: str = ""
+    # Whether the weights are an average over the training (EMA, SWA).
+    averaged: bool = False
+    # The whole reduction in words, as in "r = 11, prune".
+    reduction: str = ""
 
 
 @dataclass(frozen=True)
