@@ -151,7 +151,5 @@ def test_a_run_keeps_the_choice_of_averages_and_the_file_it_was_measured_with(tm
     with pytest.raises(CheckpointError, match="has no EMA weights"):
         resume(tmp_path / "run", controls())
     torch.save({"model_ema": load_file(bundled_checkpoint("vim_nano", 20))}, path)  # type: ignore[arg-type]
-    with pytest.raises(
-        CheckpointError, match="is not the checkpoint that vim_nano/r0 was measured with"
-    ):
+    with pytest.raises(CheckpointError, match="is not the checkpoint that vim_nano/r0 was measured with"):
         resume(tmp_path / "run", controls())
