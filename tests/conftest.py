@@ -39,3 +39,7 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
     (done,) = commands(["retrain", *flags, "--data", "data", "--out", "checkpoints"], cwd=place)
     assert done.code == 0, done
     return Retrained(place / "checkpoints", place / "checkpoints" / "vim_nano_r11-prune.safetensors", place / "data", flags)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=1, metavar="TIMES", help="try the kernels on TIMES as many random operands")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,16 @@ def test_house_rules_on_sizes() -> None:
                 assert node.end_lineno - node.lineno < 80, f"{name}.{node.name}"
                 if not any(ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list):
                     assert node.returns is not None, f"{name}.{node.name} has no return type"
+
+
+def test_a_worker_starts_without_what_it_does_not_need() -> None:
+    """torchvision and scipy.stats took twice as long to import as torch: every session of every run paid for them."""
+    code = (
+        "import sys, torch, rmeeto_bench as rb, rmeeto_bench.bench.session.jobs, rmeeto_bench.bench.session.accuracy_pass; "
+        "model = rb.create_model('vim_nano', r=5, depth=2).eval(); "
+        "torch.inference_mode()(model)(torch.zeros(1, *model.config.input_shape)); "
+        "slow = {'torchvision', 'scipy.stats', 'matplotlib', 'timm', 'pandas', 'torch._dynamo', 'huggingface_hub', 'triton'}; "
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -29,7 +29,7 @@ class PublicCheckpoint:
     """A public file. `model` and `r`: what it is for (r = 0: no merging in its training). `repo`: a hub repository, or the
     folder of a plain download (https). `filenames`: names to try in order, the first that is there.
     `top1` is the reported accuracy in percent, of the EMA weights where `ema` is set. `sha256`: full, or the leading digits
-    that its publisher put into the name; None until somebody has had the file in hand."""
+    that its publisher put into the name; None until somebody has hashed the file."""
 
     name: str
     model: str

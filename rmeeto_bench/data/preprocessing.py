@@ -6,10 +6,10 @@ import io
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from rmeeto_bench.data.image_set import FASHION_MNIST, IMAGENET, Normalisation
 
@@ -67,7 +67,9 @@ class Preprocessing:
             raise UnreadableImageError(f"{width} x {height} pixels are too long and thin to be resized")
         # Integer division: scale factors in floating point lose a pixel of the long side now and then (750 x 375).
         resized = image.resize((self.short * width // least, self.short * height // least), Image.Resampling.BICUBIC)
-        return transforms.pil_to_tensor(transforms.center_crop(resized, [self.size, self.size]))
+        left, top = (round((side - self.size) / 2) for side in resized.size)  # torchvision's, without its import of 3 s
+        pixels = np.array(resized.crop((left, top, left + self.size, top + self.size)))  # [H, W] or [H, W, 3]
+        return torch.from_numpy(pixels).view(self.size, self.size, -1).permute(2, 0, 1)
 
     def read(self, data: bytes) -> tuple[Tensor, str | None]:
         """Encoded bytes -> (uint8 [channels, size, size], what is unusual about the image and how it was read, or None).
@@ -128,5 +130,5 @@ def _plain(image: Image.Image) -> tuple[Image.Image, str | None]:
 
 def sixteen_bit(image: Image.Image) -> Image.Image:
     """16-bit grey (modes I;16 and I) as 8-bit grey; PIL's own conversion would clip everything above 255 to white."""
-    values = transforms.pil_to_tensor(image).to(torch.float32) / 257
-    return transforms.to_pil_image(values.round().clamp(0, 255).to(torch.uint8))
+    values = np.asarray(image).astype(np.float32) / np.float32(257)
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))

@@ -57,7 +57,7 @@ def _keep(event: Event, out: Path) -> None:
     folder = out / CELLS / event.task
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         packed = Path(scratch) / "run.tar.gz"
-        packed.write_bytes(event.archive)
+        write_atomic(packed, event.archive)
         fresh = unpack(packed, Path(scratch) / "run")
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ def _missing(tasks: Sequence[Task], record: RunRecord | None) -> tuple[str, ...]
 
 
 def drive(engine: Engine, tasks: Sequence[Task], out: Path, on_event: Callable[[Event], None]) -> Outcome:
-    """Carry out the tasks that are not done yet and merge all results into `out`, anew after each task.
+    """Carry out the tasks that are not done yet and merge all results into `out`, again after each task.
 
     The same call again continues: what is done is not done twice. Raises `DataError` for a folder with other contents.
     """

@@ -119,7 +119,7 @@ def carry_out(task: Task, folder: Path, *, ship: bool) -> Iterator[Event]:
 
 
 def _commits(folder: Path, child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Once for every time the run has written its manifest anew, until the child ends."""
+    """Yields each time the run rewrites its manifest, until the child exits."""
     seen: tuple[int, int] | None = None
     while child.poll() is None:
         time.sleep(EVERY)

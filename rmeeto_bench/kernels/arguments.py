@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rmeeto_bench.errors import UsageError
+
 
 @dataclass(frozen=True)
 class ScanArguments:
@@ -33,3 +35,9 @@ class ScanArguments:
         dtype = torch.promote_types(self.u.dtype, torch.float32)
         tensors = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
         return replace(self, **{name: getattr(self, name).to(dtype) for name in tensors})
+
+
+def refuse_float64(tensor: Tensor) -> None:
+    """For kernels that compute in fp32. Raises `UsageError` rather than lose half of the digits."""
+    if tensor.dtype == torch.float64:
+        raise UsageError("the Triton kernels compute in fp32; the chunked and reference backends serve float64")

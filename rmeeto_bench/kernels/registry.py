@@ -23,7 +23,7 @@ from rmeeto_bench.kernels.causal_conv1d import native as conv_native
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import native as merge_native
 from rmeeto_bench.kernels.merge.plan import MergePlan
-from rmeeto_bench.kernels.native.library import library
+from rmeeto_bench.kernels.native.library import describe, library
 from rmeeto_bench.kernels.selective_scan import chunked as scan_chunked
 from rmeeto_bench.kernels.selective_scan import native as scan_native
 from rmeeto_bench.kernels.selective_scan import reference as scan_reference
@@ -53,6 +53,11 @@ class Kernels:
     add_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
     merge: MergeKernels | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+
+    def account(self) -> str:
+        """Which kernels these are, and why no faster ones, in one line for the user."""
+        own = f"native kernels ({describe()})" if self.name == "native" else f"{self.name} kernels"
+        return "; ".join([own, *(f"not on {name}: {reason}" for name, reason in self.refused.items())])
 
 
 @dataclass(frozen=True)

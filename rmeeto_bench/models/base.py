@@ -1,4 +1,4 @@
-"""What every model here offers, whichever its family: sizes, a reduction, the tokens that were really there, and logits."""
+"""The interface of every model: its sizes, its reduction, the token count of each block in the last forward, and logits."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ class ReducedModel(nn.Module):
         raise NotImplementedError
 
     @property
+    def kernels_account(self) -> str:
+        """Which kernels serve this model, and why no faster ones, in one line."""
+        return f"{self.kernels_name} kernels"
+
+    @property
     def merge_path(self) -> str:
         """`none`, `fused` (matching and merging in two kernels at inference), or `torch: ` and why."""
         raise NotImplementedError
@@ -92,5 +97,5 @@ class ReducedModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, in_chans, H, W] (or clips) -> logits [B, num_classes], in training and evaluation alike."""
+        """Images [B, in_chans, H, W] (or clips) -> logits [B, num_classes], in training and in evaluation."""
         return self.head(self.forward_features(images))

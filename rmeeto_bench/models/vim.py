@@ -169,6 +169,11 @@ class Vim(ReducedModel):
         """Name of `kernels`."""
         return self.kernels.name
 
+    @property
+    def kernels_account(self) -> str:
+        """What `kernels` are, and why no faster ones."""
+        return self.kernels.account()
+
     def embed(self, images: Tensor) -> Tensor:
         """Images [B, in_chans, H, W] (or clips) -> tokens [B, L_0, C], class token in its place, positions added.
 

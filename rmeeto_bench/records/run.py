@@ -17,6 +17,7 @@ from typing import Any
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.check import check
+from rmeeto_bench.records.plausible import check_plausible
 
 SCHEMA = "rmeeto-bench/1.1"
 MAJOR = "rmeeto-bench/1"
@@ -221,8 +222,11 @@ def from_json(text: str) -> RunRecord:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"not a rmeeto-bench manifest ({error!r}); give the folder of a run") from error
     check(record, RunRecord, "manifest")
-    for arm in record.arms:
-        record.device(arm.device)
+    known = {device.id for device in record.devices}
+    for device in (*(arm.device for arm in record.arms), *(row.device for row in record.sweep)):
+        if device not in known:
+            record.device(device)  # says what is wrong
+    check_plausible(record)
     return record
 
 

@@ -56,7 +56,7 @@ def shuffled_rows(patches: int, ratio: float, generator: torch.Generator) -> Ten
 def shuffle_patches(
     tensors: tuple[Tensor | None, ...], cls_position: int, ratio: float, generator: torch.Generator
 ) -> tuple[Tensor | None, ...]:
-    """Rows of several [B, L, *] tensors in the same shuffled order, alike for all images; the class token stays.
+    """Rows of several [B, L, *] tensors in one shuffled order for all images; the class token stays.
 
     Paper equation 8: `ratio` = shuffled patches / patches.
     """

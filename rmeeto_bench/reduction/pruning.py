@@ -1,6 +1,6 @@
 """The rivals that drop tokens on a Vim, reconstructed: Token Recognition (EViT's idea) and Hidden State Alignment.
 
-Neither has complete public code for Vim, so what is inferred is said here and in docs/parity.md. Both drop patches after
+Neither has complete public code for Vim; this file and docs/parity.md list what is inferred. Both drop patches after
 a few layers by an importance score, where merging (and `ReductionConfig.prune`) drops the most redundant ones. Plain
 tensors only; how a model runs them is `models.pruned`.
 """

@@ -65,7 +65,7 @@ def augmented(pixels: Tensor, settings: Augmentation, drawn: Draw) -> Tensor:
 
 
 def frames_as_channels(pixels: Tensor) -> Tensor:
-    """[B, C, H, W] as it is, [B, C, T, H, W] as [B, C * T, H, W]: what is done to an image so is done to all frames alike."""
+    """[B, C, H, W] as it is, [B, C, T, H, W] as [B, C * T, H, W]: so an image augmentation treats all frames the same."""
     return pixels.flatten(1, 2) if pixels.dim() == 5 else pixels
 
 

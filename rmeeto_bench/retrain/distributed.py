@@ -89,7 +89,7 @@ def _join(backend: str) -> None:
     """Find the other processes, also those that torchrun started again after one died.
 
     torchrun lends its own store, in which the addresses of the processes before a restart are still written: whoever reads
-    one waits for ever (pytorch issue 135712). Each restart gets a corner of its own there; but over several machines the
+    one waits without end (pytorch issue 135712). Each restart gets a corner of its own there; but over several machines the
     agents count restarts apart, so the store must not be shared. Raises `UsageError` where it is.
     """
     setting = os.environ

@@ -207,6 +207,8 @@ def train_one(
             print(f"note: {note}", file=sys.stderr, flush=True)
     made = asked_for(session, r)
     model = build(session, r, training.num_classes).to(world.device)
+    if world.leads:
+        print(f"note: {session.model} trains on {model.kernels_account}", file=sys.stderr, flush=True)
     teacher: nn.Module | None = None
     if session.recipe.teacher.source == "self":
         teacher = prepare_teacher(build(session, 0, training.num_classes).to(world.device), session.recipe.teacher)

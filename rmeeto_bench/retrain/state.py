@@ -60,7 +60,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         except Exception:  # torch raises a dozen types for damaged bytes; the state before is as good
             continue
     if files:
-        raise CheckpointError(f"no state in {folder} can be read; remove the folder to start anew")
+        raise CheckpointError(f"no state in {folder} can be read; remove the folder to start again")
     return None
 
 

@@ -19,6 +19,7 @@ from rmeeto_bench.bench.session.label_check import suspicion
 from rmeeto_bench.bench.session.workload import load_data
 from rmeeto_bench.bench.store.predictions import Predictions
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import check_stored
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.errors import CheckpointError, DataError, UsageError
 from rmeeto_bench.measure.devices.device import Device
@@ -103,6 +104,8 @@ def evaluate_plan(
     data_of: dict[str, DataSummary] = {}
     complete = True
     work = [(models, data_for(evaluation, models[0])) for models in groups(require_weights(evaluation.plan))]
+    if evaluation.resume:
+        check_stored(folder)
     with Store.create(folder, resume=evaluation.resume) as store:
         for models, data in work:
             names = ",".join(model.model for model in models)
@@ -154,6 +157,8 @@ def _pass(
         shared = SharedPass(plan, models, data, store.path.parent, SHARED)
         return share(shared, devices, listener.passing, listener.note, watching.should_stop)
     arms = build_arms(plan, models, devices[0])
+    for account in dict.fromkeys(arm.account() for arm in arms):
+        listener.note(account)
     setting = setting_for(plan, devices[0])
     job = Pass(setting, store, listener.passing, listener.note, watching.should_stop, filed_under=SHARED)
     one_pass(arms, data, job)

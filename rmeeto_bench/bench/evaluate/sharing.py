@@ -66,6 +66,8 @@ def _work(shared: SharedPass, device: Device, shard: tuple[int, int], channel: A
             torch.cuda.set_device(device.torch_device)
         setting = setting_for(shared.plan, device)
         arms = build_arms(shared.plan, shared.resolved, device)
+        for account in dict.fromkeys(arm.account() for arm in arms):
+            channel.put(("note", shard[0], account))
         with Store.open(shared.folder) as store:
             job = Pass(
                 setting,

@@ -9,7 +9,7 @@ from typing import Any
 
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import short
-from rmeeto_bench.measure.rounds import CPU_TARGET, PRESETS, Protocol
+from rmeeto_bench.measure.protocol import CPU_BLOCK, CPU_TARGET, CPU_WARMUP_LIMIT, PRESETS, Protocol
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
@@ -45,8 +45,9 @@ def protocol_for(plan: BenchPlan, kind: str) -> Protocol:
     return replace(
         protocol,
         target=max(protocol.target, CPU_TARGET),
+        block_seconds=min(protocol.block_seconds, CPU_BLOCK) if share > 1 else protocol.block_seconds,
         warmup_seconds=protocol.warmup_seconds / share,
-        warmup_limit=protocol.warmup_limit / share,
+        warmup_limit=min(protocol.warmup_limit, CPU_WARMUP_LIMIT) / share,
         time_limit=protocol.time_limit / share,
     )
 

@@ -1,4 +1,4 @@
-"""What a plan needs and does not find is said before anything is started, by a dry run too: weights, images, kernels."""
+"""Checks before anything starts, in a dry run too, that a plan finds its weights, images and kernels."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from rmeeto_bench.bench.run.parallel import solo_against_together
 from rmeeto_bench.bench.run.processes import Outcome, Process, Worker, events, launch
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import check_stored
 from rmeeto_bench.bench.summary.record import assemble
 from rmeeto_bench.errors import CheckpointError, DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
 from rmeeto_bench.files import now
@@ -348,6 +349,7 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
     """
     with folder_lock(folder):
         record = load(folder)
+        check_stored(folder)
         plan = BenchPlan.from_dict(record.plan)
         here = {device.id for device in discover(_spec(record))}
         resolved = require(plan, record.devices)

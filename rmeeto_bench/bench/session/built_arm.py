@@ -61,6 +61,10 @@ class BuiltArm:
     forward: Callable[[Tensor], Tensor]
     known_by: str = ""
 
+    def account(self) -> str:
+        """Which kernels it runs on, for the user."""
+        return f"{self.cell.model} runs on {self.model.kernels_account}"
+
     def labels(self) -> tuple[str, ...]:
         """How the forward ran where that is not a matter of course: graph or eager on a GPU, merging outside the kernels."""
         found = []

@@ -1,4 +1,4 @@
-"""What a worker process is told, and what it has at hand: a job, its device, its arms, and the way to its parent.
+"""A worker's job and the context it runs in: device, arms, and the channel to the parent.
 
 A job is one line of JSON on the worker's standard input, events are lines of JSON on its standard output.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
 from rmeeto_bench.bench.session.equivalence import serve_blocks
+from rmeeto_bench.bench.session.forecast import Forecast
 from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
 from rmeeto_bench.bench.session.sweep import measure_sweep
 from rmeeto_bench.bench.session.workload import ModelWorkload, Workload, load_data
@@ -45,11 +47,14 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     """Warm up and time all arms in interleaved rounds; then let each answer the probe images, and at batch 1 time single
     steps."""
     desk.stage(f"session {desk.job.session + 1}: building")
+    began = time.monotonic()
     workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
     described = {"data": workload.data_name, "noise": workload.data_name is None or desk.plan.inputs == "random"}
     if not workload.names or not workload.names[0].endswith("/r0"):
         return {**described, "rounds": None}
+    if desk.job.session == 0 and isinstance(workload, ModelWorkload):
+        desk.emit("note", text=workload.built[workload.names[0]].account())
     batch = workload.batch_size
     if workload.views > 1 and desk.job.session == 0:
         _say_views(desk, batch, workload.views)
@@ -58,7 +63,11 @@ def run_timing(desk: Desk) -> dict[str, Any]:
         arms += [TimedArm(name + NOISE, workload.step(name, batch, noise=True), batch) for name in workload.names]
     desk.stage(f"session {desk.job.session + 1}: timing")
     protocol = protocol_for(desk.plan, desk.device.kind)
-    watch = Watch(desk.store.add_block, desk.progress, desk.should_stop)
+    keep = desk.store.add_block
+    if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
+        told = Forecast(protocol, len(arms), workload.evaluated, keep, lambda text: desk.emit("note", text=text), began)
+        keep = told.add_block
+    watch = Watch(keep, desk.progress, desk.should_stop)
     result = measure(desk.device, arms, workload.names[0], protocol, watch, session=desk.session)
     bound: set[str] = set()
     if not desk.should_stop():

@@ -45,6 +45,11 @@ class Workload(Protocol):
         """Views of each item of the evaluation set; 1 for images."""
         ...
 
+    @property
+    def evaluated(self) -> int:
+        """Images of the accuracy pass, every view of a clip counted; 0 where there is none."""
+        ...
+
     def step(self, arm: str, batch_size: int, *, noise: bool = False) -> Callable[[], Any]:
         """One forward of the next resident batch. Raises `torch.OutOfMemoryError` at the first call if it doesn't fit."""
         ...
@@ -63,7 +68,7 @@ class Workload(Protocol):
 
 
 def _start_counting_memory(device: Device) -> int | None:
-    """Bytes held now, after which the peak is counted anew; None on a CPU."""
+    """Bytes held now, from which the peak is counted again; None on a CPU."""
     if device.kind != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device.torch_device)
@@ -119,6 +124,12 @@ class ModelWorkload:
     def views(self) -> int:
         """Views of each item of the evaluation set."""
         return 1 if self.data is None else self.data.views
+
+    @property
+    def evaluated(self) -> int:
+        """Images of the accuracy pass: none without weights or data."""
+        trained = any(arm.provenance is not None for arm in self.built.values())
+        return len(self.data) * self.views if self.data is not None and trained else 0
 
     @property
     def batch_size(self) -> int:

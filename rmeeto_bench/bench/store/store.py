@@ -126,8 +126,8 @@ class Store:
     Several processes may have it open; each commits its own blocks.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, timeout=60)
+    def __init__(self, path: Path, connection: sqlite3.Connection | None = None) -> None:
+        self._connection = connection or sqlite3.connect(path, timeout=60)
         self.path = path
 
     @classmethod
@@ -151,7 +151,10 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """The database of a stored run. Raises `DataError` for a missing, foreign or damaged one."""
+        """The database of a run that this process measures or continues, to write to. `open_stored` is for all others.
+
+        Raises `DataError` for a missing, foreign or damaged one.
+        """
         path = folder / DATABASE
         if not path.is_file():
             raise DataError(f"{folder} holds no {DATABASE}; give the folder of a run")

@@ -54,10 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself instead of replaying CUDA graphs")
     preset = how.add_mutually_exclusive_group()
-    preset.add_argument("--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two")
+    preset.add_argument(
+        "--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two, at one process"
+    )
     preset.add_argument("--rigorous", dest="preset", action="store_const", const="rigorous", help="more rounds, for a paper")
     preset.add_argument(
-        "--sustained", dest="preset", action="store_const", const="sustained", help="ten minutes of every arm, for steady heat"
+        "--sustained",
+        dest="preset",
+        action="store_const",
+        const="sustained",
+        help="ten minutes of every arm in one process, for steady heat",
     )
     how.add_argument(
         "--paper-mode", action="store_true", help="also replay the paper's protocol (baseline first, 100 + 30 forwards)"

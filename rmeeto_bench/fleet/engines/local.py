@@ -28,7 +28,7 @@ class Engine(Protocol):
     """Ray, Slurm, or this machine."""
 
     def missing(self, kinds: Sequence[str]) -> Mapping[str, str]:
-        """Kinds that the machines at hand lack, each with what to do about it in one line."""
+        """Kinds that no machine here has, each with what to do about it in one line."""
         ...
 
     def run(self, tasks: Sequence[Task], out: Path) -> Iterator[Event]:

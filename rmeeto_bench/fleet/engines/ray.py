@@ -74,7 +74,7 @@ class RayEngine:
         return self._labelled(kind) or any(self._resource(kind) in node["Resources"] for node in self._nodes())
 
     def missing(self, kinds: Sequence[str]) -> Mapping[str, str]:
-        """Kinds without a node: Ray itself would let their tasks wait for ever."""
+        """Kinds without a node: Ray itself would let their tasks wait without end."""
         prefix = "accelerator_type:"
         names = sorted({name.removeprefix(prefix) for node in self._nodes() for name in node["Resources"] if prefix in name})
         present = ", ".join(names) or "no GPU at all"

@@ -28,7 +28,7 @@ class SlurmTask:
         return [event for event in carry_out(task, folder, ship=False) if event.final]
 
     def checkpoint(self, task: Task, folder: Path) -> Any:
-        """The same call again: it continues the run, on the same GPU, or starts it anew on another one."""
+        """The same call again: it continues the run, on the same GPU, or starts it again on another one."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, task, folder)

@@ -39,7 +39,7 @@ class Source:
 
     @property
     def order(self) -> tuple[str, str, str]:
-        """Sorts sources by age, alike on every machine."""
+        """Sorts sources by age, in the same order on every machine."""
         return self.created_utc, self.run_id, self.sha256
 
 

@@ -32,6 +32,7 @@ INSTRUCTION_SETS: dict[
     },
     "aarch64": {"neon": ()},
 }
+ELF_MACHINES = {"x86_64": 62, "aarch64": 183}  # what a library's header calls them
 COMPILER_SECONDS = 300
 
 
@@ -78,6 +79,12 @@ def intact(library: Path) -> bool:
         return False
 
 
+def _foreign(library: Path, machine: str) -> bool:
+    """Whether a library is for processors other than `machine`: compilers for others stand beside our own."""
+    header = library.read_bytes()[:20]
+    return machine in ELF_MACHINES and int.from_bytes(header[18:20], "little") != ELF_MACHINES[machine]
+
+
 def compile_library(command: list[str], name: str, target: Path, machine: str | None = None) -> None:
     """Compile to `target`, with its digest beside it. Raises `UnavailableError` with the compiler's last word."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -99,6 +106,9 @@ def compile_library(command: list[str], name: str, target: Path, machine: str | 
         if done.returncode or not built.is_file():
             last = (done.stderr.strip().splitlines() or ["it wrote no library"])[-1]
             raise UnavailableError(f"{' '.join(command)} could not build the CPU kernels: {last}")
+        machine = machine or platform.machine()
+        if _foreign(built, machine):
+            raise UnavailableError(f"{' '.join(command)} builds for another kind of processor than {machine}")
         write_digest(built)
         os.chmod(built, 0o600)
         built.with_suffix(".sha256").replace(target.with_suffix(".sha256"))

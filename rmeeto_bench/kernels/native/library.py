@@ -24,7 +24,7 @@ from rmeeto_bench.files import cache_folder
 from rmeeto_bench.kernels.native.compiling import HERE, compile_library, compilers, file_name, instruction_sets, intact
 from rmeeto_bench.kernels.native.trust import distrust
 
-SHIPPED = HERE / "shipped"  # for a build of the wheel to fill
+SHIPPED = HERE / "shipped"  # filled by the build of the wheel (hatch_build.py); a checkout has none
 LANES = {"avx512": 16, "avx2": 8, "sse2": 4, "neon": 4, "generic": 4}
 WRONG = {
     1: "the native scan serves 4, 8 or 16 states",

@@ -55,8 +55,8 @@ def scan_through(
 ) -> Tensor:
     """The scaled sum of both directions with gaps, [B, L, D], on any backend's plain scan.
 
-    A plain scan takes one step for decay and input alike. Given the longer time as its step and an input scaled down by
-    step / time it does the same recurrence; what then lacks in D u is added. In fp32: the new steps must not be rounded.
+    A plain scan uses one step for both decay and input. With the longer time as its step and the input scaled by step / time
+    it does the same recurrence. The part of D u that this scaling removes is added back. In fp32, as steps must not be rounded.
     """
     a = arguments.promoted()
     times = [_times(a, direction, gaps, pause) for direction in (0, 1)]

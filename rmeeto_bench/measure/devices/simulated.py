@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from rmeeto_bench.measure.devices.telemetry import HW_THERMAL, POWER_CAP
 from rmeeto_bench.measure.verdict import Evidence
@@ -35,9 +34,10 @@ class Scenario:
     itself · `throttle_share` of blocks (of `throttle_arms`, default all) begins an episode of `throttle_blocks` blocks
     slower by `throttle_depth`, of which telemetry sees `throttle_detected` · `contended_share`, `contended_depth`: another
     process, always seen · `launch_floor`: seconds the host needs per step, which no step can beat · `power_cap_w` (None:
-    none) lowers the clock · `temperature_c` once warm · `memory_growth`: bytes the allocator grows by in each block ·
-    `host_stall`: wall time beyond device time · `telemetry_cost`: slow-down of blocks that are observed. The rest are facts
-    for `SimDevice.evidence`; a step of an arm in `out_of_memory` raises torch's error.
+    none) lowers the clock · `temperature_c` once warm, after the time constant `warm_seconds` · `heat`: arms and by how
+    much each is slower on the warm device than on the cold one · `memory_growth`: bytes the allocator grows by in each
+    block · `host_stall`: wall time beyond device time · `telemetry_cost`: slow-down of blocks that are observed. The rest
+    are facts for `SimDevice.evidence`; a step of an arm in `out_of_memory` raises torch's error.
     """
 
     drift: float = 0.0
@@ -58,6 +58,8 @@ class Scenario:
     launch_floor: float = 0.0
     power_cap_w: float | None = None
     temperature_c: float = 65.0
+    warm_seconds: float = WARM_SECONDS
+    heat: tuple[tuple[str, float], ...] = ()
     memory_growth: int = 0
     host_stall: float = 0.0
     telemetry_cost: float = 0.0
@@ -118,6 +120,7 @@ class SimDevice:
         self._random = np.random.default_rng([seed, session, zlib.crc32(profile.name.encode())])
         self._process_seed = (seed, session)
         self._process: dict[str, float] = {}
+        self._hotter = dict(self.scenario.heat)
         self._noise: list[float] = []
         self._draws: list[tuple[float, float, float]] = []
         self._index = CHUNK
@@ -200,7 +203,7 @@ class SimDevice:
 
     def seen(self, seconds: float) -> dict[str, Any]:
         """Telemetry of the last block or blocks, over `seconds`."""
-        heat = 1 - float(np.exp(-self._now / WARM_SECONDS))
+        heat = self._heat()
         slow = 1 + self._drift() + (self.scenario.throttle_depth if self._reasons & HW_THERMAL else 0)
         mhz = round(self.profile.boost_mhz * self._clock_share / slow)
         energy = self._power_w * seconds
@@ -219,11 +222,17 @@ class SimDevice:
             "reserved_delta_bytes": growth,
         }
 
+    def _heat(self) -> float:
+        """How warm the device is: 0 when idle, 1 after a long time of work."""
+        return 1 - float(np.exp(-self._now / self.scenario.warm_seconds))
+
     def _drift(self) -> float:
         return self.scenario.drift * min(1.0, self._now / self.scenario.drift_seconds)
 
     def _refill(self) -> None:
         """Noise of the next blocks, drawn at once."""
+        from scipy.signal import lfilter
+
         scenario, draw = self.scenario, self._random
         innovation = np.sqrt(1 - scenario.ar_rho**2) * draw.normal(0, scenario.ar_sd, CHUNK)
         innovation[0] += scenario.ar_rho * self._slow_noise
@@ -248,7 +257,7 @@ class SimDevice:
         scenario, noise = self.scenario, self._noise[self._index]
         throttle, detect, contend = self._draws[self._index]
         self._index += 1
-        factor = noise * (1 + self._drift())
+        factor = noise * (1 + self._drift()) * (1 + self._hotter.get(name, 0.0) * self._heat())
         if scenario.process_sd:
             factor *= self._process_effect(name)
         self._reasons = POWER_CAP if self._capped else 0

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rmeeto_bench import published
 from rmeeto_bench.records.run import Arm, Estimate
-from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, settings
+from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, drawing
 from rmeeto_bench.report.paper.sources import Sources
 from rmeeto_bench.report.paper.tables.throughput import PAPER_PRECISION, on_gpu
 
@@ -28,8 +27,7 @@ SERIES = (
 
 
 def _canvas(style: str, draw: Callable[[Axes], None]) -> Figure:
-    chosen = STYLES[style]
-    with matplotlib.rc_context(settings(chosen)):
+    with drawing(style) as chosen:
         figure = Figure(figsize=(chosen.width, chosen.height), layout="constrained")
         axes = figure.subplots()
         draw(axes)
@@ -89,8 +87,8 @@ def _stars(axes: Axes, points: list[tuple[float, Estimate]], colour: str, label:
     """Our points: filled stars with the intervals of their accuracy."""
     if points:
         xs, ys = [x for x, _ in points], [y for _, y in points]
-        below = [y.value - (y.low or y.value) for y in ys]
-        above = [(y.high or y.value) - y.value for y in ys]
+        below = [max(0.0, y.value - (y.low or y.value)) for y in ys]
+        above = [max(0.0, (y.high or y.value) - y.value) for y in ys]
         values = [y.value for y in ys]
         axes.errorbar(xs, values, yerr=[below, above], fmt="*", color=colour, markersize=9, label=label, zorder=3)
 

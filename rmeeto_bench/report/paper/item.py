@@ -11,7 +11,7 @@ from rmeeto_bench.report.paper.sources import Sources
 
 @dataclass(frozen=True)
 class Ours:
-    """Our value of a published number with its 95 % interval, and how alike the two measurements are (`match`).
+    """Our value of a published number with its 95 % interval, and how similar the two measurements are (`match`).
     `comparable` is False for a stand-in, whose deviation would mean nothing."""
 
     value: float

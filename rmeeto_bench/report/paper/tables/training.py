@@ -111,9 +111,9 @@ def _paper_machine(training: Training) -> bool:
 def _minutes(trainings: list[Training], *, comparable: bool) -> Ours:
     """Mean minutes of those that ran on the first one's machine."""
     first = trainings[0]
-    alike = [training for training in trainings if (training.device, training.n_devices) == (first.device, first.n_devices)]
-    match = f"{describe(alike)}; {first.n_devices} x {first.device}"
-    return Ours(fmean(training.minutes for training in alike), match, comparable=comparable)
+    same = [training for training in trainings if (training.device, training.n_devices) == (first.device, first.n_devices)]
+    match = f"{describe(same)}; {first.n_devices} x {first.device}"
+    return Ours(fmean(training.minutes for training in same), match, comparable=comparable)
 
 
 def _on_hardware(row: PaperRow, model: str, sources: Sources) -> Ours | None:
