@@ -1,4 +1,4 @@
-"""From `--data` to an image set: the bundled one, Fashion-MNIST files, or images in any of the layouts people have."""
+"""From `--data` to an image set: the bundled one, Fashion-MNIST files, or images in any common layout."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ WRITTEN_AS = "give a folder of images by class, or of Fashion-MNIST files, .parq
 
 @dataclass(frozen=True)
 class Where:
-    """What to read besides the path: `labels` of a flat folder, `class_map` from class names to numbers; `names`: the
-    classes of the model in the order of its head, as its checkpoint has them."""
+    """What to read besides the path."""
 
-    labels: Path | None = None
-    class_map: Path | None = None
-    names: tuple[str, ...] = ()
+    labels: Path | None = None  # file of the labels of a flat folder
+    class_map: Path | None = None  # file that gives class names their numbers
+    names: tuple[str, ...] = ()  # classes in the order of the head, as the checkpoint of the model has them
 
 
 def find_data(
@@ -124,7 +123,7 @@ def _files(path: Path) -> tuple[list[Path], Path, tuple[str, ...]]:
 
 
 def find_source(path: Path, classes: Classes, where: Where) -> Source:
-    """List the images at `path` in whatever layout they are. Raises `DataError`."""
+    """List the images at `path`, in any known layout. Raises `DataError`."""
     files, folder, notes = _files(path)
     if files:
         name = files[0].name if path.is_file() else folder.resolve().name

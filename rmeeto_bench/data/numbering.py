@@ -1,4 +1,4 @@
-"""From the class names of a data set to the model's numbers: never guessed from what happens to lie on the disk."""
+"""From the class names of a data set to the model's numbers, without guessing from what the disk happens to hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Numbering:
 
 @dataclass(frozen=True)
 class Classes:
-    """What is known of the classes before the data set is listed."""
+    """The classes as known before the data set is listed."""
 
     # Classes of the model.
     count: int
@@ -109,7 +109,7 @@ class Classes:
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first names of many."""
+    """The first few of many names, as text."""
     text = ", ".join(printable(name) for name in names[:SHOWN])
     return text if len(names) <= SHOWN else f"{text} and {len(names) - SHOWN} more"
 

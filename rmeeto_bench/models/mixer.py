@@ -1,4 +1,4 @@
-"""The bidirectional Mamba mixer of Vim and VideoMamba ("v2"), token-major, on whichever kernels it is given."""
+"""The bidirectional Mamba mixer of Vim and VideoMamba ("v2"), token-major, on the kernels that the caller passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rmeeto_bench.kernels.registry import Kernels
 
 
 class SsmFeatures(NamedTuple):
-    """What a block's scan was fed with, for the metrics B, C and delta: [2, B, L, N], [2, B, L, N], [2, B, L, D].
+    """Inputs of a block's scan that serve as the metrics B, C and delta: [2, B, L, N], [2, B, L, N], [2, B, L, D].
 
     delta is the dt projection before bias and softplus. Both directions are in token order.
     """
@@ -73,11 +73,11 @@ class Mixer(nn.Module):
         )
 
     def freeze(self) -> None:
-        """Keep what is derived from the parameters from now on, where no gradients flow: the caller promises to leave them."""
+        """Keep tensors derived from the parameters while no gradients flow; the caller promises to leave them alone."""
         self._kept = {}
 
     def thaw(self) -> None:
-        """Take the promise of `freeze` back."""
+        """Withdraw the promise of `freeze`."""
         self._kept = None
 
     def _stacked(self, dtype: torch.dtype) -> Stacked:

@@ -1,7 +1,7 @@
-"""From a labelled set to an endless supply of augmented batches: seeded, shared out over processes, startable anywhere.
+"""Augmented training batches from a labelled set: seeded, divided among the processes, and resumable at any batch.
 
-Every random number is a function of the seed, the epoch and the place in the epoch, never of how many processes or
-workers there are: a run that resumes sees what an uninterrupted one sees.
+Every random number is a function of the seed, the epoch and the place in the epoch, never of the number of processes or
+workers: a resumed run sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -49,18 +49,16 @@ class _Keys:
 
 @dataclass(frozen=True)
 class Feed:
-    """Training batches of `data` for a model of input `shape`, on this process's device.
+    """Training batches for one process."""
 
-    `workers` processes decode and crop where images are files or each is augmented by itself; sets in memory that are only
-    shifted and mirrored lie on the device whole and need none. `unreadable`: files that were skipped so far, and why.
-    """
-
-    data: LabelledSet
-    shape: tuple[int, ...]
-    recipe: Recipe
-    world: World
+    data: LabelledSet  # training set
+    shape: tuple[int, ...]  # of the model's input, without the batch
+    recipe: Recipe  # batch size, augmentation and seed
+    world: World  # this process and its device
+    # processes that decode and crop, for images in files or augmented one by one; a set in memory that is only shifted and
+    # mirrored lies on the device whole and needs none
     workers: int = 0
-    unreadable: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)  # file that was skipped -> why
 
     def __post_init__(self) -> None:
         if self.batches_per_epoch < self.recipe.optimisation.accumulation:
@@ -75,7 +73,7 @@ class Feed:
 
     @property
     def normalisation(self) -> Normalisation:
-        """Of the pixels the model gets."""
+        """Normalisation of the pixels that the model gets."""
         return self.data.normalisation if isinstance(self.data, TensorSet) else self.data.preprocessing.normalisation
 
     @property
@@ -122,8 +120,8 @@ class Feed:
 def validation_batches(
     data: LabelledSet, shape: tuple[int, ...], world: World, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels) of this process's part of a validation set, each image once over all processes, as the model takes
-    them."""
+    """(images, labels) of this process's part of a validation set, as the model takes them. Together the processes see each
+    image once."""
     if isinstance(data, EncodedSet):
         own: LabelledSet = replace(data, indices=data.indices[world.rank :: world.size])
     else:

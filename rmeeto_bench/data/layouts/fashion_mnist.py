@@ -1,4 +1,4 @@
-"""Fashion-MNIST in its original IDX files: the bundled test split, and the training split where the machine has it."""
+"""Fashion-MNIST in its original IDX files: the bundled test split, and the training split if the machine has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as one file: packed to travel, unpacked with nothing taken from it but the two files that make a run."""
+"""A run as one archive. Unpacking takes only the two files that make a run, whatever else is in it."""
 
 from __future__ import annotations
 

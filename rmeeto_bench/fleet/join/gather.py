@@ -24,7 +24,7 @@ def _open(path: Path, scratch: Path) -> tuple[Path, RunRecord]:
 
 
 def gather(paths: Sequence[Path], out: Path, *, prefer: str | None = None, replace: bool = False) -> tuple[Merged, list[str]]:
-    """Merge runs (folders, manifests, archives) into a new run in `out`; returns it and everything worth noting.
+    """Merge runs (folders, manifests, archives) into a new run in `out`; returns it and notes for the user.
 
     `replace`: over the merged run that is there. Nothing is left in `out` if the runs cannot be merged. Raises `DataError`.
     """

@@ -20,11 +20,11 @@ VARIANT = "@"  # an arm's variants (noise inputs) are stored as NAME@VARIANT
 
 @dataclass(frozen=True)
 class _Rewrite:
-    """How the rows of one table and one source become rows of the merged run."""
+    """Turns the rows of one table and one source into rows of the merged run."""
 
-    columns: tuple[str, ...]
-    taken: Taken
-    first_session: dict[str, int]
+    columns: tuple[str, ...]  # of the table
+    taken: Taken  # which rows of the source are taken, and the lasting ids of their devices
+    first_session: dict[str, int]  # lasting device id -> number that the source's session 0 gets
 
     def _value(self, row: Sequence[Any], column: str) -> Any:
         return row[self.columns.index(column)] if column in self.columns else None

@@ -1,4 +1,4 @@
-"""Which files may be loaded as code: those that nobody else could have written."""
+"""Which files may be loaded as code: only those that no other user could have written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def _private_group(gid: int) -> bool:
-    """Whether this is the user's own group without other members, as Debian and Fedora give one to each user."""
+    """Whether this group belongs to the user alone; Debian and Fedora give each user such a group."""
     try:
         user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
     except KeyError:

@@ -1,4 +1,4 @@
-"""The scan of a sequence with gaps: the state goes on evolving where tokens were pruned (Hidden State Alignment).
+"""The scan of a sequence with gaps: the state keeps evolving where tokens were pruned (Hidden State Alignment).
 
 With q_j the original position of the j-th kept token and a step of `pause` at each missing one,
 
@@ -40,7 +40,7 @@ def scan_directions(arguments: ScanArguments, gaps: Tensor | None = None, pause:
 
 
 def _times(a: ScanArguments, direction: int, gaps: Tensor | None, pause: str) -> tuple[Tensor, Tensor]:
-    """(step, time since the neighbour that was kept), both [B, L, D]."""
+    """(step, time since the last kept token in scan order), both [B, L, D]."""
     if pause not in PAUSES:
         raise UsageError(f"the step at a missing token is {' or '.join(PAUSES)}, not {pause!r}")
     delta = F.softplus(a.dt[direction] + a.dt_bias[direction])

@@ -1,4 +1,4 @@
-"""The paper's Figures 1b and 4 from its published numbers, with ours over them where there are any."""
+"""The paper's Figures 1b and 4 from its published numbers, with our points drawn over them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _canvas(style: str, draw: Callable[[Axes], None]) -> Figure:
 
 
 def _has_place(arm: Arm) -> bool:
-    """Figure 4 is about speed and accuracy in the paper's precision."""
+    """Whether an arm belongs on Figure 4: it has a speed and an accuracy, in the paper's precision."""
     return arm.precision == PAPER_PRECISION and arm.images_per_second is not None and arm.top1 is not None
 
 
@@ -94,7 +94,7 @@ def _stars(axes: Axes, points: list[tuple[float, Estimate]], colour: str, label:
 
 
 def _legend(axes: Axes, *, above: bool) -> None:
-    """One entry per name; above the axes where lines fill all of them."""
+    """A legend with one entry per name, above the axes if lines fill all of them."""
     handles, names = axes.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     if above:
