@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from rmeeto_bench.ablate.studies import Study, Variant
-from rmeeto_bench.checkpoints.reader import load_checkpoint
+from rmeeto_bench.checkpoints.reader import load_state
 from rmeeto_bench.data.image_set import Batch, ImageSet
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.statistics import paired_delta, t_interval, wilson
@@ -60,7 +60,7 @@ class Arm:
         self.variant = variant
         chosen = {"pruning": variant.pruning} if variant.pruning else {"reduction": variant.reduction}
         self.model: ReducedModel = create_model(settings.model, backend=settings.backend, **chosen)
-        load_checkpoint(self.model, settings.checkpoint)
+        load_state(self.model, settings.checkpoint)
         self.seeds = settings.seeds if variant.stochastic else 1
         self.hits: list[list[Hits]] = [[] for _ in range(self.seeds)]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rmeeto_bench.reduction.config import ReductionConfig, tome
+
+TOME = "ToMe"
 BUNDLED = Path(__file__).parents[1] / "bundled" / "vim_nano"
 VIM_LICENCE = "Apache-2.0"
 HUB = "https://huggingface.co/"
@@ -42,6 +45,11 @@ class PublicCheckpoint:
     note: str = ""
 
     @property
+    def reduction(self) -> ReductionConfig:
+        """What it was trained with: the paper's method, or ToMe's."""
+        return tome(self.r) if self.note == TOME else ReductionConfig(r=self.r)
+
+    @property
     def filename(self) -> str:
         """The likeliest name."""
         return self.filenames[0]
@@ -75,7 +83,7 @@ def _tome(size: str, letter: str, top1: float) -> PublicCheckpoint:
     model = f"deit_{size}"
     filename = f"f367470145_deit_{letter}_r13.pth"
     name = f"{model}_tome_r13"
-    return PublicCheckpoint(name, model, FACEBOOK + "tome", (filename,), top1, r=13, licence="CC-BY-NC-4.0", note="ToMe")
+    return PublicCheckpoint(name, model, FACEBOOK + "tome", (filename,), top1, r=13, licence="CC-BY-NC-4.0", note=TOME)
 
 
 def _rmeeto(model: str, r: int, folder: str, top1: float, *, ema: bool = False, note: str = "") -> PublicCheckpoint:

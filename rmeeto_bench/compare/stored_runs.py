@@ -104,7 +104,7 @@ def arm_differences(base: RunRecord, head: RunRecord) -> Iterator[str]:
         theirs = {arm.arm: arm for arm in head.arms if arm.device == other.id}
         for arm in (arm for arm in base.arms if arm.device == one.id and arm.arm in theirs):
             match = theirs[arm.arm]
-            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256"):
+            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256", "averaged", "reduction"):
                 first, second = getattr(arm, name), getattr(match, name)
                 if first != second:
                     words = f"{name.replace('_', ' ')} {str(first)[:16]} against {str(second)[:16]}"

@@ -49,6 +49,7 @@ class Normalisation:
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FASHION_MNIST = Normalisation((0.2860,), (0.3530,))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from rmeeto_bench.data.image_set import IMAGENET, Normalisation
+from rmeeto_bench.data.image_set import FASHION_MNIST, IMAGENET, Normalisation
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
@@ -39,6 +39,11 @@ class Preprocessing:
         return cls(size, int(CROP * size), 3, IMAGENET)
 
     @property
+    def mode(self) -> str:
+        """PIL's name for images of so many channels."""
+        return "RGB" if self.channels == 3 else "L"
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(channels, height, width) of the output."""
         return self.channels, self.size, self.size
@@ -55,7 +60,7 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Decoded image -> uint8 [channels, size, size], equal to torchvision's Resize and CenterCrop on PIL images."""
-        image = image.convert("RGB" if self.channels == 3 else "L")
+        image = image.convert(self.mode)
         width, height = image.size
         least = min(width, height)
         if self.short * max(width, height) // least * self.short > MOST_PIXELS:
@@ -73,6 +78,15 @@ class Preprocessing:
         """
         image, unusual = decode(data)
         return self(image), unusual
+
+
+def preprocessing_for(shape: tuple[int, ...]) -> Preprocessing:
+    """What a model of this input shape is trained and evaluated with: the ImageNet protocol, or whole grey images (the
+    bundled model)."""
+    channels, size = shape[0], shape[-1]
+    if channels == 1:
+        return Preprocessing(size, size, 1, FASHION_MNIST)
+    return Preprocessing.imagenet(size)
 
 
 def decode(data: bytes) -> tuple[Image.Image, str | None]:

@@ -79,6 +79,7 @@ class EncodedSet:
     workers: int | None = None  # processes that decode; None: one per core, or none for a few batches
     part_of: int | None = None  # images of the whole set, if this is a subset
     problems: tuple[Problem, ...] = ()  # found when the source was listed
+    class_names: tuple[str, ...] = ()  # in the order of their numbers, where they are known
 
     @property
     def views(self) -> int:

@@ -32,6 +32,9 @@ class ArmAccuracy:
     p_value: float | None = None  # McNemar's mid-p of the hypothesis that both arms are equally accurate
     p_holm: float | None = None  # the same, adjusted for the number of ratios of the model
     agreement: float | None = None  # percent of the images with the same first class as the r = 0 arm
+    known_by: str = ""  # what says how the weights were trained: catalogue, metadata, arguments, file name or unknown
+    averaged: bool = False  # whether the weights are an average over the training (EMA, SWA)
+    reduction: str = ""  # the whole reduction in words, as in "r = 11, prune"
 
 
 @dataclass(frozen=True)

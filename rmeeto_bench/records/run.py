@@ -81,8 +81,8 @@ class Arm:
     precision: str  # fp32, fp16 or bf16
     backend: str  # kernels that ran
     batch_size: int  # images
-    # retrained (a checkpoint trained at this r), training-free (baseline weights, merging switched on), baseline (r = 0) or
-    # random (no checkpoint: throughput only)
+    # retrained (a checkpoint trained at this r), training-free (baseline weights, merging switched on), baseline (r = 0),
+    # trained at r=N (another one), unknown origin, or random (no checkpoint: throughput only)
     weights: str
     checkpoint: str | None = None  # file name of the weights; None: random weights
     checkpoint_sha256: str | None = None  # of that file
@@ -108,6 +108,9 @@ class Arm:
     break_even: Estimate | None = None  # only in the r = 0 arm: the reduction ratio from which on merging is faster
     peak_memory_mib: float | None = None  # the most GPU memory that building the arm and its first step took; None on a CPU
     joules_per_image: Estimate | None = None  # of the arm alone; None unless the driver's counter and its power readings agree
+    known_by: str = ""  # what says how the weights were trained: catalogue, metadata, arguments, file name or unknown
+    averaged: bool = False  # whether the weights are an average over the training (EMA, SWA)
+    reduction: str = ""  # the whole reduction in words, as in "r = 11, prune"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.accuracy import AccuracyRecord, ArmAccuracy, ClassChange, DataSummary, to_json
 from rmeeto_bench.records.run import Estimate
 from rmeeto_bench.report.figures.style import COLOURS, drawing, render
+from rmeeto_bench.report.origins import origin_notes
 from rmeeto_bench.report.plain import csv_cell
 from rmeeto_bench.report.run.tables import DASH, interval
 
@@ -92,6 +93,8 @@ def _data_lines(summary: DataSummary) -> list[str]:
 def sentences(record: AccuracyRecord) -> list[str]:
     """What the numbers say, in words: images, what was left out, differences, hints."""
     lines = [line for summary in record.data.values() for line in _data_lines(summary)]
+    for model in dict.fromkeys(arm.model for arm in record.arms):
+        lines += origin_notes([arm for arm in record.arms if arm.model == model])
     lines += [text for arm in record.arms if (text := _difference(arm))]
     return lines + [f"warning: {hint}" for hint in record.hints]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rmeeto_bench.data.image_set import UNREADABLE, Normalisation, TensorSet
+from rmeeto_bench.data.preprocessing import Preprocessing, preprocessing_for
 from rmeeto_bench.data.readers import in_order
 from rmeeto_bench.data.reading import EncodedSet
 from rmeeto_bench.errors import DataError
@@ -75,6 +76,13 @@ class Feed:
         """Normalisation of the pixels that the model gets."""
         return self.data.normalisation if isinstance(self.data, TensorSet) else self.data.preprocessing.normalisation
 
+    @property
+    def prepared(self) -> Preprocessing:
+        """How single images are prepared: as in an evaluation. A set in memory keeps its channels, and `fit` does the rest."""
+        if isinstance(self.data, TensorSet):
+            return replace(preprocessing_for((self.data.shape[0], *self.shape[1:])), normalisation=self.normalisation)
+        return preprocessing_for(self.shape)
+
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The micro-batches of one epoch from the `first` on: images fp32 [B, C, H, W] (clips [B, C, T, H, W]), normalised;
         labels int64 [B]. Copies of an image are neighbours."""
@@ -100,7 +108,7 @@ class Feed:
                 chosen = torch.tensor([index for index, _ in batch], device=device).repeat_interleave(settings.copies)
                 yield pixels[chosen], labels[chosen]
             return
-        transform = image_transform(settings, self.shape[-1], self.normalisation.mean)
+        transform = image_transform(settings, self.prepared)
         items = Items(self.data, transform, (self.recipe.seed, epoch), settings.copies)
         for batch_pixels, batch_labels, unreadable in in_order(
             lambda batch: joined([items[key] for key in batch]), keys, self.workers

@@ -42,6 +42,14 @@ class Facts:
     failure: str | None = None
     host_bound: bool = False
     peak_memory_mib: float | None = None
+    # What says how the weights were trained: catalogue, metadata, arguments, file name or unknown.
+    known_by: str = ""
+    # Whether the weights are an average over the training.
+    averaged: bool = False
+    # The whole reduction as `checkpoints.trained.written` writes it; the cell's own where empty.
+    reduction: str = ""
+    # Classes of the head; the model's own where None.
+    num_classes: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the store."""

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from rmeeto_bench.bench.store.store import COLUMNS, Facts
-from rmeeto_bench.errors import UNPRINTABLE, DataError
+from rmeeto_bench.checkpoints.trained import read_reduction
+from rmeeto_bench.errors import UNPRINTABLE, DataError, UsageError
 from rmeeto_bench.records.check import check, check_any
 
 LONGEST_NAME = 1000  # characters of a device, an arm, a model, a status
@@ -95,7 +96,8 @@ def _facts(value: Any, where: str) -> None:
     _settings(value, where)
     try:
         facts = Facts.from_dict(value)
-    except (KeyError, TypeError) as error:
+        _ = read_reduction(facts.reduction) if facts.reduction else None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
         raise DataError(f"{where} is no description of an arm ({type(error).__name__})") from error
     check(facts, Facts, where)
 
