@@ -43,13 +43,10 @@ def show(record: RunRecord, folder: Path) -> None:
 
 def stored_blocks(folder: Path, record: RunRecord) -> dict[str, list[Block]]:
     """Device id -> the blocks of a run, for its report; nothing where the database was not kept."""
-    from rmeeto_bench.bench.store.store import Store
-    from rmeeto_bench.records.run import DATABASE
+    from rmeeto_bench.bench.store.untrusted import open_if_kept
 
-    if not (folder / DATABASE).is_file():
-        return {}
-    with Store.open(folder) as store:
-        return {device.id: store.blocks(device.id) for device in record.devices}
+    with open_if_kept(folder) as store:
+        return {} if store is None else {device.id: store.blocks(device.id) for device in record.devices}
 
 
 def exit_code(record: RunRecord) -> int:

@@ -42,6 +42,14 @@ class Facts:
     failure: str | None = None
     host_bound: bool = False
     peak_memory_mib: float | None = None
+    # What says how the weights were trained: catalogue, metadata, arguments, file name or unknown.
+    known_by: str = ""
+    # Whether the weights are an average over the training.
+    averaged: bool = False
+    # The whole reduction as `checkpoints.trained.written` writes it; the cell's own where empty.
+    reduction: str = ""
+    # Classes of the head; the model's own where None.
+    num_classes: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the store."""
@@ -119,8 +127,8 @@ class Store:
     Several processes may have it open; each commits its own blocks. `note`: what its maker decided about the disk, or nothing.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, timeout=60)
+    def __init__(self, path: Path, connection: sqlite3.Connection | None = None) -> None:
+        self._connection = connection or sqlite3.connect(path, timeout=60)
         self.path, self.note = path, ""
 
     @classmethod
@@ -144,7 +152,10 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """The database of a stored run. Raises `DataError` for a missing, foreign or damaged one."""
+        """The database of a run that this process measures or continues, to write to. `open_stored` is for all others.
+
+        Raises `DataError` for a missing, foreign or damaged one.
+        """
         path = folder / DATABASE
         if not path.is_file():
             raise DataError(f"{folder} holds no {DATABASE}; give the folder of a run")

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), a file, a public name, zoo, or bundled (default)"
     )
+    what.add_argument("--ema", action="store_true", help="take the averaged weights (EMA, SWA) in the checkpoints")
     data = parser.add_argument_group("images")
     add_data(data)
     data.add_argument(
@@ -59,6 +60,7 @@ def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
         rs=None if arguments.r is None else parse_rs(arguments.r),
         gpus=arguments.gpus,
         checkpoints=arguments.checkpoints,
+        ema=arguments.ema,
         data=arguments.data,
         labels=arguments.labels,
         class_map=arguments.class_map,

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), one file, a public name, bundled, or none"
     )
+    what.add_argument("--ema", action="store_true", help="take the averaged weights (EMA, SWA) in the checkpoints")
     what.add_argument(
         "--inputs", default="auto", metavar="KIND", help="timed on: real images, random noise, or both, compared round by round"
     )
@@ -54,10 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself instead of replaying CUDA graphs")
     preset = how.add_mutually_exclusive_group()
-    preset.add_argument("--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two")
+    preset.add_argument(
+        "--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two, at one process"
+    )
     preset.add_argument("--rigorous", dest="preset", action="store_const", const="rigorous", help="more rounds, for a paper")
     preset.add_argument(
-        "--sustained", dest="preset", action="store_const", const="sustained", help="ten minutes of every arm, for steady heat"
+        "--sustained",
+        dest="preset",
+        action="store_const",
+        const="sustained",
+        help="ten minutes of every arm in one process, for steady heat",
     )
     how.add_argument(
         "--paper-mode", action="store_true", help="also replay the paper's protocol (baseline first, 100 + 30 forwards)"
@@ -117,6 +124,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
         rs=None if arguments.r is None else parse_rs(arguments.r),
         gpus=gpus,
         checkpoints=arguments.checkpoints,
+        ema=arguments.ema,
         data=arguments.data,
         labels=arguments.labels,
         class_map=arguments.class_map,
@@ -180,8 +188,13 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
 
     console = output.console()
     devices = discover(plan.gpus)
-    weights = require(plan, devices)
-    for line in (*outline(plan, devices), *(f"  {arm}: {path or 'random weights'}" for arm, path in weights.items())):
+    lines = []
+    for resolved in require(plan, devices).values():
+        for arm, weights in resolved.weights.items():
+            known = f", known by {weights.known_by}" if weights.known_by != "unknown" else ""
+            lines.append(f"  {arm}: " + (f"{weights.path} ({weights.label}{known})" if weights.path else "random weights"))
+        lines += [f"note: {note}" for note in resolved.notes]
+    for line in (*outline(plan, devices), *lines):
         console.print(line, soft_wrap=True)
     console.print(f"files would go to {folder}", soft_wrap=True)
     return 0
