@@ -209,7 +209,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
         api.create_repo(repo, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=[WEIGHTS, CONFIG, CARD])
         return str(done.commit_url)
-    except (OSError, HfHubHTTPError) as error:
+    except (OSError, HfHubHTTPError, ValueError) as error:  # ValueError: something else than a hub answers, a proxy say
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UnavailableError(f"cannot push to {repo} ({reason}); log in with the hub's client: hf auth login") from error
 
@@ -228,7 +228,7 @@ def _fetch(source: str, target: Path, names: Sequence[str]) -> Path:
         raise CheckpointError(f"{source} is neither a folder nor org/repo on the hub")
     try:
         snapshot_download(source, allow_patterns=list(names), local_dir=target)
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
         raise UnavailableError(f"cannot fetch {source} ({type(error).__name__}); check its name and the network") from error
     return target
 
