@@ -75,7 +75,7 @@ class Arm:
     `peak_memory_mib`: the most GPU memory that building the arm and its first step took (None on a CPU).
     `paper_mode`: images/s and speed-up by the paper's own protocol on this machine. `noise_speed`: images/s on noise over
     images/s on real images. `top1_p`: McNemar's mid-p against the baseline, by Holm's method over the ratios.
-    `front_share`: share of resamples in which no other arm is both faster and more accurate.
+    `beaten_p`: p-value that no other arm is both faster and more accurate, by Holm's method over all pairs of arms.
     `images_per_second_per_point`: images/s gained per point of top-1 lost. `break_even`, in the baseline's row: the
     reduction ratio from which on merging is faster. `joules_per_image`: of the arm alone, where the driver's counter and
     its power readings agree.
@@ -112,7 +112,7 @@ class Arm:
     paper_mode: dict[str, float] | None = None
     noise_speed: Estimate | None = None
     top1_p: float | None = None
-    front_share: float | None = None
+    beaten_p: float | None = None
     images_per_second_per_point: Estimate | None = None
     break_even: Estimate | None = None
     peak_memory_mib: float | None = None
