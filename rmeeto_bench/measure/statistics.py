@@ -160,6 +160,16 @@ def run_speedup(baseline: Sequence[ArrayLike], arm: Sequence[ArrayLike], level: 
     return _map(run_estimate(logs, level), np.exp)
 
 
+def p_same(speedup: Estimate, sessions: int, level: float = 0.95) -> float:
+    """Two-sided p-value that a speed-up over these sessions is 1, from its interval; 1 where sessions are too few to tell."""
+    if sessions < ENOUGH_SESSIONS or speedup.low is None or speedup.high is None:
+        return 1.0
+    if speedup.value == 1:
+        return 1.0
+    error = np.log(speedup.high / speedup.low) / 2 / float(special.stdtrit(sessions - 1, (1 + level) / 2))
+    return float(2 * special.stdtr(sessions - 1, -abs(np.log(speedup.value)) / error)) if error > 0 else 0.0
+
+
 def run_rate(seconds_per_image: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
     """Images per second over a run, from seconds per image by session and round."""
     return _map(run_estimate([-np.log(np.asarray(x, float)) for x in seconds_per_image], level), np.exp)
@@ -225,6 +235,16 @@ def _tango(gained: int, lost: int, total: int, delta: float) -> float:
     variance = total * (2 * share + delta * (1 - delta))
     difference = gained - lost - total * delta
     return float(difference / np.sqrt(variance)) if variance > 0 else (0.0 if difference == 0 else float("inf"))
+
+
+def more_accurate(baseline: ArrayLike, arm: ArrayLike) -> float:
+    """One-sided mid-p value of McNemar's exact test that the arm is no more accurate than the baseline."""
+    from scipy import stats
+
+    first, second = np.asarray(baseline, bool), np.asarray(arm, bool)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    half = 0.5 * stats.binom.pmf(gained, gained + lost, 0.5)
+    return float(stats.binom.sf(gained, gained + lost, 0.5) + half) if gained + lost else 1.0
 
 
 def mcnemar(baseline: ArrayLike, arm: ArrayLike) -> float:

@@ -112,7 +112,7 @@ def unsteady(sessions: Sequence[Session], baseline: str, arm: str, half_width: f
     allowed = FALSE_ALARMS / max(1, len(logs[0]) - 1)
     ratios = [session[baseline] - session[arm] for session in logs]
     ranked = [_ranks(ratio) for ratio in ratios]
-    if _p_correlation([(ranks, _ranks(np.arange(len(ranks)))) for ranks in ranked]) < allowed:
+    if _p_correlation([(ranks, _ranks(np.arange(float(len(ranks))))) for ranks in ranked]) < allowed:
         return "the speed-up drifted within the processes"
     if _p_level(ranked) < allowed:
         return "the speed-up jumped within the processes"

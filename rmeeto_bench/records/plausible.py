@@ -48,7 +48,7 @@ NUMBER_RANGES = {
     "rounds": (0, LARGEST_COUNT),
     "sessions": (0, LARGEST_COUNT),
     "top1_p": (0.0, 1.0),
-    "front_share": (0.0, 1.0),
+    "beaten_p": (0.0, 1.0),
     "peak_memory_mib": (0.0, LARGEST),
 }
 PARTS = {  # dictionary of numbers -> the keys that every table needs

@@ -103,7 +103,7 @@ class Arm:
     paper_mode: dict[str, float] | None = None  # images/s and speed-up by the paper's own protocol on this machine
     noise_speed: Estimate | None = None  # images/s on noise over images/s on real images
     top1_p: float | None = None  # McNemar's mid-p against the r = 0 arm, by Holm's method over the ratios
-    front_share: float | None = None  # share of resamples in which no other arm is both faster and more accurate
+    beaten_p: float | None = None  # p-value that no other arm is both faster and more accurate, by Holm's method over all pairs
     images_per_second_per_point: Estimate | None = None  # images/s gained per point of top-1 lost
     break_even: Estimate | None = None  # only in the r = 0 arm: the reduction ratio from which on merging is faster
     peak_memory_mib: float | None = None  # the most GPU memory that building the arm and its first step took; None on a CPU
