@@ -20,6 +20,8 @@ def _fastest(arms: list[Arm]) -> str:
     baseline = next((arm for arm in timed if arm.r == 0), None)
     if baseline is None:
         return "nothing was timed"
+    if all(arm.r == 0 for arm in timed):
+        return "only r = 0 was measured; add --ratios 0,0.14,...,0.54 to see what merging gains"
     known = baseline.top1 is not None
     good = [arm for arm in timed if not known or arm.r == 0 or (arm.delta_top1 and arm.delta_top1.value >= -WITHIN)]
     best = max(good, key=lambda arm: arm.speedup.value if arm.speedup else 0.0)
