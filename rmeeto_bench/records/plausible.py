@@ -14,9 +14,7 @@ from rmeeto_bench.errors import DataError
 if TYPE_CHECKING:
     from rmeeto_bench.records.run import Arm, Estimate, RunRecord, SweepRow
 
-MOST_DEVICES = 512
-MOST_ARMS = 4096
-MOST_SWEEP_ROWS = 50_000
+MOST = {"devices": 512, "arms": 4096, "sweep": 50_000}  # entries of a manifest
 LONGEST_NAME = 300  # characters of a device, a model, an arm, an id
 LARGEST = 1e12  # of a rate, a time, a size
 LARGEST_R = 100_000
@@ -140,16 +138,15 @@ def _twice(values: list[Any]) -> Iterator[Any]:
         seen.add(value)
 
 
+def check_counts(counts: dict[str, int]) -> None:
+    """Raise `DataError` for more devices, arms or rows of a sweep than any run has; before anything else looks at them."""
+    for name, count in counts.items():
+        if count > MOST[name]:
+            raise DataError(f"manifest.{name} has {count} entries, a run has at most {MOST[name]}; merge fewer runs at once")
+
+
 def check_plausible(record: RunRecord) -> None:
     """Raise `DataError` naming the first field that no run has."""
-    counts = (
-        ("devices", record.devices, MOST_DEVICES),
-        ("arms", record.arms, MOST_ARMS),
-        ("sweep", record.sweep, MOST_SWEEP_ROWS),
-    )
-    for name, entries, most in counts:
-        if len(entries) > most:
-            raise DataError(f"manifest.{name} has {len(entries)} entries, a run has at most {most}; merge fewer runs at once")
     for number, device in enumerate(record.devices):
         for name in ("id", "name", "kind"):
             _name(getattr(device, name), f"manifest.devices[{number}].{name}")

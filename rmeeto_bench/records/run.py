@@ -17,7 +17,7 @@ from typing import Any
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.check import check
-from rmeeto_bench.records.plausible import check_plausible
+from rmeeto_bench.records.plausible import check_counts, check_plausible
 
 SCHEMA = "rmeeto-bench/1.1"
 MAJOR = "rmeeto-bench/1"
@@ -196,6 +196,7 @@ def from_json(text: str) -> RunRecord:
         value = json.loads(text)
         if value["schema"] != MAJOR and not value["schema"].startswith(MAJOR + "."):
             raise DataError(f"this run was written as {value['schema']!r}, this version reads {SCHEMA!r}; upgrade rmeeto-bench")
+        check_counts({name: len(value.get(name, ())) for name in ("devices", "arms", "sweep")})
         tuples = {name: tuple(value[name]) for name in ("argv", "failures", "resumed_utc") if name in value}
         record = RunRecord(
             **{

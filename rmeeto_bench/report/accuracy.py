@@ -16,13 +16,13 @@ from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.accuracy import AccuracyRecord, ArmAccuracy, ClassChange, DataSummary, to_json
 from rmeeto_bench.records.run import Estimate
 from rmeeto_bench.report.figures.style import COLOURS, drawing, render
+from rmeeto_bench.report.fitted import NEVER, Cell, Column, fitted
 from rmeeto_bench.report.origins import origin_notes
 from rmeeto_bench.report.plain import csv_cell
 from rmeeto_bench.report.run.tables import DASH, interval
 
 LEVEL = 0.05
-WIDE = 100  # columns of a terminal from which all columns of the table fit
-ONLY_WIDE = ("top-5 %", "ECE", "same %")
+IMPORTANCE = ("Δ points", "weights", "ratio", "p", "top-5 %", "same %", "ECE")  # a narrow terminal loses the last first
 SHOWN_CLASSES = 15
 SHOWN_PROBLEMS = 5
 
@@ -33,21 +33,19 @@ def _p_text(p: float | None) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def _cells(arm: ArmAccuracy) -> dict[str, str]:
-    """Every column that a row can show."""
+def _cells(arm: ArmAccuracy) -> dict[str, Cell]:
+    """Every column that a row can show: its value and its interval."""
     delta = arm.delta_top1
     return {
-        "r": str(arm.r),
-        "ratio": f"{arm.reduction_ratio:.2f}",
-        "top-1 %": f"{arm.top1.value:.2f}",
-        "95 %": interval(arm.top1, 2),
-        "top-5 %": f"{arm.top5.value:.2f}",
-        "Δ points": DASH if delta is None else f"{delta.value:+.2f}",
-        "Δ 95 %": interval(delta, 2, sign="+") or DASH,
-        "p": _p_text(arm.p_holm),
-        "same %": DASH if arm.agreement is None else f"{arm.agreement:.1f}",
-        "ECE": f"{arm.calibration_error:.1f}",
-        "weights": arm.weights,
+        "r": (str(arm.r), ""),
+        "ratio": (f"{arm.reduction_ratio:.2f}", ""),
+        "top-1 %": (f"{arm.top1.value:.2f}", interval(arm.top1, 2)),
+        "top-5 %": (f"{arm.top5.value:.2f}", ""),
+        "Δ points": (DASH if delta is None else f"{delta.value:+.2f}", interval(delta, 2, sign="+")),
+        "p": (_p_text(arm.p_holm), ""),
+        "same %": (DASH if arm.agreement is None else f"{arm.agreement:.1f}", ""),
+        "ECE": (f"{arm.calibration_error:.1f}", ""),
+        "weights": (arm.weights, ""),
     }
 
 
@@ -56,14 +54,13 @@ def rich_tables(record: AccuracyRecord, width: int = 160) -> list[Table]:
     tables = []
     for model in dict.fromkeys(arm.model for arm in record.arms):
         rows = [_cells(arm) for arm in record.arms if arm.model == model]
-        columns = [name for name in rows[0] if width >= WIDE or name not in ONLY_WIDE]
-        table = Table(box=None, title=model, title_justify="left")
-        for name in columns:
-            table.add_column(name, justify="left" if name == "weights" else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*(row[name] for name in columns))
-        tables.append(table)
+        columns = [Column(name, _importance(name), left=name == "weights") for name in rows[0]]
+        tables.append(fitted(model, columns, rows, width)[0])
     return tables
+
+
+def _importance(name: str) -> int:
+    return NEVER if name in ("r", "top-1 %") else IMPORTANCE.index(name)
 
 
 def _difference(arm: ArmAccuracy) -> str:

@@ -12,6 +12,7 @@ from rmeeto_bench.files import new_file
 from rmeeto_bench.fleet.join.archive import ENDINGS, unpack
 from rmeeto_bench.fleet.join.merge import Merged, merge
 from rmeeto_bench.fleet.join.stores import merge_raw
+from rmeeto_bench.records.plausible import MOST, check_counts
 from rmeeto_bench.records.run import DATABASE, MANIFEST, RunRecord, load, save
 
 
@@ -33,6 +34,7 @@ def gather(paths: Sequence[Path], out: Path, *, prefer: str | None = None, repla
     with tempfile.TemporaryDirectory() as scratch:
         runs = [_open(path, Path(scratch) / str(i)) for i, path in enumerate(paths)]
         merged = merge(runs, prefer=prefer)
+        check_counts({name: len(getattr(merged.record, name)) for name in MOST})  # or nothing could read the result
         with tempfile.TemporaryDirectory(dir=scratch) as staging:
             raw_notes = merge_raw(merged.taken, Path(staging))
             with new_file(out / DATABASE) as target:
