@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import open_stored
 from rmeeto_bench.compare.gate_rule import Readings
 from rmeeto_bench.measure.statistics import hodges_lehmann, numbered_rounds
 from rmeeto_bench.records.comparison import MEMORY, RATE, SPEEDUP
@@ -36,7 +36,7 @@ def readings_of(record: RunRecord) -> dict[tuple[str, str, str], float]:
 
 def _timed(folder: Path, record: RunRecord) -> Iterator[tuple[str, list[Arm], list[Rounds]]]:
     """(device, arms, the rounds of each session that is done), for every device and model."""
-    with Store.open(folder) as store:
+    with open_stored(folder) as store:
         for device, model in dict.fromkeys((arm.device, arm.model) for arm in record.arms):
             arms = [arm for arm in record.arms if (arm.device, arm.model) == (device, model) and arm.images_per_second]
             done = {session.session for session in store.sessions(device, model, "timing") if session.status == "done"}

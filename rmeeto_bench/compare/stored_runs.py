@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
+from scipy.special import ndtri
 
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import open_if_kept
 from rmeeto_bench.compare.readings import USABLE
 from rmeeto_bench.compare.student import Student, welch
 from rmeeto_bench.compare.top1 import PairedAnswers, paired_top1
@@ -38,7 +40,7 @@ from rmeeto_bench.records.comparison import (
 from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate, RunRecord
 
 LEVEL = 0.05  # how often anything may be called faster or slower, better or worse, where nothing is
-Z = float(stats.norm.ppf(1 - LEVEL / 2))
+Z = float(ndtri(1 - LEVEL / 2))
 TOO_FEW = f"no verdict on fewer than {ENOUGH_SESSIONS} sessions a side; run without --quick"
 STACK = ("python", "cuda", "packages", "threads", "system")
 
@@ -116,7 +118,7 @@ def arm_differences(base: RunRecord, head: RunRecord) -> Iterator[str]:
         theirs = {arm.arm: arm for arm in head.arms if arm.device == other.id}
         for arm in (arm for arm in base.arms if arm.device == one.id and arm.arm in theirs):
             match = theirs[arm.arm]
-            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256"):
+            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256", "averaged", "reduction"):
                 first, second = getattr(arm, name), getattr(match, name)
                 if first != second:
                     words = f"{name.replace('_', ' ')} {str(first)[:16]} against {str(second)[:16]}"
@@ -153,7 +155,7 @@ def _speed(key: tuple[str, str, str], base: Arm, head: Arm, limits: Limits) -> C
     return Compared(Change(*key, first.value, second.value, change, limits.speed, INCONCLUSIVE), test)
 
 
-def _top1(device: str, base: tuple[Path, Arm], head: tuple[Path, Arm], limits: Limits) -> Compared | None:
+def _top1(device: str, base: tuple[Store | None, Arm], head: tuple[Store | None, Arm], limits: Limits) -> Compared | None:
     first, second = base[1].top1, head[1].top1
     if first is None or second is None:
         return None
@@ -220,6 +222,13 @@ def _unusable(base: Arm, head: Arm) -> str:
 
 
 def _compared(base: StoredRun, head: StoredRun, limits: Limits) -> Iterator[Compared]:
+    with open_if_kept(base.folder) as first, open_if_kept(head.folder) as second:
+        yield from _compared_of(base, head, limits, (first, second))
+
+
+def _compared_of(
+    base: StoredRun, head: StoredRun, limits: Limits, stores: tuple[Store | None, Store | None]
+) -> Iterator[Compared]:
     for one, other in device_pairs(base.record, head.record):
         theirs = {arm.arm: arm for arm in head.record.arms if arm.device == other.id}
         for arm in (arm for arm in base.record.arms if arm.device == one.id and arm.arm in theirs):
@@ -227,7 +236,7 @@ def _compared(base: StoredRun, head: StoredRun, limits: Limits) -> Iterator[Comp
             found = [_speed((one.name, arm.arm, RATE), arm, match, limits)]
             if arm.r:
                 found.append(_speed((one.name, arm.arm, SPEEDUP), arm, match, limits))
-            found.append(_top1(one.name, (base.folder, arm), (head.folder, match), limits))
+            found.append(_top1(one.name, (stores[0], arm), (stores[1], match), limits))
             for item in found:
                 if item is not None:
                     yield replace(item, change=replace(item.change, outcome=REFUSED, detail=refused)) if refused else item

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from rmeeto_bench.bench.store.store import Store
-from rmeeto_bench.errors import DataError
 from rmeeto_bench.measure.statistics import paired_delta, paired_p_value
 from rmeeto_bench.records.run import Arm, Estimate
 
@@ -69,7 +67,7 @@ def images_needed(margin: float, changed: float = TYPICAL_CHANGE, *, alpha: floa
     They show the more easily that a program without any loss does not lose two. `margin`: in points. `changed`: the share of
     images that become right or wrong.
     """
-    quantiles = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(power))
+    quantiles = float(ndtri(1 - alpha) + ndtri(power))
     return math.ceil(changed * (quantiles / (margin / 100)) ** 2)
 
 
@@ -82,21 +80,17 @@ class _Answers:
     images: bytes  # the digests of all images in order, those that could not be read included
 
 
-def _answers(folder: Path, arm: Arm) -> _Answers | None:
-    """The answers of an arm, or None if the run kept none."""
-    try:
-        with Store.open(folder) as store:
-            labels = store.labels(arm.device, arm.model)
-            if labels is None or not len(labels):
-                return None
-            best = store.predictions(arm.device, arm.arm)[:, 0]
-            images = store.image_digests(arm.device, arm.arm)
-    except DataError:
+def _answers(store: Store | None, arm: Arm) -> _Answers | None:
+    """The answers of an arm, or None if the run kept none. `store`: None where the run's database was not kept."""
+    labels = None if store is None else store.labels(arm.device, arm.model)
+    if store is None or labels is None or not len(labels):
         return None
+    best = store.predictions(arm.device, arm.arm)[:, 0]
+    images = store.image_digests(arm.device, arm.arm)
     return _Answers(labels, best[: len(labels)], images) if len(best) >= len(labels) else None
 
 
-def paired_top1(base: tuple[Path, Arm], head: tuple[Path, Arm]) -> tuple[PairedAnswers | None, str]:
+def paired_top1(base: tuple[Store | None, Arm], head: tuple[Store | None, Arm]) -> tuple[PairedAnswers | None, str]:
     """The answers of the head's arm beside the base's and how they were paired; None where they are not of the same images in
     the same order, and why."""
     first, second = _answers(*base), _answers(*head)

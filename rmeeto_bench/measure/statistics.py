@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from rmeeto_bench.records.run import Block, Estimate
 
@@ -63,7 +63,7 @@ def _signed_rank_tail(n: int, level: float) -> int:
     alpha = (1 - level) / 2
     if n > EXACT_LIMIT:
         mean, deviation = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-        return int(np.floor(mean + stats.norm.ppf(alpha) * deviation))
+        return int(np.floor(mean + special.ndtri(alpha) * deviation))
     counts = np.array([1.0])
     for rank in range(1, n + 1):  # distribution of the sum of a random subset of the ranks
         counts = np.concatenate([counts, np.zeros(rank)]) + np.concatenate([np.zeros(rank), counts])
@@ -76,7 +76,7 @@ def t_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
     mean = float(values.mean())
     if len(values) < 2:
         return Estimate(mean)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(special.stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values)))
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -125,7 +125,7 @@ def within_error(sessions: Sequence[NDArray[np.float64]]) -> float:
     if not known:
         return 0.0
     residuals = np.concatenate([(x - np.median(x)) * np.sqrt(len(x) / (len(x) - 1)) for x in known])
-    spread = float(stats.median_abs_deviation(residuals, scale="normal"))
+    spread = float(np.median(np.abs(residuals - np.median(residuals))) / special.ndtri(0.75))
     return float(spread * np.sqrt(np.pi / 3 * sum(1 / len(x) for x in sessions)) / len(sessions))
 
 
@@ -144,7 +144,7 @@ def run_estimate(logs: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
     if len(sessions) >= ENOUGH_SESSIONS:
         found = t_interval(centres, level)
         assert found.high is not None
-        floor = float(stats.norm.ppf((1 + level) / 2)) * within_error(sessions)
+        floor = float(special.ndtri((1 + level) / 2)) * within_error(sessions)
         half = max(found.high - found.value, floor)
         return Estimate(found.value, found.value - half, found.value + half)
     pooled = wilcoxon_interval(np.concatenate(sessions), level)
@@ -180,6 +180,8 @@ def half_width(estimate: Estimate) -> float:
 
 def wilson(correct: int, total: int, level: float = 0.95) -> Estimate:
     """A proportion in percent with Wilson's score interval."""
+    from scipy import stats  # a second to import, which no timing process needs
+
     interval = stats.binomtest(correct, total).proportion_ci(level, method="wilson")
     return Estimate(100 * correct / total, 100 * float(interval.low), 100 * float(interval.high))
 
@@ -195,7 +197,7 @@ def paired_delta(baseline: ArrayLike, arm: ArrayLike, level: float = 0.95) -> Es
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     total = len(first)
     value = (gained - lost) / total
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
 
     def end(outer: float) -> float:
         inside, outside = value, outer
@@ -227,6 +229,8 @@ def mcnemar(baseline: ArrayLike, arm: ArrayLike) -> float:
     discordant = gained + lost
     if discordant == 0:
         return 1.0
+    from scipy import stats
+
     smaller = min(gained, lost)
     tail = stats.binom.cdf(smaller, discordant, 0.5) - 0.5 * stats.binom.pmf(smaller, discordant, 0.5)
     return float(min(1.0, 2 * tail))
@@ -250,7 +254,7 @@ def break_even(ratios: Sequence[float], speedups: Sequence[float]) -> float | No
 def paired_p_value(gained: int, lost: int, total: int, delta: float) -> float:
     """One-sided p-value of the hypothesis that the true difference of two paired proportions is at least `delta`, from
     Tango's score test: `gained` images of `total` were wrong and became right, `lost` were right and became wrong."""
-    return float(stats.norm.cdf(_tango(gained, lost, total, delta)))
+    return float(special.ndtr(_tango(gained, lost, total, delta)))
 
 
 def log_error(estimate: Estimate, sessions: int, level: float = 0.95) -> float | None:
@@ -261,7 +265,7 @@ def log_error(estimate: Estimate, sessions: int, level: float = 0.95) -> float |
     if estimate.low is None or estimate.high is None or sessions < ENOUGH_SESSIONS:
         return None
     half = float(np.log(estimate.high / estimate.low)) / 2
-    return half / float(stats.t.ppf((1 + level) / 2, sessions - 1))
+    return half / float(special.stdtrit(sessions - 1, (1 + level) / 2))
 
 
 def holm_of(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import short
-from rmeeto_bench.measure.rounds import CPU_TARGET, PRESETS, Protocol
+from rmeeto_bench.measure.protocol import CPU_BLOCK, CPU_TARGET, CPU_WARMUP_LIMIT, PRESETS, Protocol
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
@@ -45,8 +45,9 @@ def protocol_for(plan: BenchPlan, kind: str) -> Protocol:
     return replace(
         protocol,
         target=max(protocol.target, CPU_TARGET),
+        block_seconds=min(protocol.block_seconds, CPU_BLOCK) if share > 1 else protocol.block_seconds,
         warmup_seconds=protocol.warmup_seconds / share,
-        warmup_limit=protocol.warmup_limit / share,
+        warmup_limit=min(protocol.warmup_limit, CPU_WARMUP_LIMIT) / share,
         time_limit=protocol.time_limit / share,
     )
 
@@ -74,12 +75,12 @@ class BenchPlan:
 
     `gpus`: all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones · `rs` instead of `ratios` if
     given · `checkpoints`: a folder (a file per r), a file or public name for all, `bundled`, `none`, or None for what ships
-    with the model · `data`: a folder or file, or None for the bundled set where it fits · `labels`, `class_map`: files that
-    go with it · `on_error`: stop at an unreadable image, or skip it · `batch_size` None: 128 on a GPU, 32 on a CPU ·
-    `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA graphs on a GPU · `images`: evaluate on this many
-    (None: all, or 2,000 when quick) · `inputs` auto: real images where there is data · `sweep`: also time batches of 1 to
-    512 · `paper_mode`: also replay the paper's protocol · `energy`: also run every arm alone for joules per image · `schedule`:
-    one GPU after the other, or together if that changes nothing.
+    with the model · `ema`: take the averaged weights in the files · `data`: a folder or file, or None for the bundled set
+    where it fits · `labels`, `class_map`: files that go with it · `on_error`: stop at an unreadable image, or skip it ·
+    `batch_size` None: 128 on a GPU, 32 on a CPU · `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA
+    graphs on a GPU · `images`: evaluate on this many (None: all, or 2,000 when quick) · `inputs` auto: real images where there
+    is data · `sweep`: also time batches of 1 to 512 · `paper_mode`: also replay the paper's protocol · `energy`: also run
+    every arm alone for joules per image · `schedule`: one GPU after the other, or together if that changes nothing.
     """
 
     models: tuple[str, ...] = ("vim_nano",)
@@ -87,6 +88,7 @@ class BenchPlan:
     rs: tuple[int, ...] | None = None
     gpus: str = "all"
     checkpoints: str | None = None
+    ema: bool = False
     data: Path | None = None
     labels: Path | None = None
     class_map: Path | None = None

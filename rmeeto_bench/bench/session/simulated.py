@@ -20,6 +20,7 @@ class SimulatedWorkload:
 
     data_name = None
     views = 1
+    evaluated = 0
 
     def __init__(self, plan: BenchPlan, device: Any, model: str) -> None:
         self._plan, self._device = plan, device

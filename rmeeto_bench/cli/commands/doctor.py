@@ -22,7 +22,7 @@ HOT = 80  # deg C; NVIDIA's GPUs slow down from 83 to 90
 ADVICE = {
     "triton": "the CUDA build of torch brings triton; GPUs before compute capability 8.0 (V100, Turing) go without it",
     "mamba_ssm": "optional: pip install --no-build-isolation 'rmeeto-bench[mamba-ssm]' on a machine with nvcc",
-    "native": "install g++ (Debian: apt install g++); it builds the CPU kernels once, on first use",
+    "native": "install a wheel of this platform, which has the kernels, or g++ (Debian: apt install g++) to build them once",
 }
 
 

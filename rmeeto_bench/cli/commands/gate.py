@@ -130,18 +130,20 @@ def _margins(arguments: argparse.Namespace, device: str) -> tuple[Margins, str]:
 
 def _accuracy(out: dict[str, Path]) -> Callable[[RunRecord, RunRecord], Differences]:
     """The answers of the first runs of both sides by image, from their folders in `out` by run id."""
+    from rmeeto_bench.bench.store.untrusted import open_if_kept
     from rmeeto_bench.compare.top1 import paired_top1
 
     def answers(base: RunRecord, head: RunRecord) -> Differences:
         found = {}
         theirs = {(arm.device, arm.arm): arm for arm in head.arms}
-        for arm in base.arms:
-            match = theirs.get((arm.device, arm.arm))
-            if match is None or arm.top1 is None or match.top1 is None:
-                continue
-            paired, _ = paired_top1((out[base.run_id], arm), (out[head.run_id], match))
-            if paired is not None:
-                found[arm.device, arm.arm] = paired
+        with open_if_kept(out[base.run_id]) as first, open_if_kept(out[head.run_id]) as second:
+            for arm in base.arms:
+                match = theirs.get((arm.device, arm.arm))
+                if match is None or arm.top1 is None or match.top1 is None:
+                    continue
+                paired, _ = paired_top1((first, arm), (second, match))
+                if paired is not None:
+                    found[arm.device, arm.arm] = paired
         return found
 
     return answers
