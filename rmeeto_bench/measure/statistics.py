@@ -178,12 +178,7 @@ def run_rate(seconds_per_image: Sequence[ArrayLike], level: float = 0.95) -> Est
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values in the order given: reject those at or below alpha, and no true hypothesis is rejected
     with more than probability alpha over all of them (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    return [float(p) for p in holm_of(list(p_values))]
 
 
 def half_width(estimate: Estimate) -> float:
@@ -274,3 +269,31 @@ def break_even(ratios: Sequence[float], speedups: Sequence[float]) -> float | No
         if speedup < 1 < next_speedup:
             crossing = ratio + (1 - speedup) / (next_speedup - speedup) * (next_ratio - ratio)
     return crossing
+
+
+def paired_p_value(gained: int, lost: int, total: int, delta: float) -> float:
+    """One-sided p-value of the hypothesis that the true difference of two paired proportions is at least `delta`, from
+    Tango's score test: `gained` images of `total` were wrong and became right, `lost` were right and became wrong."""
+    return float(special.ndtr(_tango(gained, lost, total, delta)))
+
+
+def log_error(estimate: Estimate, sessions: int, level: float = 0.95) -> float | None:
+    """Standard error of the logarithm behind an interval that `run_speedup` or `run_rate` made of this many sessions.
+
+    None without an interval, or where sessions were not the replicates.
+    """
+    if estimate.low is None or estimate.high is None or sessions < ENOUGH_SESSIONS:
+        return None
+    half = float(np.log(estimate.high / estimate.low)) / 2
+    return half / float(special.stdtrit(sessions - 1, (1 + level) / 2))
+
+
+def holm_of(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's adjusted p-values over the last axis, of many families at once. NaN stands for what is not tested."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, axis=-1)  # NaN comes last
+    tested = np.isfinite(p).sum(axis=-1, keepdims=True)
+    ranked = np.take_along_axis(p, order, -1) * np.maximum(1, tested - np.arange(p.shape[-1]))
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.minimum(1.0, np.maximum.accumulate(ranked, axis=-1)), -1)
+    return adjusted

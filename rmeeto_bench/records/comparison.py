@@ -15,6 +15,7 @@ RATE, SPEEDUP, TOP1, MEMORY = "images/s", "speed-up", "top-1", "peak memory"
 PASS, FAIL, INCONCLUSIVE = "PASS", "FAIL", "INCONCLUSIVE"
 FASTER, SLOWER, SAME, REFUSED = "FASTER", "SLOWER", "SAME", "REFUSED"
 BETTER, WORSE = "BETTER", "WORSE"  # as FASTER and SLOWER, of an accuracy
+NO_LOSS = "NO LOSS"  # of a speed-up that fell because the baseline got faster
 EXIT_CODES = {PASS: 0, FAIL: 3, INCONCLUSIVE: 4, FASTER: 0, SAME: 0, SLOWER: 3, REFUSED: 5}
 
 
