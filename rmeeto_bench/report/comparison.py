@@ -12,8 +12,10 @@ from rmeeto_bench.records.comparison import (
     FAIL,
     INCONCLUSIVE,
     MEMORY,
+    PASS,
     RATE,
     REFUSED,
+    SAME,
     SLOWER,
     SPEEDUP,
     TOP1,
@@ -29,7 +31,14 @@ WIDE = 100  # columns of a terminal from which the name of an arm stands on one 
 KEPT = ("arm", "change")  # in a terminal of any width
 IMPORTANCE = ("quantity", "outcome", "head", "base", "margin")  # a narrow one loses the last first
 BAD, UNSURE = (FAIL, SLOWER, WORSE), (INCONCLUSIVE, REFUSED)
-LEVELS = {"gate": "one-sided 95 % bounds over processes", "compare": "95 % intervals"}
+LEVELS = {
+    "gate": "one-sided bounds over pairs of processes, wrong in at most 5 % over both looks",
+    "compare": "95 % intervals of single quantities, judged with Holm's correction",
+}
+EXCLUDED = {  # what is known where all quantities have this outcome
+    PASS: "a loss of twice its margin is excluded for each",
+    SAME: "a change above its margin is excluded for each",
+}
 
 
 def value_text(value: float, metric: str) -> str:
@@ -58,7 +67,7 @@ def cells(change: Change) -> tuple[str, ...]:
 
 
 def headline(comparison: Comparison) -> str:
-    """One sentence: what came out, and of how much."""
+    """One sentence: what came out, of how much, and what is excluded."""
     bad = [change for change in comparison.changes if change.outcome in BAD]
     unsure = [change for change in comparison.changes if change.outcome in UNSURE]
     parts = []
@@ -69,9 +78,13 @@ def headline(comparison: Comparison) -> str:
     if refused:
         parts.append(f"{len(refused)} of {len(comparison.changes)} quantities may not be judged")
     if len(unsure) > len(refused):
-        parts.append(f"{len(unsure) - len(refused)} of {len(comparison.changes)} quantities cannot be told apart well enough")
+        open_ = f"{len(unsure) - len(refused)} of {len(comparison.changes)} quantities"
+        parts.append(f"{open_}: a change above the margin is neither shown nor excluded")
     if not parts:
-        parts.append(f"{len(comparison.changes)} quantities compared")
+        explained = any(change.detail and change.metric == SPEEDUP for change in comparison.changes)
+        alike = not explained and {change.outcome for change in comparison.changes} in ({PASS}, {SAME})
+        known = EXCLUDED[comparison.outcome] if alike else "none is shown to be worse"
+        parts.append(f"{len(comparison.changes)} quantities: {known}")
     how = ""
     if comparison.kind == "gate":
         how = f"; {comparison.pairs} processes a side" + (" after one extension" if comparison.extended else "")
