@@ -15,6 +15,7 @@ from rmeeto_bench.errors import DataError
 from rmeeto_bench.fleet.join.merge import Taken
 from rmeeto_bench.records.run import DATABASE
 
+FREE = (("data_set", "name"),)  # machines may keep one set of images under several names
 VARIANT = "@"  # an arm's variants (noise inputs) are stored as NAME@VARIANT
 
 
@@ -87,11 +88,31 @@ def _copy(connection: sqlite3.Connection, target: sqlite3.Connection, source: Ta
     first_session = _free_sessions(target)
     for table, columns in expected_tables().items():
         if table in present:
-            marks = ",".join("?" * len(columns))
             rows: Iterable[Sequence[Any]] = connection.execute(f"SELECT {','.join(columns)} FROM {table}")
             if "device" in columns:
                 rows = _Rewrite(columns, source, first_session).rows(connection, table)
             try:
-                target.executemany(f"INSERT OR IGNORE INTO {table}({','.join(columns)}) VALUES({marks})", rows)
+                _insert(target, table, columns, rows, source.folder / DATABASE)
             except (TypeError, sqlite3.IntegrityError) as error:
                 raise DataError(f"{source.folder / DATABASE}: table {table} holds values no run has ({error})") from error
+
+
+def _insert(target: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
+    """Add rows; one that is there already must be the same. Raises `DataError` naming the one that is not."""
+    keys = [name for (name,) in target.execute("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (table,))]
+    marks, names = ",".join("?" * len(columns)), ",".join(columns)
+    for row in rows:
+        added = target.execute(f"INSERT OR IGNORE INTO {table}({names}) VALUES({marks})", tuple(row)).rowcount
+        if added:
+            continue
+        values = dict(zip(columns, row, strict=True))
+        where = " AND ".join(f"{key} IS ?" for key in keys)
+        there = target.execute(f"SELECT {names} FROM {table} WHERE {where}", [values[key] for key in keys]).fetchone()
+        pairs = zip(columns, row, there, strict=True)
+        unlike = [name for name, mine, theirs in pairs if mine != theirs and (table, name) not in FREE]
+        if unlike:
+            key = ", ".join(f"{name} {str(values[name])[:60]}" for name in keys)
+            raise DataError(
+                f"{path}: table {table} has another {', '.join(unlike)} under {key} than a run merged before it; "
+                "merge runs of one data set, or leave one out"
+            )
