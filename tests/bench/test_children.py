@@ -36,7 +36,7 @@ def command(*words: str) -> list[str]:
     return [str(installed), *words] if installed.exists() else [sys.executable, "-P", "-m", "rmeeto_bench", *words]
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 600.0) -> Any:
     """What comes out once it is not empty."""
     deadline = time.monotonic() + seconds
     while not (found := what()) and time.monotonic() < deadline:
@@ -131,7 +131,7 @@ def test_a_reader_that_is_killed_ends_the_evaluation_in_one_line_and_it_goes_on(
 
     assert len(wait_for(lambda: found if len(found := readers()) == 2 else [])) == 2
     os.kill(readers()[0], signal.SIGKILL)
-    err = process.communicate(timeout=120)[1]
+    err = process.communicate(timeout=600)[1]
     assert process.returncode == 6
     assert "rmeeto-bench: a process that decodes images was ended by SIGKILL" in err.splitlines()[-1]
     done = subprocess.run([*words, "--resume", "--workers", "0", "--json", "-"], capture_output=True, text=True, check=False)
@@ -148,7 +148,7 @@ def test_a_killed_calibration_leaves_no_program(tmp_path: Path) -> None:
     (session,) = wait_for(sessions)
     process.kill()
     process.wait()
-    assert wait_for(lambda: not running(session), 30)
+    assert wait_for(lambda: not running(session), 120)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -172,7 +172,7 @@ def test_a_gate_that_is_ended_leaves_no_program(number: int, together: bool, tmp
     sides = wait_for(lambda: found if len(found := list(pids.iterdir())) == 1 + together else [])
     assert len(sides) == 1 + together
     process.send_signal(number)
-    err = process.communicate(timeout=60)[1]
-    assert wait_for(lambda: not any(running(int(path.name)) for path in sides), 30)
+    err = process.communicate(timeout=600)[1]
+    assert wait_for(lambda: not any(running(int(path.name)) for path in sides), 120)
     if number == signal.SIGTERM:
         assert (process.returncode, err.splitlines()[-1]) == (130, "rmeeto-bench: stopped")
