@@ -268,3 +268,78 @@ def test_eval_reads_a_folder_as_people_have_it(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout + done.stderr
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert record["arms"][0]["top1"]["value"] > 80
+
+
+BROKEN = b"no image at all"
+
+
+def broken_parquet(d: Path) -> None:
+    parquet(d / "train.parquet", [0])
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [{"bytes": data, "path": None} for data in (png(1), png(2), BROKEN)]
+    pq.write_table(pa.table({"image": pa.array(images, kind), "label": [0, 1, 0]}), d / "val.parquet")
+
+
+# What is made in `set`, more flags, what is said of the odd one, images used of those that are left, one of which is broken.
+THROUGH_A_PROCESS: dict[str, tuple[Callable[[Path], object], list[str], str, int]] = {
+    "list": (
+        lambda d: write(d / "3.png", BROKEN) or flat(d, GOOD + "3.png 1\n9.png 1\n"),
+        ["--labels", "list"],
+        "4 of 5 used, 1 left out: 1 listed file is not there (9.png)",
+        4,
+    ),
+    "tar": (
+        lambda d: tar(d / "v.tar", {"x.png": png(), "y.jpg": BROKEN, "y.cls": b"0"}),
+        [],
+        "2 of 3 used, 1 left out: 1 image has no label",
+        2,
+    ),
+    "parquet": (broken_parquet, [], "1 of 2 .parquet files", 3),
+}
+
+
+@pytest.mark.parametrize("layout", list(THROUGH_A_PROCESS))
+def test_each_layout_says_in_a_process_of_its_own_what_it_left_out(layout: str, tmp_path: Path) -> None:
+    prepare, more, says, count = THROUGH_A_PROCESS[layout]
+    (tmp_path / "set").mkdir()
+    prepare(tmp_path / "set")
+    words = ["eval", "--gpus", "none", "--r", "0", "--workers", "0", "--data", "set", "--on-error", "skip", "--out", "o", *more]
+    command = [sys.executable, "-m", "rmeeto_bench", *words, "--json", "record.json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert says in said, said
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    (data,) = record["data"].values()
+    left = [problem for problem in data["problems"] if "no image" in problem["reason"]]
+    assert len(left) == 1, data
+    assert data["evaluated"] == count - 1
+
+
+def test_a_list_of_videos_says_in_a_process_of_its_own_what_it_left_out(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write(tmp_path / "clips" / f"{part}.mp4", still(20))
+        write(tmp_path / "clips" / f"{part}.csv", f"{part}.mp4,0\n{part}_gone.mp4,1\n")
+    words = [
+        "retrain",
+        "--on-error",
+        "skip",
+        "--model",
+        "videomamba_tiny_k400_f8",
+        "--data",
+        "clips",
+        "--init",
+        "none",
+        "--workers",
+        "0",
+        "--out",
+        "o",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "rmeeto_bench", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr  # one video is no batch
+    for part in ("train", "val"):
+        assert f"1 of 2 used, 1 left out: 1 listed file is not there (clips/{part}_gone.mp4)" in done.stderr, done.stderr
+    assert "do not fill one step" in done.stderr
