@@ -69,7 +69,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _fail(message: str, code: int) -> int:
-    output.say(f"rmeeto-bench: {message}", error=True)
+    line = message.replace("\n", "\\n")  # a name with a line break in it is still one line
+    output.say(f"rmeeto-bench: {line}", error=True)
     return code
 
 
@@ -78,7 +79,12 @@ def _explain(error: OSError) -> int:
         return _fail(
             f"no space left on the disk of {error.filename or 'the output folder'}; free some and go on with --resume", 6
         )
-    return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+    where = error.filename or "a file"
+    if error.errno in (errno.EFBIG, errno.EDQUOT):
+        return _fail(f"{where}: {error.strerror}; raise the limit or the quota, what was measured is kept", 6)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return _fail(f"{where}: {error.strerror}; give a place that can be written with --out", 2)
+    return _fail(f"{where}: {error.strerror or error}", 2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

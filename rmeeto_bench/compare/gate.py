@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import open_stored
 from rmeeto_bench.compare.gate_rule import ALPHA, Margins, Readings, Tested, collect, judge, overall, paired_points
 from rmeeto_bench.errors import MeasurementError
 from rmeeto_bench.measure.statistics import complete_rounds, hodges_lehmann
@@ -89,7 +89,7 @@ def from_store(name: str, folder: Path, record: RunRecord) -> Measured:
 
 def _timed(folder: Path, record: RunRecord) -> Iterator[tuple[str, list[Arm], list[dict[str, list[float]]]]]:
     """(device, arms, their seconds per image round by round in each session that is done), for every device and model."""
-    with Store.open(folder) as store:
+    with open_stored(folder) as store:
         for device, model in dict.fromkeys((arm.device, arm.model) for arm in record.arms):
             arms = [arm for arm in record.arms if (arm.device, arm.model) == (device, model) and arm.images_per_second]
             done = {session.session for session in store.sessions(device, model, "timing") if session.status == "done"}

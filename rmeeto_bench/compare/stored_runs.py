@@ -14,6 +14,8 @@ from typing import Any
 
 from scipy import stats
 
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import open_if_kept
 from rmeeto_bench.compare.top1 import paired_top1
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS
@@ -102,7 +104,7 @@ def arm_differences(base: RunRecord, head: RunRecord) -> Iterator[str]:
         theirs = {arm.arm: arm for arm in head.arms if arm.device == other.id}
         for arm in (arm for arm in base.arms if arm.device == one.id and arm.arm in theirs):
             match = theirs[arm.arm]
-            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256"):
+            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256", "averaged", "reduction"):
                 first, second = getattr(arm, name), getattr(match, name)
                 if first != second:
                     words = f"{name.replace('_', ' ')} {str(first)[:16]} against {str(second)[:16]}"
@@ -150,7 +152,7 @@ def _speed(key: tuple[str, str, str], base: Arm, head: Arm, limits: Limits) -> C
     return Change(*key, first.value, second.value, change, limits.speed, _verdict(change, limits.speed, (FASTER, SLOWER)))
 
 
-def _top1(device: str, base: tuple[Path, Arm], head: tuple[Path, Arm], limits: Limits) -> Change | None:
+def _top1(device: str, base: tuple[Store | None, Arm], head: tuple[Store | None, Arm], limits: Limits) -> Change | None:
     first, second = base[1].top1, head[1].top1
     if first is None or second is None:
         return None
@@ -169,6 +171,13 @@ def _unusable(base: Arm, head: Arm) -> str:
 
 
 def _changes(base: StoredRun, head: StoredRun, limits: Limits) -> Iterator[Change]:
+    with open_if_kept(base.folder) as first, open_if_kept(head.folder) as second:
+        yield from _changes_of(base, head, limits, (first, second))
+
+
+def _changes_of(
+    base: StoredRun, head: StoredRun, limits: Limits, stores: tuple[Store | None, Store | None]
+) -> Iterator[Change]:
     for one, other in device_pairs(base.record, head.record):
         theirs = {arm.arm: arm for arm in head.record.arms if arm.device == other.id}
         for arm in (arm for arm in base.record.arms if arm.device == one.id and arm.arm in theirs):
@@ -176,7 +185,7 @@ def _changes(base: StoredRun, head: StoredRun, limits: Limits) -> Iterator[Chang
             found = [_speed((one.name, arm.arm, RATE), arm, match, limits)]
             if arm.r:
                 found.append(_speed((one.name, arm.arm, SPEEDUP), arm, match, limits))
-            found.append(_top1(one.name, (base.folder, arm), (head.folder, match), limits))
+            found.append(_top1(one.name, (stores[0], arm), (stores[1], match), limits))
             for change in found:
                 if change is not None:
                     yield Change(**{**change.__dict__, "outcome": REFUSED, "detail": refused}) if refused else change

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmeeto_bench.bench.store.store import Store
-from rmeeto_bench.errors import DataError
 from rmeeto_bench.measure.statistics import paired_delta
 from rmeeto_bench.records.run import Arm, Estimate
 
@@ -23,21 +21,19 @@ class _Answers:
     images: bytes  # the digests of all images in order, those that could not be read included
 
 
-def _answers(folder: Path, arm: Arm) -> _Answers | None:
-    """The answers of an arm, or None if the run kept none."""
-    try:
-        with Store.open(folder) as store:
-            labels = store.labels(arm.device, arm.model)
-            if labels is None or not len(labels):
-                return None
-            best = store.predictions(arm.device, arm.arm)[:, 0]
-            images = store.image_digests(arm.device, arm.arm)
-    except DataError:
+def _answers(store: Store | None, arm: Arm) -> _Answers | None:
+    """The answers of an arm, or None if the run kept none. `store`: None where the run's database was not kept."""
+    labels = None if store is None else store.labels(arm.device, arm.model)
+    if store is None or labels is None or not len(labels):
         return None
+    best = store.predictions(arm.device, arm.arm)[:, 0]
+    images = store.image_digests(arm.device, arm.arm)
     return _Answers(labels, best[: len(labels)] == labels, images) if len(best) >= len(labels) else None
 
 
-def paired_top1(base: tuple[Path, Arm], head: tuple[Path, Arm], level: float = 0.95) -> tuple[Estimate | None, str]:
+def paired_top1(
+    base: tuple[Store | None, Arm], head: tuple[Store | None, Arm], level: float = 0.95
+) -> tuple[Estimate | None, str]:
     """Points of top-1 of the head's arm over the base's and how they were found; None where it is not of the same images in
     the same order, and why."""
     first, second = _answers(*base), _answers(*head)

@@ -1,4 +1,4 @@
-"""Reader processes: they do pieces of work side by side and hand the results back in order, through a socket each.
+"""Reader processes, which work in parallel and return their results in order, each through a socket.
 
 The sockets have no name, and no memory is shared: neither /dev/shm nor TMPDIR matters. A reader that dies closes its socket,
 so it is noticed at once. Readers end with their parent and read none of its input.
@@ -88,7 +88,7 @@ class _Reader:
         theirs.close()
 
     def fate(self) -> str:
-        """How it ended, in words."""
+        """How the process ended, in words."""
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.pid = 0
         if code == -signal.SIGKILL:
@@ -96,7 +96,7 @@ class _Reader:
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
     def end(self) -> None:
-        """End it at once: it holds nothing that must be kept."""
+        """End the process at once: it holds nothing that must be kept."""
         self.link.close()
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)

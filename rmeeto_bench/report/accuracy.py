@@ -9,14 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.accuracy import AccuracyRecord, ArmAccuracy, ClassChange, DataSummary, to_json
 from rmeeto_bench.records.run import Estimate
-from rmeeto_bench.report.figures.style import COLOURS, STYLES, render, settings
+from rmeeto_bench.report.figures.style import COLOURS, drawing, render
+from rmeeto_bench.report.origins import origin_notes
+from rmeeto_bench.report.plain import csv_cell
 from rmeeto_bench.report.run.tables import DASH, interval
 
 LEVEL = 0.05
@@ -92,6 +93,8 @@ def _data_lines(summary: DataSummary) -> list[str]:
 def sentences(record: AccuracyRecord) -> list[str]:
     """What the numbers say, in words: images, what was left out, differences, hints."""
     lines = [line for summary in record.data.values() for line in _data_lines(summary)]
+    for model in dict.fromkeys(arm.model for arm in record.arms):
+        lines += origin_notes([arm for arm in record.arms if arm.model == model])
     lines += [text for arm in record.arms if (text := _difference(arm))]
     return lines + [f"warning: {hint}" for hint in record.hints]
 
@@ -121,7 +124,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return buffer.getvalue()
 
 
@@ -134,8 +137,7 @@ def _half(estimate: Estimate) -> tuple[float, float]:
 def losing_classes(record: AccuracyRecord, names: dict[int, str] | None = None) -> Figure:
     """The classes that lose most at the largest ratio, with their own paired intervals: extremes among many are noisy."""
     arms = [arm for arm in record.arms if arm.delta_top1 is not None]
-    chosen = STYLES["screen"]
-    with matplotlib.rc_context(settings(chosen)):
+    with drawing("screen") as chosen:
         figure = Figure(figsize=(chosen.width, 4.8), layout="constrained")
         axes = figure.subplots()
         if arms:
@@ -164,4 +166,4 @@ def write_all(record: AccuracyRecord, folder: Path) -> None:
     if record.classes:
         write_atomic(folder / "classes.csv", classes_csv(record))
         for kind in ("png", "pdf", "svg"):
-            (folder / f"classes.{kind}").write_bytes(render(losing_classes(record), kind))
+            write_atomic(folder / f"classes.{kind}", render(losing_classes(record), kind))

@@ -20,6 +20,7 @@ from rmeeto_bench.records.comparison import (
     Change,
     Comparison,
 )
+from rmeeto_bench.report.plain import markdown as as_markdown
 
 COLUMNS = ("arm", "quantity", "base", "head", "change", "margin", "outcome")
 WIDE = 100  # columns of a terminal from which an interval stands beside its value
@@ -100,21 +101,17 @@ def table(comparison: Comparison, width: int = 120) -> Table:
     return shown
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 def markdown(comparison: Comparison) -> str:
     """For a job's summary or a pull request."""
-    lines = [f"### rmeeto-bench {comparison.kind}: {_cell(headline(comparison))}", ""]
-    lines += [f"Base `{comparison.base}`, head `{comparison.head}`, {LEVELS[comparison.kind]}.", ""]
+    lines = [f"### rmeeto-bench {comparison.kind}: {as_markdown(headline(comparison))}", ""]
+    lines += [f"Base {as_markdown(comparison.base)}, head {as_markdown(comparison.head)}, {LEVELS[comparison.kind]}.", ""]
     for device in dict.fromkeys(change.device for change in comparison.changes):
-        lines += [f"**{_cell(device)}**", "", "| " + " | ".join(COLUMNS) + " |"]
+        lines += [f"**{as_markdown(device)}**", "", "| " + " | ".join(COLUMNS) + " |"]
         lines.append("|" + "|".join(" --- " if name in ("arm", "quantity", "outcome") else " ---: " for name in COLUMNS) + "|")
         here = [change for change in comparison.changes if change.device == device]
-        lines += ["| " + " | ".join(map(_cell, cells(change))) + " |" for change in here]
+        lines += ["| " + " | ".join(map(as_markdown, cells(change))) + " |" for change in here]
         lines.append("")
-    lines += [f"- {_cell(note)}" for note in comparison.notes]
+    lines += [f"- {as_markdown(note)}" for note in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 

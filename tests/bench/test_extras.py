@@ -262,6 +262,6 @@ def test_deaths_are_told_in_one_line() -> None:
 
 def test_a_cpus_sessions_share_the_time_of_one() -> None:
     on_gpu, on_cpu = (protocol_for(BenchPlan(), kind) for kind in ("cuda", "cpu"))
-    assert on_cpu.sessions == on_gpu.sessions == 3
+    assert on_cpu.sessions == on_gpu.sessions == 6
     assert on_cpu.sessions * on_cpu.time_limit <= on_gpu.time_limit
     assert find_devices("none")[0].kind == "cpu"

@@ -101,7 +101,7 @@ def test_the_command_trains_several_ratios_resumes_and_draws(data: Path, tmp_pat
         "curves.png", "minutes.md",
     }  # fmt: skip
     assert main([*words, "--out", str(tmp_path), "--resume"]) == 0
-    assert capsys.readouterr().out.count("finished before") == 2
+    assert capsys.readouterr().out.count("already done") == 2
     table = (tmp_path / "minutes.md").read_text(encoding="utf-8")
     assert "| vim_nano_r20 | 20 | cpu | 1 | 1.00 |" in table
 

@@ -119,19 +119,21 @@ def _margins(arguments: argparse.Namespace, device: str, *, turns: bool) -> tupl
 
 def _accuracy(out: dict[str, Path]) -> Callable[[RunRecord, RunRecord], Differences]:
     """The paired test of top-1 between the first runs of both sides, whose folders are in `out` by run id."""
+    from rmeeto_bench.bench.store.untrusted import open_if_kept
     from rmeeto_bench.compare.gate_rule import ALPHA
     from rmeeto_bench.compare.top1 import paired_top1
 
     def test(base: RunRecord, head: RunRecord) -> Differences:
         found = {}
         theirs = {(arm.device, arm.arm): arm for arm in head.arms}
-        for arm in base.arms:
-            match = theirs.get((arm.device, arm.arm))
-            if match is None or arm.top1 is None or match.top1 is None:
-                continue
-            delta, _ = paired_top1((out[base.run_id], arm), (out[head.run_id], match), 1 - 2 * ALPHA)
-            if delta is not None:
-                found[arm.device, arm.arm] = (delta, arm.top1.value, match.top1.value)
+        with open_if_kept(out[base.run_id]) as first, open_if_kept(out[head.run_id]) as second:
+            for arm in base.arms:
+                match = theirs.get((arm.device, arm.arm))
+                if match is None or arm.top1 is None or match.top1 is None:
+                    continue
+                delta, _ = paired_top1((first, arm), (second, match), 1 - 2 * ALPHA)
+                if delta is not None:
+                    found[arm.device, arm.arm] = (delta, arm.top1.value, match.top1.value)
         return found
 
     return test

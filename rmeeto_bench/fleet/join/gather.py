@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rmeeto_bench.errors import DataError
+from rmeeto_bench.files import new_file
 from rmeeto_bench.fleet.join.archive import ENDINGS, unpack
 from rmeeto_bench.fleet.join.merge import Merged, merge
 from rmeeto_bench.fleet.join.stores import merge_raw
@@ -22,7 +24,7 @@ def _open(path: Path, scratch: Path) -> tuple[Path, RunRecord]:
 
 
 def gather(paths: Sequence[Path], out: Path, *, prefer: str | None = None, replace: bool = False) -> tuple[Merged, list[str]]:
-    """Merge runs (folders, manifests, archives) into a new run in `out`; returns it and everything worth noting.
+    """Merge runs (folders, manifests, archives) into a new run in `out`; returns it and notes for the user.
 
     `replace`: over the merged run that is there. Nothing is left in `out` if the runs cannot be merged. Raises `DataError`.
     """
@@ -33,7 +35,7 @@ def gather(paths: Sequence[Path], out: Path, *, prefer: str | None = None, repla
         merged = merge(runs, prefer=prefer)
         with tempfile.TemporaryDirectory(dir=scratch) as staging:
             raw_notes = merge_raw(merged.taken, Path(staging))
-            out.mkdir(parents=True, exist_ok=True)
-            (out / DATABASE).write_bytes((Path(staging) / DATABASE).read_bytes())
+            with new_file(out / DATABASE) as target:
+                shutil.copyfile(Path(staging) / DATABASE, target)
         save(merged.record, out)
     return merged, [*merged.notes, *raw_notes]

@@ -8,6 +8,7 @@ from typing import Any
 from rmeeto_bench.measure.statistics import break_even
 from rmeeto_bench.records.run import Arm, RunRecord
 from rmeeto_bench.report.groups import groups
+from rmeeto_bench.report.origins import origin_notes
 
 ALPHA = 0.05
 CERTAIN = 0.95  # share of resamples from which on something is said without an "if"
@@ -89,6 +90,6 @@ def sentences(record: RunRecord) -> list[str]:
         parts = [part for part in (_fastest(arms), _break_even(arms)) if part]
         conclusion = "; ".join(parts)
         lines.append(f"{record.device(device).name}, {model}: {conclusion}.")
-        lines.extend(f"  {note}" for note in (*_notes(arms), *_doubts(record.data.get(model, {}))))
+        lines.extend(f"  {note}" for note in (*_notes(arms), *origin_notes(arms), *_doubts(record.data.get(model, {}))))
     verdicts = dict.fromkeys((arm.verdict, arm.verdict_detail) for arm in record.arms if arm.verdict != "VALID")
     return [*lines, *(f"  {code}: {detail}" for code, detail in verdicts)]

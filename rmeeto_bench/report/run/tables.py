@@ -14,6 +14,8 @@ from rich.text import Text
 
 from rmeeto_bench.records.run import ESTIMATES, Arm, Estimate, RunRecord
 from rmeeto_bench.report.groups import groups
+from rmeeto_bench.report.plain import csv_cell, tex
+from rmeeto_bench.report.plain import markdown as as_markdown
 
 DASH = "—"
 WIDE = 120  # columns of a terminal from which intervals stand beside their values
@@ -34,6 +36,11 @@ def to_frame(record: RunRecord) -> pd.DataFrame:
         row["labels"] = " ".join(arm.labels)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def to_csv(record: RunRecord) -> str:
+    """The data frame as a file for spreadsheets and programs."""
+    return str(to_frame(record).map(csv_cell).to_csv(index=False))
 
 
 def interval(estimate: Estimate | None, digits: int, *, sign: str = "") -> str:
@@ -246,37 +253,11 @@ def markdown(record: RunRecord) -> str:
     blocks = []
     for device, _, arms in groups(record):
         columns, rows = plain_rows(arms)
-        lines = [f"**{caption(record, device, arms)}**".replace("|", "\\|"), "", "| " + " | ".join(columns) + " |"]
+        lines = [f"**{as_markdown(caption(record, device, arms))}**", "", "| " + " | ".join(columns) + " |"]
         lines.append("|" + "|".join(" ---: " if name not in ("weights", "verdict") else " --- " for name in columns) + "|")
-        lines.extend("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+        lines.extend("| " + " | ".join(map(as_markdown, row)) + " |" for row in rows)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
-
-
-TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "Δ": r"$\Delta$",
-    "—": "---",
-    "·": r"$\cdot$",
-    "±": r"$\pm$",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-}
-
-
-def escape_tex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return "".join(TEX.get(character, character) for character in text)
 
 
 def latex(record: RunRecord) -> str:
@@ -285,14 +266,14 @@ def latex(record: RunRecord) -> str:
     for device, _, arms in groups(record):
         columns, rows = plain_rows(arms)
         align = "".join("l" if name in ("weights", "verdict") else "r" for name in columns)
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_tex(caption(record, device, arms))}}}"]
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(caption(record, device, arms))}}}"]
         lines += [
             rf"\begin{{tabular}}{{{align}}}",
             r"\toprule",
-            " & ".join(map(escape_tex, columns)) + r" \\",
+            " & ".join(map(tex, columns)) + r" \\",
             r"\midrule",
         ]
-        lines += [" & ".join(f"{{{escape_tex(cell)}}}" for cell in row) + r" \\" for row in rows]
+        lines += [" & ".join(f"{{{tex(cell)}}}" for cell in row) + r" \\" for row in rows]
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
