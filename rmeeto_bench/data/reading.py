@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rmeeto_bench.cpus import cores
 from rmeeto_bench.data.image_set import NO_DIGEST, UNREADABLE, Batch, Normalisation, Problem, digest_of, stratified
 from rmeeto_bench.data.left_out import account
 from rmeeto_bench.data.preprocessing import UnreadableImageError
@@ -60,11 +60,6 @@ class Decoding(Protocol):
     def read(self, data: bytes) -> tuple[Tensor, str | None]:
         """Encoded bytes -> (uint8 pixels of `item_shape`, what is unusual, or None). Raises `UnreadableImageError`."""
         ...
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.checkpoints.trained import ways
 from rmeeto_bench.checkpoints.writer import save_checkpoint
+from rmeeto_bench.cpus import within_quota
 from rmeeto_bench.data.reading import STOP, Reading
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.devices.device import cpu_name
@@ -206,6 +207,8 @@ def train_one(
     for part in (training, validation) if world.leads else ():
         for note in part.notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
+    if world.device.type == "cpu" and world.size == 1:
+        torch.set_num_threads(within_quota(torch.get_num_threads()))
     made = asked_for(session, r)
     model = build(session, r, training.num_classes).to(world.device)
     if world.leads:

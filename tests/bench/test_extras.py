@@ -24,6 +24,7 @@ from rmeeto_bench.bench.session.latency import single_steps
 from rmeeto_bench.bench.session.sweep import measure_sweep
 from rmeeto_bench.bench.summary.arm_records import percentiles
 from rmeeto_bench.bench.summary.record import knee, spread_arms
+from rmeeto_bench.cpus import quota
 from rmeeto_bench.errors import MeasurementError, UsageError
 from rmeeto_bench.measure.devices.device import find_devices
 from rmeeto_bench.measure.devices.simulated import SimDevice
@@ -215,6 +216,42 @@ def test_a_worker_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert int(worker_environment("cpu", "accuracy")["GOMP_SPINCOUNT"]) > 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-abc")
     assert worker_environment("cuda:1234-5678", "timing")["CUDA_VISIBLE_DEVICES"] == "MIG-abc"
+
+
+def test_workers_have_no_more_threads_than_the_quota_of_their_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("rmeeto_bench.cpus.affinity", lambda: 16)
+    monkeypatch.setattr("rmeeto_bench.bench.run.processes.affinity", lambda: 16)
+    for share, threads in ((2.5, "2"), (0.5, "1"), (64.0, None), (None, None)):
+        monkeypatch.setattr("rmeeto_bench.cpus._quota", lambda share=share: share)
+        for kind in ("timing", "accuracy"):
+            assert worker_environment("cpu", kind).get("OMP_NUM_THREADS") == threads
+    monkeypatch.setattr("rmeeto_bench.cpus._quota", lambda: 2.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert worker_environment("cpu", "timing")["OMP_NUM_THREADS"] == "7", "who sets it means it"
+
+
+def test_quotas_are_read_from_both_versions_of_control_groups(tmp_path: Path) -> None:
+    membership = tmp_path / "membership"
+    inner = tmp_path / "two" / "slice" / "job"
+    inner.mkdir(parents=True)
+    membership.write_text("0::/slice/job\n")
+    assert quota(tmp_path / "two", membership) is None
+    (inner / "cpu.max").write_text("max 100000\n")
+    assert quota(tmp_path / "two", membership) is None
+    (inner.parent / "cpu.max").write_text("150000 100000\n")  # the limit of the group above holds, too
+    assert quota(tmp_path / "two", membership) == 1.5
+    (inner / "cpu.max").write_text("nonsense\n")
+    assert quota(tmp_path / "two", membership) == 1.5
+    old = tmp_path / "one" / "cpu,cpuacct" / "docker"
+    old.mkdir(parents=True)
+    membership.write_text("5:memory:/docker\n4:cpu,cpuacct:/docker\n")
+    for name, value in (("quota", "400000"), ("period", "200000")):
+        (old / f"cpu.cfs_{name}_us").write_text(value + "\n")
+    assert quota(tmp_path / "one", membership) == 2.0
+    (old / "cpu.cfs_quota_us").write_text("-1\n")
+    assert quota(tmp_path / "one", membership) is None
+    assert quota(tmp_path / "one", tmp_path / "no such file") is None
 
 
 def test_deaths_are_told_in_one_line() -> None:

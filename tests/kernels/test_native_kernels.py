@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -196,3 +200,34 @@ def test_threads_and_forks_give_the_same_numbers() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
         torch.set_num_threads(threads)
+
+
+def test_models_in_two_threads_of_one_process_do_not_disturb_each_other() -> None:
+    models = [rb.create_model("vim_nano", r=r, depth=2).eval() for r in (0, 5)]
+    images = torch.randn(2, *models[0].config.input_shape)
+    with torch.inference_mode():
+        right = [model(images) for model in models]
+
+    @torch.inference_mode()
+    def often(index: int) -> bool:
+        return all(torch.equal(models[index](images), right[index]) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(often, [0, 1, 0, 1]))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinities")
+def test_a_process_bound_to_one_core_has_one_thread_and_the_same_numbers(tmp_path: Path) -> None:
+    """As under taskset: bound before torch starts."""
+    arguments = sample_arguments("cpu", 16, length=40)
+    torch.save(native.selective_scan(arguments), tmp_path / "right.pt")
+    code = (
+        "import torch; from rmeeto_bench.kernels.registry import sample_arguments; "
+        "from rmeeto_bench.kernels.selective_scan import native; assert torch.get_num_threads() == 1; "
+        "found = native.selective_scan(sample_arguments('cpu', 16, length=40)); "
+        "assert torch.equal(found, torch.load('right.pt', weights_only=True))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
+    core = min(os.sched_getaffinity(0))
+    line = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}}); {code}"]
+    subprocess.run(line, check=True, cwd=tmp_path, env=environment)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,85 @@ def test_without_a_folder_the_reason_is_one_line(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UnavailableError, match="cannot be used") as caught:
         loader.find([loader.library().isa])
     assert "\n" not in str(caught.value)
+
+
+FOREIGN = b"\x7fELF\2\1\1" + bytes(9) + (3).to_bytes(2, "little") + (8).to_bytes(2, "little") + bytes(100)  # for MIPS
+
+
+def fake_compiler(folder: Path, name: str, script: str) -> list[str]:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return [str(path)]
+
+
+def test_every_bad_compiler_and_folder_costs_one_line_and_takes_the_next_best_path(
+    cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    other.mkdir(mode=0o700)
+    isa = loader.library().isa
+    (tmp_path / "foreign.so").write_bytes(FOREIGN)
+    find_out = 'while [ "$1" != -o ]; do shift; done; cp '
+    compilers = {
+        "old": fake_compiler(tmp_path, "old", "echo \"error: unrecognized option '-std=c++17'\" >&2; exit 1"),
+        "foreign": fake_compiler(tmp_path, "foreign", f'{find_out} {tmp_path}/foreign.so "$2"'),
+        "silent": fake_compiler(tmp_path, "silent", "exit 0"),
+        "good": fake_compiler(tmp_path, "good", f'{find_out} {cached} "$2"'),
+    }
+    monkeypatch.setattr(loader, "_folders", lambda: iter([own, other]))
+    reasons = {"old": "unrecognized option", "foreign": "another kind of processor", "silent": "it wrote no library"}
+    for name, reason in reasons.items():  # alone: no kernels, and why
+        monkeypatch.setattr(loader, "compilers", lambda name=name: ([compilers[name]], []))
+        with pytest.raises(UnavailableError, match=reason) as caught:
+            loader.find([isa])
+        assert "\n" not in str(caught.value)
+        assert not list(own.glob("*.so"))
+    bad = [compilers[name] for name in reasons]
+    monkeypatch.setattr(loader, "compilers", lambda: ([*bad, compilers["good"]], ["CXX=nonsense is no program"]))
+    assert loader.find([isa]).source == f"built in {own} by {compilers['good'][0]}"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(reason in line for reason in (*reasons.values(), "CXX=nonsense"))
+
+    for wrong in (FOREIGN, b"no library at all"):  # built elsewhere, in a home that several machines share
+        home = Path(tempfile.mkdtemp(dir=tmp_path))
+        monkeypatch.setattr(loader, "_folders", lambda home=home: iter([home]))
+        path = home / file_name(isa)
+        path.write_bytes(wrong)
+        write_digest(path)
+        monkeypatch.setattr(loader, "compilers", lambda: ([], []))
+        with pytest.raises(UnavailableError, match="install g"):
+            loader.find([isa])
+        monkeypatch.setattr(loader, "compilers", lambda: ([compilers["good"]], []))
+        assert loader.find([isa]).isa == isa
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+    monkeypatch.setattr(loader, "_folders", lambda: iter([own, other]))
+    shutil.rmtree(own)
+    own.write_text("a file where the folder should be")  # or a file system that cannot be written
+    assert loader.find([isa]).source.startswith(f"built in {other} by")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be used" in line
+
+
+def test_a_shipped_library_that_cannot_be_trusted_or_is_damaged_is_passed_over(
+    cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped, kept = tmp_path / "shipped", tmp_path / "kept"
+    for folder in (shipped, kept):
+        folder.mkdir(mode=0o700)
+        (folder / cached.name).write_bytes(cached.read_bytes())
+        write_digest(folder / cached.name)
+    isa = loader.library().isa
+    monkeypatch.setattr(loader, "SHIPPED", shipped)
+    monkeypatch.setattr(loader, "_folders", lambda: iter([kept]))
+    monkeypatch.setattr(loader, "compilers", lambda: ([], []))
+    assert loader.find([isa]).source == "shipped in the package"
+    assert capsys.readouterr().err == ""
+    (shipped / cached.name).chmod(0o666)
+    assert loader.find([isa]).source == f"built in {kept}"
+    assert "others may write" in capsys.readouterr().err
+    (shipped / cached.name).unlink()  # this process has it loaded
+    (shipped / cached.name).write_bytes(cached.read_bytes()[:5000])
+    assert loader.find([isa]).source == f"built in {kept}"
+    assert "install the package again" in capsys.readouterr().err

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.evaluate.arm_accuracies import Described, compare, described
 from rmeeto_bench.bench.evaluate.sharing import SharedPass, build_arms, share
@@ -21,6 +23,7 @@ from rmeeto_bench.bench.session.workload import load_data
 from rmeeto_bench.bench.store.predictions import Predictions
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.store.untrusted import check_stored
+from rmeeto_bench.cpus import within_quota
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.errors import CheckpointError, DataError, UsageError
 from rmeeto_bench.measure.devices.device import Device
@@ -159,6 +162,8 @@ def _pass(
     if len(devices) > 1:
         shared = SharedPass(plan, models, data, store.path.parent, SHARED)
         return share(shared, devices, listener.passing, listener.note, watching.should_stop)
+    if devices[0].kind == "cpu":
+        torch.set_num_threads(within_quota(torch.get_num_threads()))  # torch does not know a container's quota
     arms = build_arms(plan, models, devices[0])
     for account in dict.fromkeys(arm.account() for arm in arms):
         listener.note(account)

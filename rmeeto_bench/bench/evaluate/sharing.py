@@ -21,8 +21,8 @@ from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
 from rmeeto_bench.bench.session.built_arm import BuiltArm, build, setting_for
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.cpus import cores
 from rmeeto_bench.data.image_set import ImageSet
-from rmeeto_bench.data.reading import cores
 from rmeeto_bench.errors import MeasurementError, RmeetoError
 from rmeeto_bench.measure.devices.device import Device
 

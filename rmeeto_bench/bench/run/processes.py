@@ -14,6 +14,7 @@ from typing import IO, Any, Protocol
 
 from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.cpus import affinity, cores
 from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 
 POLL = 0.2  # seconds between two looks at whether to stop
@@ -51,7 +52,9 @@ def worker_environment(device: str, kind: str) -> dict[str, str]:
             values["CUDA_VISIBLE_DEVICES"] = "GPU-" + uuid.removeprefix("GPU-")
         if kind != "accuracy":
             values.setdefault("OMP_NUM_THREADS", "1")
-    elif device == "cpu" and kind == "accuracy":
+    elif device == "cpu" and cores() < affinity():  # torch knows the affinity, but not the quota of a container
+        values.setdefault("OMP_NUM_THREADS", str(cores()))
+    if device == "cpu" and kind == "accuracy":
         values.setdefault("GOMP_SPINCOUNT", SHORT_WAIT)
     elif device == "cpu":
         values.setdefault("OMP_PROC_BIND", "true")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from rmeeto_bench.cpus import within_quota
 from rmeeto_bench.errors import UnavailableError, UsageError
 from rmeeto_bench.measure.devices.cpu_telemetry import CpuTelemetry
 from rmeeto_bench.measure.devices.nvml import NvmlTelemetry, snapshot
@@ -64,7 +65,7 @@ class CpuDevice:
 
     def details(self) -> dict[str, Any]:
         """Threads and cores."""
-        return {"threads": torch.get_num_threads(), "cores": os.cpu_count() or 0, "machine": platform.machine()}
+        return {"threads": within_quota(torch.get_num_threads()), "cores": os.cpu_count() or 0, "machine": platform.machine()}
 
     def time_block(self, step: Callable[[], Any], steps: int) -> tuple[float, float]:
         """Wall-clock time of the calls."""
