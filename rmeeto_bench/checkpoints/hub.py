@@ -22,7 +22,7 @@ def resolve(name: str | Path) -> Path:
     `CheckpointError` saying which file to put where.
     """
     path = Path(name)
-    if path.exists():
+    if path.exists() or path.is_symlink():  # a dead link is named as what it is
         return path
     text = str(name)
     public = find(text)

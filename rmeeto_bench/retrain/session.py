@@ -75,6 +75,7 @@ class Session:
     reduction: ReductionConfig = field(default_factory=ReductionConfig)
     workers: int = 0
     on_error: str = STOP
+    class_map: Path | None = None  # file that gives the class folders their numbers
 
     def stem(self, r: int) -> Path:
         """Path of the files of one run without their ending: the reduction is named where it is not plain merging."""
@@ -84,7 +85,8 @@ class Session:
     def sets(self) -> tuple[LabelledSet, LabelledSet]:
         """(training set cut to the recipe's fraction, complete validation set)."""
         sizes = {} if self.recipe.img_size is None else {"img_size": self.recipe.img_size}
-        training, validation = find_training(self.data, config(self.model, **sizes).input_shape, Reading(self.on_error))
+        shape = config(self.model, **sizes).input_shape
+        training, validation = find_training(self.data, shape, Reading(self.on_error), self.class_map)
         if self.recipe.fraction < 1:
             training = training.subset(round(len(training) * self.recipe.fraction))
         return training, validation
@@ -151,7 +153,10 @@ def build(session: Session, r: int, num_classes: int) -> ReducedModel:
     start = initial_weights(session)
     if start is not None:
         path = resolve(start)
-        state, new_head = _fitted(read_checkpoint(path).state_dict, model)
+        loaded = read_checkpoint(path)
+        for note in loaded.provenance.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        state, new_head = _fitted(loaded.state_dict, model)
         check_state(state, model, path)
         if new_head and recipe.teacher.source == "self":
             raise UsageError(f"{path} has other classes than the data: it cannot teach them; train with --teacher none")

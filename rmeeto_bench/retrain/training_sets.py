@@ -17,14 +17,18 @@ from rmeeto_bench.errors import DataError
 LabelledSet = TensorSet | EncodedSet
 
 
-def find_training(path: Path | None, shape: tuple[int, ...], reading: Reading | None = None) -> tuple[LabelledSet, LabelledSet]:
+def find_training(
+    path: Path | None, shape: tuple[int, ...], reading: Reading | None = None, class_map: Path | None = None
+) -> tuple[LabelledSet, LabelledSet]:
     """(training set, validation set) for a model of this input shape, (channels, size, size) or (channels, frames, size, size).
 
     Images: Fashion-MNIST files, or a folder with `train/` and `val/`; None is the installed Fashion-MNIST. Clips: a folder
     with lists of videos or a folder of videos per class for each of the two; validated on one clip, its centre (spec 5.3).
-    Raises `DataError`.
+    `class_map` numbers the class folders. Raises `DataError`.
     """
     reading = reading or Reading()
+    if class_map is not None and (path is None or len(shape) == 4 or fashion_mnist.is_fashion_mnist(path)):
+        raise DataError(f"--class-map {class_map} has no use: the data has no class folders of images; leave it out")
     if len(shape) == 4:
         return _videos(path, VideoViews(shape[-1], shape[1], clips=1, crops=1), reading)
     if path is None:
@@ -36,7 +40,7 @@ def find_training(path: Path | None, shape: tuple[int, ...], reading: Reading | 
     for part in ("train", "val"):
         if not (path / part).is_dir():
             raise DataError(f"{path} has no {part}/; training wants train/ and val/ in it, each with a folder per class")
-    classes = trained_on(path / "train")
+    classes = trained_on(path / "train", class_map)
     sources = (load_class_folders(path / part, classes) for part in ("train", "val"))
     training, validation = (image_set(source, preprocessing_for(shape), classes.count, reading) for source in sources)
     return replace(training, class_names=classes.names), replace(validation, class_names=classes.names)

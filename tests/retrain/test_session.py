@@ -161,7 +161,7 @@ def test_states_are_atomic_two_are_kept_and_damage_falls_back(tmp_path: Path) ->
     assert loaded is not None
     assert loaded["step"] == 2
     (tmp_path / "step_00000002.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="start anew"):
+    with pytest.raises(CheckpointError, match="start again"):
         states.load_state(tmp_path)
     states.remove_states(tmp_path)
     assert states.load_state(tmp_path) is None

@@ -81,6 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     from rmeeto_bench.ablate.ablations import Settings, run_studies
     from rmeeto_bench.ablate.studies import choose_studies
+    from rmeeto_bench.checkpoints.origin import origin_of
     from rmeeto_bench.checkpoints.reader import read_checkpoint
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.report import ablation
@@ -113,7 +114,8 @@ def main(arguments: argparse.Namespace) -> int:
     output.say(text)
     if arguments.out is not None:
         record = {"model": arguments.model, "r": arguments.r, "weights": weights.name, "data": data.name, "images": images}
-        record |= {"weights_r": read_checkpoint(weights).provenance.trained_r or 0}
+        origin = origin_of(read_checkpoint(weights).provenance)
+        record |= {"weights_r": origin.r, "weights_known_by": origin.known_by}
         record |= {"seeds": arguments.seeds, "batch_size": arguments.batch_size}
         stem = arguments.out / arguments.model
         write_atomic(stem.with_suffix(".md"), text)

@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with train/ and val/, or of Fashion-MNIST files (default: Debian's dataset-fashion-mnist); for clips with "
         "train.csv and val.csv, or videos by class in train/ and val/",
     )  # fmt: skip
+    parser.add_argument("--class-map", type=Path, metavar="FILE", help="class folders in the order of their numbers")
     parser.add_argument(
         "--init",
         metavar="FILE",
@@ -165,6 +166,7 @@ def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
         reduction=_reduction(arguments),
         workers=arguments.workers,
         on_error=arguments.on_error,
+        class_map=arguments.class_map,
     )
 
 

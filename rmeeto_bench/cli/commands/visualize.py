@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.cli import output
@@ -55,8 +56,18 @@ def _model(arguments: argparse.Namespace) -> tuple[ReducedModel, str]:
     if checkpoint is not None:
         weights = Path(checkpoint).name
     torch.manual_seed(0)
-    reduction = ReductionConfig(r=r, prune=arguments.prune)
-    return create_model(arguments.model, reduction=reduction, checkpoint=checkpoint), weights
+    if arguments.prune:
+        how: dict[str, Any] = {"reduction": ReductionConfig(r=r, prune=True)}
+    else:  # without an amount it is the checkpoint's, where that says so
+        how = {} if arguments.checkpoint and arguments.r is None and arguments.ratio is None else {"r": r}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        model = create_model(arguments.model, checkpoint=checkpoint, **how)
+    for warning in told:
+        output.say(f"note: {warning.message}", error=True)
+    if not how and model.reduction.r == 0:
+        model.set_reduction(ReductionConfig(r=r))
+    return model, weights
 
 
 def _panels(name: str, frames: list[Image.Image], model: ReducedModel, *, stages: bool) -> list[list[Panel]]:
@@ -114,7 +125,7 @@ def main(arguments: argparse.Namespace) -> int:
         save_picture(beside([panel.pixels for row in own for panel in row]), path)
         output.say(path)
         rows += own
-    way = "pruned" if arguments.prune else "merged"
+    way = "pruned" if model.reduction.prune else "merged"
     title = f"{arguments.model}, r = {model.reduction.r} (ratio {model.reduction_ratio:.2f}), {way}, {weights}"
     sheet = arguments.out / f"contact_sheet.{arguments.format}"
     contact_sheet(rows, sheet, title)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rmeeto_bench.data.class_map import ClassMap
+from rmeeto_bench.data.class_map import ClassMap, read_class_map
 from rmeeto_bench.data.image_set import Problem
 from rmeeto_bench.data.layouts.label_files import REMEDY, find_label_file, read_labels
 from rmeeto_bench.data.layouts.listing import Listing
@@ -72,11 +72,17 @@ def class_folders(folder: Path) -> list[str]:
         raise DataError(f"cannot read {folder}: {error.strerror}; give a folder of images") from error
 
 
-def trained_on(folder: Path) -> Classes:
-    """The classes of a training set: its class folders, with the numbers that an evaluation gives them. Raises `DataError`."""
+def trained_on(folder: Path, class_map: Path | None = None) -> Classes:
+    """The classes of a training set: its class folders, with the numbers of the map, or those that an evaluation gives them.
+
+    Raises `DataError`, also for a folder that the map does not name.
+    """
     names = class_folders(folder)
     if not names:
         raise DataError(f"{folder} has no class folders; sort the files into one folder per class first")
+    if class_map is not None:
+        given = Classes(len(names), read_class_map(class_map, len(names)))
+        return Classes(len(names), ClassMap(given.number_all(names, str(folder)).label_of, {}), trained=True)
     if all(name.isdecimal() for name in names) and {int(name) for name in names} != set(range(len(names))):
         label_of = {name: index for index, name in enumerate(sorted(names, key=int))}
     else:

@@ -58,7 +58,7 @@ def _rows(path: Path) -> list[Ablated]:
             raise DataError(f"{path} is larger than any file of ablations; it is not read")
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         settings = value["settings"]
-        if int(settings.get("weights_r") or 0):
+        if settings.get("weights_r") != 0:  # re-trained, or nobody knows: not the paper's training-free rows
             return []
         data = f"{settings['data']}, {int(settings['images'])} images"
         return [
