@@ -38,7 +38,11 @@ class ArmAccuracy:
 
 @dataclass(frozen=True)
 class ClassChange:
-    """One class at one ratio: of `images`, how many the baseline and the arm got right; `delta` in percentage points."""
+    """One class at one ratio: of `images`, how many the baseline and the arm got right; `delta` in percentage points.
+
+    `shrunk`: the change as all classes together suggest it. The extremes among many classes are mostly luck; this estimate
+    and its interval hold for those that are picked, too.
+    """
 
     arm: str
     label: int
@@ -46,6 +50,7 @@ class ClassChange:
     baseline_correct: int
     correct: int
     delta: Estimate
+    shrunk: Estimate
 
 
 @dataclass(frozen=True)
