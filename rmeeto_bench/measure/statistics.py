@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from rmeeto_bench.records.run import Block, Estimate
 
@@ -63,7 +63,7 @@ def _signed_rank_tail(n: int, level: float) -> int:
     alpha = (1 - level) / 2
     if n > EXACT_LIMIT:
         mean, deviation = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-        return int(np.floor(mean + stats.norm.ppf(alpha) * deviation))
+        return int(np.floor(mean + special.ndtri(alpha) * deviation))
     counts = np.array([1.0])
     for rank in range(1, n + 1):  # distribution of the sum of a random subset of the ranks
         counts = np.concatenate([counts, np.zeros(rank)]) + np.concatenate([np.zeros(rank), counts])
@@ -76,7 +76,7 @@ def t_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
     mean = float(values.mean())
     if len(values) < 2:
         return Estimate(mean)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(special.stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values)))
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -125,7 +125,7 @@ def within_error(sessions: Sequence[NDArray[np.float64]]) -> float:
     if not known:
         return 0.0
     residuals = np.concatenate([(x - np.median(x)) * np.sqrt(len(x) / (len(x) - 1)) for x in known])
-    spread = float(stats.median_abs_deviation(residuals, scale="normal"))
+    spread = float(np.median(np.abs(residuals - np.median(residuals))) / special.ndtri(0.75))
     return float(spread * np.sqrt(np.pi / 3 * sum(1 / len(x) for x in sessions)) / len(sessions))
 
 
@@ -144,7 +144,7 @@ def run_estimate(logs: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
     if len(sessions) >= ENOUGH_SESSIONS:
         found = t_interval(centres, level)
         assert found.high is not None
-        floor = float(stats.norm.ppf((1 + level) / 2)) * within_error(sessions)
+        floor = float(special.ndtri((1 + level) / 2)) * within_error(sessions)
         half = max(found.high - found.value, floor)
         return Estimate(found.value, found.value - half, found.value + half)
     pooled = wilcoxon_interval(np.concatenate(sessions), level)
@@ -166,8 +166,8 @@ def p_same(speedup: Estimate, sessions: int, level: float = 0.95) -> float:
         return 1.0
     if speedup.value == 1:
         return 1.0
-    error = np.log(speedup.high / speedup.low) / 2 / stats.t.ppf((1 + level) / 2, sessions - 1)
-    return float(2 * stats.t.sf(abs(np.log(speedup.value)) / error, sessions - 1)) if error > 0 else 0.0
+    error = np.log(speedup.high / speedup.low) / 2 / float(special.stdtrit(sessions - 1, (1 + level) / 2))
+    return float(2 * special.stdtr(sessions - 1, -abs(np.log(speedup.value)) / error)) if error > 0 else 0.0
 
 
 def run_rate(seconds_per_image: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
@@ -178,12 +178,7 @@ def run_rate(seconds_per_image: Sequence[ArrayLike], level: float = 0.95) -> Est
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values in the order given: reject those at or below alpha, and no true hypothesis is rejected
     with more than probability alpha over all of them (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    return [float(p) for p in holm_of(list(p_values))]
 
 
 def half_width(estimate: Estimate) -> float:
@@ -202,6 +197,8 @@ def wilson(correct: int, total: int, level: float = 0.95) -> Estimate:
     Where hardly any image is right, or wrong, the end next to the edge is the one of a Poisson count (Brown, Cai and
     DasGupta 2001): Wilson's own would cover the truth in 0.84 of cases there.
     """
+    from scipy import stats  # a second to import, which no timing process needs
+
     interval = stats.binomtest(correct, total).proportion_ci(level, method="wilson")
     low, high = float(interval.low), float(interval.high)
     if 0 < correct <= FEW:
@@ -222,7 +219,7 @@ def paired_delta(baseline: ArrayLike, arm: ArrayLike, level: float = 0.95) -> Es
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     total = len(first)
     value = (gained - lost) / total
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
 
     def end(outer: float) -> float:
         inside, outside = value, outer
@@ -249,6 +246,8 @@ def _tango(gained: int, lost: int, total: int, delta: float) -> float:
 
 def more_accurate(baseline: ArrayLike, arm: ArrayLike) -> float:
     """One-sided mid-p value of McNemar's exact test that the arm is no more accurate than the baseline."""
+    from scipy import stats
+
     first, second = np.asarray(baseline, bool), np.asarray(arm, bool)
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     half = 0.5 * stats.binom.pmf(gained, gained + lost, 0.5)
@@ -262,6 +261,8 @@ def mcnemar(baseline: ArrayLike, arm: ArrayLike) -> float:
     discordant = gained + lost
     if discordant == 0:
         return 1.0
+    from scipy import stats
+
     smaller = min(gained, lost)
     tail = stats.binom.cdf(smaller, discordant, 0.5) - 0.5 * stats.binom.pmf(smaller, discordant, 0.5)
     return float(min(1.0, 2 * tail))
@@ -280,3 +281,31 @@ def break_even(ratios: Sequence[float], speedups: Sequence[float]) -> float | No
         if speedup < 1 < next_speedup:
             crossing = ratio + (1 - speedup) / (next_speedup - speedup) * (next_ratio - ratio)
     return crossing
+
+
+def paired_p_value(gained: int, lost: int, total: int, delta: float) -> float:
+    """One-sided p-value of the hypothesis that the true difference of two paired proportions is at least `delta`, from
+    Tango's score test: `gained` images of `total` were wrong and became right, `lost` were right and became wrong."""
+    return float(special.ndtr(_tango(gained, lost, total, delta)))
+
+
+def log_error(estimate: Estimate, sessions: int, level: float = 0.95) -> float | None:
+    """Standard error of the logarithm behind an interval that `run_speedup` or `run_rate` made of this many sessions.
+
+    None without an interval, or where sessions were not the replicates.
+    """
+    if estimate.low is None or estimate.high is None or sessions < ENOUGH_SESSIONS:
+        return None
+    half = float(np.log(estimate.high / estimate.low)) / 2
+    return half / float(special.stdtrit(sessions - 1, (1 + level) / 2))
+
+
+def holm_of(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's adjusted p-values over the last axis, of many families at once. NaN stands for what is not tested."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, axis=-1)  # NaN comes last
+    tested = np.isfinite(p).sum(axis=-1, keepdims=True)
+    ranked = np.take_along_axis(p, order, -1) * np.maximum(1, tested - np.arange(p.shape[-1]))
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.minimum(1.0, np.maximum.accumulate(ranked, axis=-1)), -1)
+    return adjusted

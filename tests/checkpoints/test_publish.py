@@ -160,6 +160,21 @@ def test_without_a_network_push_and_pull_are_one_line(trained: Path, tmp_path: P
         pull("org/repo", tmp_path / "out", tmp_path)
 
 
+def test_an_answer_that_is_no_hubs_is_one_line(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's page instead of JSON: the hub's client raises what `json` raises."""
+
+    def page(*_: object, **__: object) -> None:
+        json.loads("<html>")
+
+    monkeypatch.setattr(publish.HfApi, "create_repo", page)
+    monkeypatch.setattr(publish, "snapshot_download", page)
+    folder = write_repository(publication(trained), tmp_path / "repo")
+    with pytest.raises(UnavailableError, match="cannot push to org/repo"):
+        publish.push(folder, "org/repo")
+    with pytest.raises(UnavailableError, match="cannot fetch org/repo"):
+        pull("org/repo", tmp_path / "out", tmp_path)
+
+
 def test_push_uploads_the_three_files(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, dict]] = []
 

@@ -13,10 +13,11 @@ from sample_runs import arms, cpu_run, record, two_gpus
 from rmeeto_bench.records.run import DeviceRecord, Estimate, RunRecord
 from rmeeto_bench.report.figures.kinds import speed_accuracy
 from rmeeto_bench.report.figures.style import render
+from rmeeto_bench.report.plain import tex
 from rmeeto_bench.report.run.files import write_all
 from rmeeto_bench.report.run.html import html
 from rmeeto_bench.report.run.summary import sentences
-from rmeeto_bench.report.run.tables import escape_tex, latex, markdown, rich_table, to_frame
+from rmeeto_bench.report.run.tables import latex, markdown, rich_table, to_frame
 
 HOSTILE = '<script>alert("x")</script>_{}%&'
 
@@ -105,7 +106,7 @@ def test_latex_is_balanced_and_escaped() -> None:
     assert r"\_\{\}\%\&" in text
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert len({line.count(" & ") for line in body}) == 1
-    assert escape_tex("Δ 5 % — a_b") == r"$\Delta$ 5 \% --- a\_b"
+    assert tex("Δ 5 % — a_b") == r"$\Delta$ 5 \% --- a\_b"
 
 
 class Page(HTMLParser):

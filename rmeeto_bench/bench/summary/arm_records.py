@@ -14,6 +14,7 @@ from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, cells,
 from rmeeto_bench.bench.session.probe import AGREEMENT, SAME, agreement
 from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
 from rmeeto_bench.bench.tradeoffs import with_tradeoffs
+from rmeeto_bench.checkpoints.trained import in_words, read_reduction
 from rmeeto_bench.cost.flops import gflops_by_convention
 from rmeeto_bench.measure.rounds import RoundsResult
 from rmeeto_bench.measure.statistics import complete_rounds, half_width, paired_delta, run_rate, run_speedup, wilson
@@ -22,6 +23,7 @@ from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, Prin
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records.run import Arm, Block, DeviceRecord, Estimate
+from rmeeto_bench.reduction.schedule import reduction_ratio
 
 PERCENTILES = (50, 90, 99)
 
@@ -34,7 +36,7 @@ def difference(
     """How the timed program differs from the evaluated one, or None if they are the same.
 
     Each comes as its probe and the facts of its arm; `predictions` [n, 5] are those of the accuracy pass, whose first
-    images are the probe images. Bit-equal logits are not asked for: kernels may be chosen anew in each process.
+    images are the probe images. Bit-equal logits are not asked for: each process may choose other kernels.
     """
     (first, first_facts), (second, second_facts) = timed, evaluated
     for name in SAME:
@@ -100,15 +102,17 @@ def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
 
 def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
     """The row of a cell before anything is measured."""
-    sized = config(cell.model)
-    counts = facts.token_counts or sized.token_counts(cell.reduction)
+    sized = config(cell.model, **({} if facts.num_classes is None else {"num_classes": facts.num_classes}))
+    reduction = read_reduction(facts.reduction) if facts.reduction else cell.reduction
+    planned = sized.token_counts(reduction)
+    counts = facts.token_counts or planned
     return Arm(
         device=here.device.id,
         arm=cell.name,
         model=cell.model,
         r=cell.r,
         ratio_requested=cell.ratio_requested,
-        reduction_ratio=cell.reduction_ratio,
+        reduction_ratio=reduction_ratio(planned, sized.num_tokens),
         token_counts=counts,
         final_tokens=counts[-1],
         precision=facts.precision,
@@ -119,8 +123,11 @@ def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
         checkpoint_sha256=facts.checkpoint_sha256,
         labels=facts.labels,
         peak_memory_mib=facts.peak_memory_mib,
-        gflops=gflops_by_convention(sized, cell.reduction),
+        gflops=gflops_by_convention(sized, reduction),
         paper=_paper(cell, here.device),
+        known_by=facts.known_by,
+        averaged=facts.averaged,
+        reduction=in_words(reduction),
     )
 
 

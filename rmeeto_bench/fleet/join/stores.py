@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.bench.store.store import Store
-from rmeeto_bench.bench.store.untrusted import expected_tables, open_foreign
+from rmeeto_bench.bench.store.untrusted import expected_tables, open_stored
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.fleet.join.merge import Taken
 from rmeeto_bench.records.run import DATABASE
@@ -20,11 +20,11 @@ VARIANT = "@"  # an arm's variants (noise inputs) are stored as NAME@VARIANT
 
 @dataclass(frozen=True)
 class _Rewrite:
-    """How the rows of one table and one source become rows of the merged run."""
+    """Turns the rows of one table and one source into rows of the merged run."""
 
-    columns: tuple[str, ...]
-    taken: Taken
-    first_session: dict[str, int]
+    columns: tuple[str, ...]  # of the table
+    taken: Taken  # which rows of the source are taken, and the lasting ids of their devices
+    first_session: dict[str, int]  # lasting device id -> number that the source's session 0 gets
 
     def _value(self, row: Sequence[Any], column: str) -> Any:
         return row[self.columns.index(column)] if column in self.columns else None
@@ -77,7 +77,7 @@ def merge_raw(taken: Sequence[Taken], out: Path) -> list[str]:
             if not (source.folder / DATABASE).is_file():
                 notes.append(f"{source.folder} has no {DATABASE}: its results are merged, its raw blocks are not")
                 continue
-            with open_foreign(source.folder) as connection, target:
+            with open_stored(source.folder) as store, store.transaction() as connection, target:
                 _copy(connection, target, source)
     return notes
 

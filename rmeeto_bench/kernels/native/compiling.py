@@ -1,4 +1,4 @@
-"""Compiles the C++ kernels for one instruction set. Only the standard library is needed, as the wheel's build uses it, too.
+"""Compile the C++ kernels for one instruction set. Imports only the standard library: the wheel's build uses it, too.
 
 One compiler call of some seconds without torch's headers: the kernels take plain pointers. A library's name holds the
 digest of all that it was made of, so sources that changed never meet an older library.
@@ -32,6 +32,7 @@ INSTRUCTION_SETS: dict[
     },
     "aarch64": {"neon": ()},
 }
+ELF_MACHINES = {"x86_64": 62, "aarch64": 183}  # what a library's header calls them
 COMPILER_SECONDS = 300
 
 
@@ -65,17 +66,23 @@ def compilers() -> tuple[list[list[str]], list[str]]:
 
 
 def write_digest(library: Path) -> None:
-    """Put the digest of a library beside it: one that was cut short is never loaded."""
+    """Write the digest of a library beside it, so that a truncated one is never loaded."""
     library.with_suffix(".sha256").write_text(hashlib.sha256(library.read_bytes()).hexdigest() + "\n", encoding="ascii")
 
 
 def intact(library: Path) -> bool:
-    """Whether a library is as it was when its digest was written."""
+    """Whether a library is unchanged since its digest was written."""
     try:
         right = library.with_suffix(".sha256").read_text(encoding="ascii").strip()
         return hashlib.sha256(library.read_bytes()).hexdigest() == right
     except (OSError, ValueError):
         return False
+
+
+def _foreign(library: Path, machine: str) -> bool:
+    """Whether a library is for processors other than `machine`, as a cross compiler's would be."""
+    header = library.read_bytes()[:20]
+    return machine in ELF_MACHINES and int.from_bytes(header[18:20], "little") != ELF_MACHINES[machine]
 
 
 def compile_library(command: list[str], name: str, target: Path, machine: str | None = None) -> None:
@@ -99,6 +106,9 @@ def compile_library(command: list[str], name: str, target: Path, machine: str | 
         if done.returncode or not built.is_file():
             last = (done.stderr.strip().splitlines() or ["it wrote no library"])[-1]
             raise UnavailableError(f"{' '.join(command)} could not build the CPU kernels: {last}")
+        machine = machine or platform.machine()
+        if _foreign(built, machine):
+            raise UnavailableError(f"{' '.join(command)} builds for another kind of processor than {machine}")
         write_digest(built)
         os.chmod(built, 0o600)
         built.with_suffix(".sha256").replace(target.with_suffix(".sha256"))

@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rmeeto_bench.kernels.arguments import ScanArguments
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.kernels.arguments import ScanArguments, refuse_float64
 from rmeeto_bench.kernels.selective_scan.triton_backward import scan_backward
 from rmeeto_bench.kernels.selective_scan.triton_math import LOG2_E, softplus
 
@@ -149,6 +150,10 @@ def selective_scan(arguments: ScanArguments) -> Tensor:
     as fp32: two conversions a token instead of two per state, channel block and token.
     """
     a = arguments
+    if a.A.shape[2] not in STATES:
+        raise UsageError(f"A has {a.A.shape[2]} states; the Triton scan serves {', '.join(map(str, STATES))}")
+    refuse_float64(a.u)
     BC = torch.cat([a.B, a.C], dim=-1).float()
     gate = a.z if a.z.stride(2) == 1 else a.z.contiguous()
-    return _scan(a.u.contiguous(), a.dt.contiguous(), a.A.float(), BC, a.D.float(), gate, a.dt_bias.float(), a.scale)
+    D, dt_bias = a.D.float().contiguous(), a.dt_bias.float().contiguous()
+    return _scan(a.u.contiguous(), a.dt.contiguous(), a.A.float(), BC, D, gate, dt_bias, a.scale)

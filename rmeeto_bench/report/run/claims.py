@@ -100,6 +100,8 @@ def fastest_within(arms: Sequence[Arm]) -> str:
     timed = [arm for arm in arms if arm.speedup is not None and arm.r > 0]
     if baseline is None or baseline.speedup is None:
         return "nothing was timed"
+    if not timed:
+        return "only r = 0 was measured; add --ratios 0,0.14,...,0.54 to see what merging gains"
     found = dict(zip((arm.arm for arm in timed), resolve(timed), strict=True))
     by_speed = sorted(timed, key=lambda arm: -arm.speedup.value if arm.speedup else 0.0)
     if baseline.top1 is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rmeeto_bench.records.run import Arm, RunRecord
 from rmeeto_bench.report.groups import groups
+from rmeeto_bench.report.origins import origin_notes
 from rmeeto_bench.report.run.claims import ALPHA, SLOWER, fastest_within, ratios, resolve, where_it_pays
 
 
@@ -45,6 +46,6 @@ def sentences(record: RunRecord) -> list[str]:
         pays = where_it_pays(timed, next((arm.break_even for arm in arms if arm.break_even), None))
         conclusion = "; ".join(part for part in (fastest_within(arms), pays) if part)
         lines.append(f"{record.device(device).name}, {model}: {conclusion}.")
-        lines.extend(f"  {note}" for note in (*_notes(arms), *_doubts(record.data.get(model, {}))))
+        lines.extend(f"  {note}" for note in (*_notes(arms), *origin_notes(arms), *_doubts(record.data.get(model, {}))))
     verdicts = dict.fromkeys((arm.verdict, arm.verdict_detail) for arm in record.arms if arm.verdict != "VALID")
     return [*lines, *(f"  {code}: {detail}" for code, detail in verdicts)]
