@@ -188,12 +188,24 @@ def half_width(estimate: Estimate) -> float:
     return (estimate.high - estimate.low) / 2 / abs(estimate.value)
 
 
+FEW = 3  # of right or wrong images, up to which the end of Wilson's interval is too far in
+
+
 def wilson(correct: int, total: int, level: float = 0.95) -> Estimate:
-    """A proportion in percent with Wilson's score interval."""
+    """A proportion in percent with Wilson's score interval.
+
+    Where hardly any image is right, or wrong, the end next to the edge is the one of a Poisson count (Brown, Cai and
+    DasGupta 2001): Wilson's own would cover the truth in 0.84 of cases there.
+    """
     from scipy import stats  # a second to import, which no timing process needs
 
     interval = stats.binomtest(correct, total).proportion_ci(level, method="wilson")
-    return Estimate(100 * correct / total, 100 * float(interval.low), 100 * float(interval.high))
+    low, high = float(interval.low), float(interval.high)
+    if 0 < correct <= FEW:
+        low = min(low, float(stats.chi2.ppf(1 - level, 2 * correct)) / 2 / total)
+    if 0 < total - correct <= FEW:
+        high = max(high, 1 - float(stats.chi2.ppf(1 - level, 2 * (total - correct))) / 2 / total)
+    return Estimate(100 * correct / total, 100 * low, 100 * high)
 
 
 def paired_delta(baseline: ArrayLike, arm: ArrayLike, level: float = 0.95) -> Estimate:

@@ -39,7 +39,7 @@ class ArmAccuracy:
 
 @dataclass(frozen=True)
 class ClassChange:
-    """The change of one class in one arm."""
+    """The change of one class in one arm. The extremes among many classes are mostly luck; `shrunk` holds for them, too."""
 
     arm: str  # name of the arm
     label: int  # class number
@@ -47,6 +47,7 @@ class ClassChange:
     baseline_correct: int  # images that the r = 0 arm got right
     correct: int  # images that this arm got right
     delta: Estimate  # percentage points over the r = 0 arm, paired by image
+    shrunk: Estimate  # the same as all classes together suggest it
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,14 @@ def _difference(arm: ArmAccuracy) -> str:
     delta = arm.delta_top1
     if delta is None or arm.p_holm is None:
         return ""
-    width = 0.0 if delta.low is None or delta.high is None else (delta.high - delta.low) / 2
     if arm.p_holm < LEVEL:
         return f"{arm.arm}: {delta.value:+.2f} points, a difference (p = {_p_text(arm.p_holm)} after Holm)"
-    return f"{arm.arm}: {delta.value:+.2f} points cannot be told from none; these images tell ±{width:.2f} apart"
+    alone = (
+        ""
+        if delta.low is None or delta.high is None
+        else f"; its interval alone is [{delta.low:+.2f}, {delta.high:+.2f}] points"
+    )
+    return f"{arm.arm}: {delta.value:+.2f} points, no change is proven (p = {_p_text(arm.p_holm)} after Holm){alone}"
 
 
 def _data_lines(summary: DataSummary) -> list[str]:
@@ -132,7 +136,7 @@ def _half(estimate: Estimate) -> tuple[float, float]:
 
 
 def losing_classes(record: AccuracyRecord, names: dict[int, str] | None = None) -> Figure:
-    """The classes that lose most at the largest ratio, with their own paired intervals: extremes among many are noisy."""
+    """The classes that lose most at the largest ratio, shrunk towards the mean change, as extremes among many are luck."""
     arms = [arm for arm in record.arms if arm.delta_top1 is not None]
     with drawing("screen") as chosen:
         figure = Figure(figsize=(chosen.width, 4.8), layout="constrained")
@@ -141,9 +145,9 @@ def losing_classes(record: AccuracyRecord, names: dict[int, str] | None = None) 
             arm = max(arms, key=lambda found: found.reduction_ratio)
             changes: list[ClassChange] = [change for change in record.classes if change.arm == arm.arm][:SHOWN_CLASSES]
             labels = [(names or {}).get(change.label, str(change.label)) for change in changes]
-            errors = [list(side) for side in zip(*(_half(change.delta) for change in changes), strict=True)]
+            errors = [list(side) for side in zip(*(_half(change.shrunk) for change in changes), strict=True)]
             places = range(len(changes))
-            values = [change.delta.value for change in changes]
+            values = [change.shrunk.value for change in changes]
             axes.barh(places, values, xerr=errors, color=COLOURS[0], ecolor="0.4", error_kw={"linewidth": 0.8})
             axes.set_yticks(places, labels)
             axes.invert_yaxis()
@@ -151,7 +155,7 @@ def losing_classes(record: AccuracyRecord, names: dict[int, str] | None = None) 
             if arm.delta_top1 is not None:
                 axes.axvline(arm.delta_top1.value, color=COLOURS[1], linewidth=0.8, linestyle="--", label="all classes")
                 axes.legend(frameon=False, fontsize="small")
-            axes.set_xlabel("change in top-1 (points, 95 % intervals)")
+            axes.set_xlabel("change in top-1, shrunk towards the mean of all classes (points, 95 % intervals)")
             axes.set_title(f"{arm.arm}: the classes that lose most", fontsize="medium")
     return figure
 

@@ -192,3 +192,17 @@ def test_a_difference_of_accuracies_stays_in_range_and_covers_at_the_edge() -> N
         found = paired_delta(np.ones(2000, bool), np.arange(2000) >= lost)
         covered.append(found.low <= -0.2 <= found.high)
     assert 0.93 - 3 * 0.0147 <= np.mean(covered) <= 1
+
+
+@pytest.mark.parametrize("total", [20, 200, 2000])
+def test_the_interval_of_a_proportion_stays_in_range_and_covers_at_the_edge(total: int) -> None:
+    """Exactly, over every count that can come: Wilson's own interval covers 0.84 where two in a thousand are wrong."""
+    counts = np.arange(total + 1)
+    found = [wilson(int(count), total) for count in counts[-40:]] + [wilson(int(count), total) for count in counts[:40]]
+    assert all(0 <= e.low <= e.value <= e.high <= 100 for e in found)
+    last = counts[-40:]
+    lows, highs = (np.array([getattr(e, end) for e in found[: len(last)]]) / 100 for end in ("low", "high"))
+    for wrong in (0.05, 0.1, 0.18, 0.3, 1.0, 2.0, 3.0, 5.0):  # images, on average
+        truth = 1 - wrong / total
+        chances = stats.binom.pmf(last, total, truth)
+        assert chances[(lows <= truth) & (truth <= highs)].sum() >= 0.9, wrong
