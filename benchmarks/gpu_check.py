@@ -5,7 +5,7 @@
 
 Needs torch, triton and numpy only; timm for the DeiT-S yardstick and mamba-ssm with causal-conv1d for the paper's own
 kernels where they are installed, or where --sdists DIR has their source distributions and nvcc builds them in time. What is
-done is written after every part, so a time limit loses only the part in hand.
+done is written after every part, so a time limit loses only the part that is running.
 """
 
 from __future__ import annotations

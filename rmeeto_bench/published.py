@@ -14,20 +14,20 @@ PAPER_NAMES = {"vim_tiny": "Vim-Ti", "vim_small": "Vim-S", "vim_base": "Vim-B"}
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One published number. `table` as printed (`1a` ... `23`); `value` in `unit`; empty strings where nothing applies."""
+    """One published number. Texts are empty where nothing applies."""
 
-    table: str
-    model: str
-    method: str
-    regime: str
-    reduction_ratio: str
-    r: str
-    setting_name: str
-    setting_value: str
-    metric: str
-    value: float
-    unit: str
-    note: str
+    table: str  # as printed, 1a to 23
+    model: str  # as printed, as in Vim-S
+    method: str  # as in merging or pruning
+    regime: str  # training of the weights, as in training-free or re-trained 3ep
+    reduction_ratio: str  # as printed
+    r: str  # tokens that each merge removes
+    setting_name: str  # what the table varies beside model and r, as in shuffle_ratio
+    setting_value: str  # its value in this row
+    metric: str  # as in top1, flops, throughput
+    value: float  # in `unit`
+    unit: str  # %, pp, G, min, im/s, x, ...
+    note: str  # what is odd about the printed number
 
 
 def _row(row: dict[str, Any]) -> PaperRow:

@@ -47,7 +47,8 @@ def arms(
                 top1=Estimate(TOP1[r], TOP1[r] - 0.35, TOP1[r] + 0.35) if accuracy else None,
                 delta_top1=Estimate(TOP1[r] - 80.5, TOP1[r] - 80.7, TOP1[r] - 80.3) if accuracy and r else None,
                 n_images=50_000 if accuracy else 0,
-                rounds=12,
+                rounds=48,
+                sessions=6,
                 **extra,  # type: ignore[arg-type]
             )
         )

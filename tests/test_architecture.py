@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "rmeeto_bench"
 FLOORS = {
-    "errors": 0, "profiles": 0, "records": 0, "_version": 0, "version": 0, "files": 0, "children": 0, "published": 0,
+    "errors": 0, "profiles": 0, "records": 0, "_version": 0, "version": 0, "files": 0, "children": 0, "watchdog": 0,
+    "published": 0,
     "reduction": 1, "kernels": 1,
     "checkpoints": 2, "measure": 2,
     "models": 3, "data": 3,
@@ -28,6 +30,12 @@ EXCEPTIONS = {
 REPORT_MAY = (
     "errors", "records", "profiles", "files", "published", "reduction.config", "reduction.schedule", "report",
     "measure.protocol", "measure.statistics", "measure.verdict", "bench.summary.tradeoff",
+)  # fmt: skip
+
+# Folders and modules in which every field of a dataclass has its own comment.
+COMMENTED = (
+    "ablate", "cost", "data", "fleet", "kernels", "measure.devices", "measure.energy", "models", "profiles", "published",
+    "records", "reduction", "report.paper", "retrain.distributed", "retrain.feed", "retrain.recipe",
 )  # fmt: skip
 
 
@@ -129,3 +137,39 @@ def test_house_rules_on_sizes() -> None:
                 assert node.end_lineno - node.lineno < 80, f"{name}.{node.name}"
                 if not any(ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list):
                     assert node.returns is not None, f"{name}.{node.name} has no return type"
+
+
+def uncommented(text: str) -> list[str]:
+    """Class.field of every dataclass field without a comment, either on its line or on the line above."""
+    lines, found = text.splitlines(), []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.ClassDef) or not any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+            continue
+        for field in (statement for statement in node.body if isinstance(statement, ast.AnnAssign)):
+            beside = b"#" in lines[(field.end_lineno or 0) - 1].encode()[field.end_col_offset :]
+            if not beside and not lines[field.lineno - 2].lstrip().startswith("#"):
+                found.append(f"{node.name}.{ast.unparse(field.target)}")
+    return found
+
+
+def test_every_dataclass_field_has_a_comment() -> None:
+    sample = "@dataclass\nclass A:\n    a: int  # one\n    # two\n    b: int\n    c: str = '#'\n    d: int = 0\n"
+    assert uncommented(sample) == ["A.c", "A.d"]
+    for part in COMMENTED:
+        names = [name for name in MODULES if name == part or name.startswith(f"{part}.")]
+        assert names, f"there is no {part}"
+        for name in names:
+            assert uncommented(MODULES[name].read_text(encoding="utf-8")) == [], name
+
+
+def test_a_worker_starts_without_what_it_does_not_need() -> None:
+    """torchvision and scipy.stats took twice as long to import as torch: every session of every run paid for them."""
+    code = (
+        "import sys, torch, rmeeto_bench as rb, rmeeto_bench.bench.session.jobs, rmeeto_bench.bench.session.accuracy_pass; "
+        "model = rb.create_model('vim_nano', r=5, depth=2).eval(); "
+        "torch.inference_mode()(model)(torch.zeros(1, *model.config.input_shape)); "
+        "slow = {'torchvision', 'scipy.stats', 'matplotlib', 'timm', 'pandas', 'torch._dynamo', 'huggingface_hub', 'triton'}; "
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -1,4 +1,4 @@
-"""Running ablations: one pass over the images with every variant, differences paired by image."""
+"""Run ablations: every variant sees the same images in one pass, and differences are paired by image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from rmeeto_bench.ablate.studies import Study, Variant
-from rmeeto_bench.checkpoints.reader import load_checkpoint
+from rmeeto_bench.checkpoints.reader import load_state
 from rmeeto_bench.data.image_set import Batch, ImageSet
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.statistics import paired_delta, t_interval, wilson
@@ -26,61 +26,67 @@ Hits = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Settings:
-    """What all variants share. `seeds`: runs of a variant that draws; `r` is that of the studies' own choice."""
+    """What all variants share."""
 
-    model: str
-    checkpoint: Path
-    backend: str = "auto"
-    batch_size: int = 250
-    seeds: int = 3
+    model: str  # name of the model
+    checkpoint: Path  # file of the weights
+    backend: str = "auto"  # name of the kernels
+    batch_size: int = 250  # images
+    seeds: int = 3  # runs of a variant that draws at random
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant's outcome. top1 in percent with its interval; `spread`: standard deviation over seeds in points;
-    delta: points over the variant it is judged against, paired by image; `verdict` on the paper's finding."""
+    """One variant's outcome."""
 
-    study: str
-    source: str
-    label: str
-    versus: str
-    reduction_ratio: float
-    top1: Estimate
-    spread: float | None
-    seeds: int
-    delta: Estimate | None
-    finding: str
-    verdict: str
-    images: int
+    study: str  # name of the study
+    source: str  # table of the paper and its regime
+    label: str  # name of the variant
+    versus: str  # label of the variant it is judged against; empty: none
+    reduction_ratio: float  # 1 - mean tokens per block / initial tokens
+    top1: Estimate  # percent
+    spread: float | None  # standard deviation over seeds, in points; None for one run
+    seeds: int  # runs behind the row
+    delta: Estimate | None  # points over `versus`, paired by image
+    finding: str  # what the paper found: worse, same, not better, or empty
+    verdict: str  # on the finding: holds, does not hold, undecided, or empty
+    images: int  # classified in every run
 
 
 class Arm:
-    """A variant's model on the shared weights, and what it got right: [seeds, images]."""
+    """A variant's model on the shared weights, and which images it got right: [seeds, images]."""
 
     def __init__(self, variant: Variant, settings: Settings) -> None:
         self.variant = variant
         chosen = {"pruning": variant.pruning} if variant.pruning else {"reduction": variant.reduction}
         self.model: ReducedModel = create_model(settings.model, backend=settings.backend, **chosen)
-        load_checkpoint(self.model, settings.checkpoint)
+        load_state(self.model, settings.checkpoint)
         self.seeds = settings.seeds if variant.stochastic else 1
         self.hits: list[list[Hits]] = [[] for _ in range(self.seeds)]
 
     @torch.inference_mode()
-    def see(self, batch: Batch) -> None:
-        """Classify a batch, once for each seed; the draws of a seed go on from batch to batch."""
+    def see(self, batch: Batch) -> list[Hits]:
+        """What it gets right of a batch, for each seed. The index of its first image enters the draws."""
+        found: list[Hits] = []
         for seed in range(self.seeds):
             if self.variant.stochastic:
                 drawn = replace(self.variant.reduction.ablation, seed=seed * 1_000_000_007 + batch.start)
                 self.model.set_reduction(replace(self.variant.reduction, ablation=drawn))
-            self.hits[seed].append((self.model(batch.images).argmax(-1) == batch.labels).numpy())
+            found.append((self.model(batch.images).argmax(-1) == batch.labels).numpy())
+        return found
+
+    def keep(self, found: list[Hits]) -> None:
+        """Add the hits of a batch that every variant has seen."""
+        for hits, new in zip(self.hits, found, strict=True):
+            hits.append(new)
 
     def right(self) -> Hits:
-        """All hits so far, [seeds, images]."""
+        """Which images were right so far, [seeds, images]."""
         return np.stack([np.concatenate(parts) for parts in self.hits])
 
 
 def _arms(chosen: tuple[Study, ...], settings: Settings) -> dict[object, Arm]:
-    """One arm for each different thing to run; a variant that the model's family does not have is left out."""
+    """One arm for each distinct configuration; variants that the model's family does not have are left out."""
     arms: dict[object, Arm] = {}
     for variant in (variant for study in chosen for variant in study.variants):
         key = (variant.reduction, variant.pruning)
@@ -99,7 +105,7 @@ def run_studies(
     on_progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> list[Row]:
-    """Evaluate all variants on all images; stopping early keeps whole batches, seen by every variant.
+    """Evaluate all variants on all images; stopping early drops the batch in hand and keeps those seen by every variant.
 
     Raises `UsageError` if no variant fits the model.
     """
@@ -107,13 +113,18 @@ def run_studies(
     if not arms:
         raise UsageError(f"{settings.model} has none of these ablations")
     done = 0
-    for batch in data.batches(settings.batch_size):
-        for arm in arms.values():
-            arm.see(batch)
-        done += len(batch.labels)
-        on_progress(done, len(data))
-        if should_stop():
-            break
+    try:
+        for batch in data.batches(settings.batch_size):
+            found = [arm.see(batch) for arm in arms.values() if not should_stop()]
+            if len(found) < len(arms):
+                break
+            for arm, hits in zip(arms.values(), found, strict=True):
+                arm.keep(hits)
+            done += len(batch.labels)
+            on_progress(done, len(data))
+    except KeyboardInterrupt:
+        if not should_stop():
+            raise
     return [row for study in chosen for row in _rows(study, arms)] if done else []
 
 
@@ -161,7 +172,7 @@ def _delta(reference: Hits, right: Hits) -> Estimate:
 
 
 def _verdict(finding: str, delta: Estimate | None) -> str:
-    """Whether the interval of the difference agrees with the paper: holds, does not hold, undecided, or nothing to say."""
+    """Whether the interval of the difference agrees with the paper: holds, does not hold, undecided, or empty."""
     if not finding or delta is None or delta.low is None or delta.high is None:
         return ""
     low, high = delta.low, delta.high

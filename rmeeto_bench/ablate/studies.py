@@ -1,4 +1,4 @@
-"""The paper's ablations as data: what is compared with what, and what the paper found.
+"""The paper's ablations as data: the variants of each study, and what the paper found.
 
 The first variant of a study is the paper's own choice; the others are judged against it. `finding` is the paper's for
 that variant: `worse`, `same` (within half a point) or `not better` (Table 6 prints its rows without names).
@@ -16,12 +16,12 @@ from rmeeto_bench.reduction.schedule import token_counts
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: a reduction (or a pruning baseline), and the paper's finding about it; empty where the paper has none."""
+    """One row of a study: a reduction or a pruning baseline, and what the paper found."""
 
-    label: str
-    reduction: ReductionConfig
-    finding: str = ""
-    pruning: Pruning | None = None
+    label: str  # name of the variant
+    reduction: ReductionConfig  # how tokens are merged; not used if `pruning` is given
+    finding: str = ""  # worse, same or not better; empty where the paper has none
+    pruning: Pruning | None = None  # a rival method instead of merging
     versus: str = ""  # the label it is judged against, if not the study's first
 
     @property
@@ -32,16 +32,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """One ablation. `source` names the paper's table and in which regime its finding was made."""
+    """One ablation."""
 
-    name: str
-    question: str
-    source: str
-    variants: tuple[Variant, ...]
+    name: str  # as given on the command line
+    question: str  # what is compared
+    source: str  # the paper's table, and the regime in which its finding was made
+    variants: tuple[Variant, ...]  # the paper's own choice first
 
 
 def _matching(base: ReductionConfig) -> list[Study]:
-    """What is compared, and who is chosen."""
+    """Studies of the matching: feature, distance, choice of the destination, and how a group is folded."""
     ours = Variant("X", base)
     features = [
         Variant(f"{metric}{note}", replace(base, metric=metric, metric_flip=flip), finding)
@@ -96,7 +96,7 @@ def _places(base: ReductionConfig) -> list[Study]:
 
 
 def _chance(base: ReductionConfig) -> list[Study]:
-    """Order, and what chance costs."""
+    """Studies of the order of tokens, and of random choices."""
 
     def drawn(label: str, finding: str = "worse", **ablation: float | str) -> Variant:
         return Variant(label, replace(base, ablation=Ablation(**ablation)), finding)  # type: ignore[arg-type]

@@ -163,7 +163,7 @@ def _load_torch(path: Path) -> Any:
         if zipped:
             _check_archive(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_safe_globals()):
-            warnings.simplefilter("ignore")  # pickle protocols are no news to the person at the terminal
+            warnings.simplefilter("ignore")  # the user cannot act on warnings about pickle protocols
             if path.suffix == ".safetensors":  # a path so named torch would hand to safetensors
                 with path.open("rb") as file:
                     return torch.load(file, map_location="cpu", weights_only=True)

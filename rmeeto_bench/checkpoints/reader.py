@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rmeeto_bench.checkpoints.family import num_classes
 from rmeeto_bench.checkpoints.fit import check_state
 from rmeeto_bench.checkpoints.formats import open_file
 from rmeeto_bench.checkpoints.soundness import check_numbers
-from rmeeto_bench.checkpoints.trained import trained_r, trained_reduction
+from rmeeto_bench.checkpoints.trained import class_names, in_words, trained_r, trained_reduction
 from rmeeto_bench.checkpoints.wrappings import Found, unwrap
 from rmeeto_bench.errors import CheckpointError
 from rmeeto_bench.reduction.config import ReductionConfig
@@ -44,6 +46,10 @@ class Provenance:
     args: Mapping[str, Any] = field(default_factory=dict)
     # Our entries of a safetensors header.
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # Classes of the head, if there is one.
+    num_classes: int | None = None
+    # Their names in the order of the head, if the file says so.
+    class_names: tuple[str, ...] = ()
     # Whether these weights are a moving average.
     averaged: bool = False
     # What a user should know about the choice of weights in the file: one sentence each.
@@ -69,7 +75,8 @@ def sha256(path: Path) -> str:
 def _notes(path: Path, chosen: Found, average: Found | None, *, ema: bool) -> tuple[str, ...]:
     """What is said about averaged weights, none if there are none."""
     if average is not None:
-        return (f"{path.name} also holds averaged weights ({average.name}), which are not used; --ema takes them",)
+        there = f"{path.name} also holds averaged weights ({average.name}), which are not used"
+        return (f"{there}; --ema of run, eval and verify takes them",)
     if chosen.averaged and not ema:
         return (f"{path.name} holds averaged weights alone ({chosen.name or 'weights=ema'}); they are used",)
     return ()
@@ -97,6 +104,7 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
     outer = opened.value if isinstance(opened.value, Mapping) else {}
     args = _arguments(outer.get("args"))
     epoch = outer.get("epoch")
+    classes = num_classes(chosen.state)
     provenance = Provenance(
         path=path,
         sha256=sha256(path),
@@ -107,6 +115,8 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
         epoch=epoch if isinstance(epoch, int) else None,
         args=args,
         metadata=metadata,
+        num_classes=classes,
+        class_names=class_names(metadata, classes),
         averaged=chosen.averaged or shipped_average,
         notes=_notes(path, chosen, average, ema=ema),
     )
@@ -119,7 +129,7 @@ def _arguments(args: Any) -> dict[str, Any]:
     return {str(key): value for key, value in args.items()} if isinstance(args, Mapping) else {}
 
 
-def load_checkpoint(model: nn.Module, path: str | Path, *, ema: bool = False) -> Provenance:
+def load_state(model: nn.Module, path: str | Path, *, ema: bool = False) -> Provenance:
     """Load a checkpoint into `model`, every tensor in its place, converted to the model's dtype; returns where it came from.
 
     Raises `CheckpointError` in one line, naming the mistake (another size, other classes, another family).
@@ -128,3 +138,19 @@ def load_checkpoint(model: nn.Module, path: str | Path, *, ema: bool = False) ->
     check_state(checkpoint.state_dict, model, checkpoint.provenance.path)
     model.load_state_dict(checkpoint.state_dict, strict=True)
     return checkpoint.provenance
+
+
+def load_checkpoint(model: nn.Module, path: str | Path, *, ema: bool = False) -> Provenance:
+    """Load a checkpoint into `model` and return where it came from; `ema` takes the averaged weights in the file.
+
+    Warns if the file says that it was trained with another reduction than the model's, and of averaged weights that are not
+    used. Raises `CheckpointError` in one line, naming the mistake (another size, other classes, another family).
+    """
+    provenance = load_state(model, path, ema=ema)
+    trained, own = provenance.reduction, getattr(model, "reduction", None)
+    notes = list(provenance.notes)
+    if trained is not None and isinstance(own, ReductionConfig) and trained.r > 0 and own not in (trained, ReductionConfig()):
+        notes.append(f"{provenance.path.name} was trained with {in_words(trained)}; the model has {in_words(own)}")
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return provenance

@@ -43,13 +43,10 @@ def show(record: RunRecord, folder: Path) -> None:
 
 def stored_blocks(folder: Path, record: RunRecord) -> dict[str, list[Block]]:
     """Device id -> the blocks of a run, for its report; nothing where the database was not kept."""
-    from rmeeto_bench.bench.store.store import Store
-    from rmeeto_bench.records.run import DATABASE
+    from rmeeto_bench.bench.store.untrusted import open_if_kept
 
-    if not (folder / DATABASE).is_file():
-        return {}
-    with Store.open(folder) as store:
-        return {device.id: store.blocks(device.id) for device in record.devices}
+    with open_if_kept(folder) as store:
+        return {} if store is None else {device.id: store.blocks(device.id) for device in record.devices}
 
 
 def exit_code(record: RunRecord) -> int:
@@ -61,8 +58,11 @@ def exit_code(record: RunRecord) -> int:
     return 6 if record.failures else 0
 
 
-def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | None) -> int:
-    """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code."""
+def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | None, workers: int | None) -> int:
+    """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code.
+
+    `workers`: processes that decode images, None for one per core.
+    """
     from rmeeto_bench.bench.run.runner import Controls
     from rmeeto_bench.cli.progress import TerminalListener
     from rmeeto_bench.records.run import MANIFEST, to_json
@@ -72,7 +72,7 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
     again = f"rmeeto-bench resume {folder}"
     try:
         with graceful("finishing this block; what is measured is kept") as should_stop, TerminalListener() as listener:
-            record = work(Controls(listener, should_stop))
+            record = work(Controls(listener, should_stop, workers=workers))
     except KeyboardInterrupt:
         if (folder / MANIFEST).is_file():
             output.say(f"stopped at once; continue with: {again}", error=True)

@@ -8,10 +8,16 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from rmeeto_bench import children
+from rmeeto_bench.compare.programs import POLL, end
+from rmeeto_bench.compare.turn_server import Turnstile
+from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
@@ -96,7 +102,10 @@ def run_session(job: Job) -> list[Block]:
 
 
 def _blocks(device: Device, arguments: argparse.Namespace) -> list[Block]:
-    """All sessions of a device: each in a fresh process, but for a simulated one, which has none to speak of."""
+    """All sessions of a device: each in a fresh process, but for a simulated one, which has none to speak of.
+
+    On a CPU two processes at a time take turns block by block, as those of a gate do.
+    """
     spec = "none" if device.kind == "cpu" else device.id.removeprefix("cuda:")
     batch = arguments.batch_size or (32 if device.kind == "cpu" else 128)
     a = arguments
@@ -104,35 +113,79 @@ def _blocks(device: Device, arguments: argparse.Namespace) -> list[Block]:
     jobs = [Job(spec, number, *given) for number in range(arguments.processes)]
     if device.kind == "sim":
         return [block for job in jobs for block in run_session(job)]
+    together = 2 if device.kind == "cpu" else 1
     found: list[Block] = []
-    for job in jobs:
-        print(f"{device.name}: process {job.session + 1} of {len(jobs)}", file=sys.stderr)
-        found += _in_fresh_process(job)
+    for start in range(0, len(jobs), together):
+        group = jobs[start : start + together]
+        numbers = " and ".join(str(job.session + 1) for job in group)
+        print(f"{device.name}: process {numbers} of {len(jobs)}", file=sys.stderr)
+        found += _in_fresh_processes(group)
     return found
 
 
-def _in_fresh_process(job: Job) -> list[Block]:
-    """The blocks of a session that a child measures; the child ends with this process."""
-    from rmeeto_bench import errors
-    from rmeeto_bench.measure.rounds import Block
-
-    command = children.python("rmeeto_bench.compare.calibrate")
-    done = subprocess.run(
-        command,
-        input=json.dumps(asdict(job)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=children.variables(),
-    )
+def _in_fresh_processes(jobs: Sequence[Job]) -> list[Block]:
+    """The blocks of sessions that a child each measures, in turns; the children end with this process."""
+    turnstile = Turnstile([str(job.session) for job in jobs])
+    running: dict[str, Child] = {}
     try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise errors.MeasurementError(f"a process of the calibration ended with code {done.returncode}: {last}") from None
-    if isinstance(answer, dict):
-        raise getattr(errors, answer["kind"])(answer["message"])
-    return [Block(**block) for block in answer]
+        for job in jobs:
+            variables = {VARIABLE: turnstile.variable(str(job.session))} if len(jobs) > 1 else {}
+            running[str(job.session)] = Child.start(job, variables)
+        left = set(running)
+        while left:
+            for name in [name for name in left if running[name].process.poll() is not None]:
+                turnstile.ended(name)
+                left.remove(name)
+            time.sleep(POLL)
+        return [block for child in running.values() for block in child.blocks()]
+    finally:
+        turnstile.close()
+        for child in running.values():
+            child.end()
+
+
+@dataclass
+class Child:
+    """A process that measures one session, and the files of what it says."""
+
+    process: subprocess.Popen[bytes]
+    answer: IO[bytes]
+    errors: IO[bytes]
+
+    @classmethod
+    def start(cls, job: Job, variables: Mapping[str, str]) -> Child:
+        """Give a fresh process its job."""
+        answer, errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115  # a pipe that nobody reads would fill
+        with tempfile.TemporaryFile() as given:
+            given.write(json.dumps(asdict(job)).encode())
+            given.seek(0)
+            command = children.python("rmeeto_bench.compare.calibrate")
+            environment = {**children.variables(), **variables}
+            process = subprocess.Popen(command, stdin=given, stdout=answer, stderr=errors, env=environment)
+        return cls(process, answer, errors)
+
+    def blocks(self) -> list[Block]:
+        """What the process that has ended measured. Raises its error."""
+        from rmeeto_bench import errors
+        from rmeeto_bench.measure.rounds import Block
+
+        for file in (self.answer, self.errors):
+            file.seek(0)
+        try:
+            answer = json.loads(self.answer.read())
+        except ValueError:
+            last = (self.errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            code = self.process.returncode
+            raise errors.MeasurementError(f"a process of the calibration ended with code {code}: {last}") from None
+        if isinstance(answer, dict):
+            raise getattr(errors, answer["kind"])(answer["message"])
+        return [Block(**block) for block in answer]
+
+    def end(self) -> None:
+        """Close the files, and end the process if it still runs."""
+        end(self.process)
+        self.answer.close()
+        self.errors.close()
 
 
 def main() -> None:
@@ -155,7 +208,7 @@ def calibrate(device: Device, arguments: argparse.Namespace) -> NoiseProfile:
     from rmeeto_bench import __version__
     from rmeeto_bench.compare.noise import NoiseProfile, estimate_noise
 
-    noise = estimate_noise(_blocks(device, arguments))
+    noise = estimate_noise(_blocks(device, arguments), turns=device.kind == "cpu")
     return NoiseProfile(device.id, device.name, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", __version__, noise)
 
 

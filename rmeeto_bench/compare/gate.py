@@ -1,29 +1,33 @@
 """The regression gate: fresh, interleaved processes of two programs on one device, and a judgement with three outcomes.
 
-`measure` is told the sides of a pair in their order and a number, and returns the record of each side's run; how processes
-are started is `bench.sides`' business, so that everything here can be tested without any.
+How processes are started is the business of `programs`, so that everything here can be tested without any.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rmeeto_bench.bench.store.store import Store
-from rmeeto_bench.compare.gate_rule import ALPHA, Margins, Readings, Tested, collect, judge, overall, paired_points
+from rmeeto_bench.compare.gate_rule import (
+    ALPHAS,
+    TOTAL_ALPHA,
+    Margins,
+    Readings,
+    Tested,
+    collect,
+    judge,
+    overall,
+    process_changes,
+)
+from rmeeto_bench.compare.readings import USABLE, pair_lacks, readings_of, session_readings
+from rmeeto_bench.compare.top1 import PairedAnswers
 from rmeeto_bench.errors import MeasurementError
-from rmeeto_bench.measure.statistics import complete_rounds, hodges_lehmann
-from rmeeto_bench.records.comparison import FAIL, INCONCLUSIVE, MEMORY, RATE, SPEEDUP, TOP1, Change, Comparison
+from rmeeto_bench.records.comparison import FAIL, INCONCLUSIVE, MEMORY, RATE, TOP1, Change, Comparison
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
 
-USABLE = ("VALID", "EXPLORATORY")  # a quick session is a sound replicate: the interval comes from the processes' spread
-PAIRS = 5
-FEWEST = 3  # rounds that two processes must share
+PAIRS = 6
 RETRIES = 2  # processes a side that may come out invalid and are measured again
 SIDES = ("base", "head")
 
@@ -33,8 +37,7 @@ class Rules:
     """How the gate judges: `pairs` processes a side, and once as many more if the answer is not clear."""
 
     margins: Margins = field(default_factory=Margins)
-    pairs: int = PAIRS
-    alpha: float = ALPHA
+    pairs: int = PAIRS  # processes a side at each of the two looks
 
 
 @dataclass
@@ -51,26 +54,28 @@ class Measured:
         return [readings_of(record) for record in self.records] if self.stored is None else list(self.stored)
 
 
-Measure = Callable[[tuple[str, ...], int], Mapping[str, RunRecord]]
+class Measure(Protocol):
+    """Measures one process of each side."""
+
+    def __call__(self, names: tuple[str, ...], number: int, *, accuracy: bool) -> Mapping[str, RunRecord]:
+        """The record of each side's run. `names`: the sides in their order. `accuracy`: whether top-1 is judged by this pair;
+        one is enough, as more processes bring no new images."""
+
+
+@dataclass
+class _Gate:
+    """A gate on its way."""
+
+    sides: dict[str, Measured]
+    measure: Measure
+    changes_of: Callable[[RunRecord, RunRecord], Readings] | None  # for pairs that took turns
+    changes: list[Readings] = field(default_factory=list)  # of each pair, logarithmic
+    repeated: int = 0  # pairs that were measured again
 
 
 def order(number: int) -> tuple[str, ...]:
-    """base, head; head, base; base, head; ...: a drift of the machine falls on both alike."""
+    """base, head; head, base; base, head; ...: a drift of the machine is the same for both sides."""
     return SIDES if number % 2 == 0 else SIDES[::-1]
-
-
-def readings_of(record: RunRecord) -> dict[tuple[str, str, str], float]:
-    """(device, arm, metric) -> value, for every arm of a run that may be used."""
-    found: dict[tuple[str, str, str], float] = {}
-    for arm in record.arms:
-        if arm.verdict not in USABLE or arm.images_per_second is None:
-            continue
-        found[arm.device, arm.arm, RATE] = arm.images_per_second.value
-        if arm.r != 0 and arm.speedup is not None:
-            found[arm.device, arm.arm, SPEEDUP] = arm.speedup.value
-        if arm.peak_memory_mib:
-            found[arm.device, arm.arm, MEMORY] = arm.peak_memory_mib
-    return found
 
 
 def from_store(name: str, folder: Path, record: RunRecord) -> Measured:
@@ -79,35 +84,7 @@ def from_store(name: str, folder: Path, record: RunRecord) -> Measured:
     reason = invalid_reason(record)
     if reason:
         raise MeasurementError(f"{name}: {reason}")
-    found: list[Readings] = []
-    for device, arms, sessions in _timed(folder, record):
-        for number, times in enumerate(sessions):
-            found += [{}] * (number + 1 - len(found))
-            found[number] = {**found[number], **_session_readings(device, arms, times)}
-    return Measured(name, [record], stored=found)
-
-
-def _timed(folder: Path, record: RunRecord) -> Iterator[tuple[str, list[Arm], list[dict[str, list[float]]]]]:
-    """(device, arms, their seconds per image round by round in each session that is done), for every device and model."""
-    with Store.open(folder) as store:
-        for device, model in dict.fromkeys((arm.device, arm.model) for arm in record.arms):
-            arms = [arm for arm in record.arms if (arm.device, arm.model) == (device, model) and arm.images_per_second]
-            done = {session.session for session in store.sessions(device, model, "timing") if session.status == "done"}
-            blocks = [block for block in store.blocks(device) if block.session in done]
-            yield device, arms, complete_rounds(blocks, [arm.arm for arm in arms])
-
-
-def _session_readings(
-    device: str, arms: Sequence[Arm], times: Mapping[str, Sequence[float]]
-) -> dict[tuple[str, str, str], float]:
-    readings: dict[tuple[str, str, str], float] = {}
-    baseline = next((arm.arm for arm in arms if arm.r == 0), None)
-    for arm in arms:
-        readings[device, arm.arm, RATE] = 1 / math.exp(hodges_lehmann(np.log(times[arm.arm])))
-        if arm.r and baseline is not None:
-            ratios = np.log(times[baseline]) - np.log(times[arm.arm])
-            readings[device, arm.arm, SPEEDUP] = math.exp(hodges_lehmann(ratios))
-    return readings
+    return Measured(name, [record], stored=session_readings(folder, record))
 
 
 def refuse_simulated(record: RunRecord) -> None:
@@ -124,71 +101,56 @@ def invalid_reason(record: RunRecord) -> str:
     return "; ".join(dict.fromkeys(f"{arm.arm} {arm.verdict}: {arm.verdict_detail}" for arm in bad))
 
 
-def _measure_pairs(sides: dict[str, Measured], measure: Measure, pairs: int) -> None:
+def _measure_pairs(gate: _Gate, pairs: int) -> None:
     """As many pairs more. One with an invalid process is measured again, both sides: they belong together."""
-    fresh = [name for name in SIDES if sides[name].stored is None]
+    fresh = [name for name in SIDES if gate.sides[name].stored is None]
     if not fresh:
         return
-    wanted = len(sides[fresh[0]].records) + pairs
-    attempt = len(sides[fresh[0]].records) + sum(len(sides[name].invalid) for name in fresh)
-    while len(sides[fresh[0]].records) < wanted:
+    first = gate.sides[fresh[0]]
+    wanted = len(first.records) + pairs
+    attempt = len(first.records) + gate.repeated
+    while len(first.records) < wanted:
         names = tuple(name for name in order(attempt) if name in fresh)
-        records = measure(names, attempt)
+        records = gate.measure(names, attempt, accuracy=not first.records)
         attempt += 1
         for record in records.values():
             refuse_simulated(record)
         reasons = {name: invalid_reason(records[name]) for name in names}
+        changes: Readings = {}
+        if len(fresh) == len(SIDES) and not any(reasons.values()):
+            pair = (records["base"], records["head"])
+            readings = (readings_of(pair[0]), readings_of(pair[1]))
+            changes = process_changes(*readings)
+            if gate.changes_of is not None:
+                memory = {key: value for key, value in changes.items() if key[2] == MEMORY}
+                changes = {**memory, **gate.changes_of(*pair)}
+            reasons = dict.fromkeys(names, pair_lacks(changes, *readings))
+        gate.repeated += any(reasons.values())
         for name, reason in reasons.items():
             if reason:
-                sides[name].invalid.append(reason)
-                if len(sides[name].invalid) > RETRIES:
-                    raise MeasurementError(f"{name} was not measured validly ({len(sides[name].invalid)} processes): {reason}")
+                gate.sides[name].invalid.append(reason)
+                if len(gate.sides[name].invalid) > RETRIES:
+                    count = len(gate.sides[name].invalid)
+                    raise MeasurementError(f"{name} was not measured validly ({count} processes): {reason}")
         if not any(reasons.values()):
+            gate.changes.append(changes)
             for name in names:
-                sides[name].records.append(records[name])
+                gate.sides[name].records.append(records[name])
 
 
-def round_changes(base: tuple[Path, RunRecord], head: tuple[Path, RunRecord]) -> Readings:
-    """The logarithmic change of head over base in every rate and speed-up, from the stores of two processes that took turns:
-    the Hodges-Lehmann mean over rounds, each compared with the round beside it."""
-    found: dict[tuple[str, str, str], float] = {}
-    first, second = (_rounds(*side) for side in (base, head))
-    baselines = {arm.device + arm.model: (arm.device, arm.arm) for arm in base[1].arms if arm.r == 0}
-    for arm in base[1].arms:
-        count = min(len(times.get((arm.device, arm.arm), ())) for times in (first, second))
-        if count < FEWEST:
-            continue
-
-        def faster(key: tuple[str, str], count: int = count) -> NDArray[np.float64]:
-            return np.log(first[key][:count]) - np.log(second[key][:count])
-
-        found[arm.device, arm.arm, RATE] = hodges_lehmann(faster((arm.device, arm.arm)))
-        baseline = baselines.get(arm.device + arm.model)
-        if arm.r and baseline in first and baseline in second:
-            found[arm.device, arm.arm, SPEEDUP] = hodges_lehmann(faster((arm.device, arm.arm)) - faster(baseline))
-    return found
+# (device, arm) -> the answers of both sides to the same images
+Differences = dict[tuple[str, str], PairedAnswers]
 
 
-def _rounds(folder: Path, record: RunRecord) -> dict[tuple[str, str], list[float]]:
-    """(device, arm) -> seconds per image, round by round over all sessions."""
-    return {
-        (device, arm.arm): [value for times in sessions for value in times[arm.arm]]
-        for device, arms, sessions in _timed(folder, record)
-        for arm in arms
-    }
-
-
-# (device, arm) -> points of top-1 of head over base with a 90 % interval, and the two accuracies
-Differences = dict[tuple[str, str], tuple[Estimate, float, float]]
-
-
-def _accuracy(found: Differences, rules: Rules) -> list[Tested]:
+def _accuracy(found: Differences, margins: Margins) -> list[Tested]:
     """Tests of top-1."""
     tested = []
-    for (device, arm), (delta, base, head) in found.items():
-        margin = rules.margins.of(TOP1)
-        change = Change(device, arm, TOP1, base, head, delta, margin, INCONCLUSIVE)
-        tested.append(Tested(change, paired_points(delta, 1 - 2 * rules.alpha)))
+    for (device, arm), answers in found.items():
+        base, head = 100 * float(answers.before.mean()), 100 * float(answers.after.mean())
+        delta = answers.estimate(1 - 2 * TOTAL_ALPHA)
+        detail = "" if answers.changed else f"{arm} gave the same answer to each of {len(answers.before)} images"
+        change = Change(device, arm, TOP1, base, head, delta, margins.top1, INCONCLUSIVE, detail)
+        tested.append(Tested(change, answers))
     return tested
 
 
@@ -212,6 +174,7 @@ def _notes(base: Measured, head: Measured, judged: Sequence[Change]) -> Iterator
     for side in (base, head):
         if side.invalid:
             yield f"{side.name}: {len(side.invalid)} process(es) measured again ({side.invalid[-1]})"
+    yield from dict.fromkeys(change.detail for change in judged if change.detail)
     known = {(change.device, change.arm) for change in judged}
     for side in (base, head):
         here = {(device, arm) for device, arm, _ in side.readings()[0]}
@@ -228,30 +191,31 @@ def run_gate(
     stored: Sequence[Measured] = (),
     changes_of: Callable[[RunRecord, RunRecord], Readings] | None = None,
 ) -> Comparison:
-    """Measure `rules.pairs` processes a side, once as many more if the answer is not clear, and judge.
+    """Measure `rules.pairs` processes a side, once as many more if these can make an unclear answer clear, and judge.
 
     `accuracy` compares the predictions of the first process of each side by image. `changes_of`: the logarithmic changes
-    within a pair, for pairs whose processes took turns. With `stored` sides nothing fails: what
-    would have is inconclusive. Raises `MeasurementError` (exit code 5)
-    for simulated or invalid data, and where no arm was measured on both sides: that is neither a pass nor a regression.
+    within a pair, for pairs whose processes took turns; for others they are those of the processes' values. With `stored`
+    sides nothing fails: what would have is inconclusive. Raises `MeasurementError` (exit code 5) for simulated or invalid
+    data, and where no arm was measured on both sides: that is neither a pass nor a regression.
     """
-    sides = {name: Measured(name) for name in SIDES} | {side.name: side for side in stored}
-    base, head = sides["base"], sides["head"]
+    gate = _Gate({name: Measured(name) for name in SIDES} | {side.name: side for side in stored}, measure, changes_of)
+    base, head = gate.sides["base"], gate.sides["head"]
     changes: tuple[Change, ...] = ()
+    answers: list[Tested] | None = None
     extended = False
-    while True:
-        _measure_pairs(sides, measure, rules.pairs)
-        pairs = [] if changes_of is None else [changes_of(*pair) for pair in zip(base.records, head.records)]
-        tested = collect(base.readings(), head.readings(), rules.margins, rules.alpha, pairs)
+    for alpha in ALPHAS if len(stored) < len(SIDES) else ALPHAS[-1:]:
+        extended = bool(changes)
+        _measure_pairs(gate, rules.pairs)
+        tested = collect(base.readings(), head.readings(), rules.margins, alpha, None if stored else gate.changes)
         lost = _out_of_memory(base, head)
         if not tested and not lost:
             raise MeasurementError("no arm was measured in two processes of each side, so nothing is known; check --r")
-        if accuracy is not None:
-            tested += _accuracy(accuracy(base.records[0], head.records[0]), rules)
-        changes = (*lost, *judge(tested, rules.alpha))
-        if overall(changes) != INCONCLUSIVE or extended or len(stored) == len(SIDES):
-            break
-        extended = True
+        if answers is None:
+            found = accuracy(base.records[0], head.records[0]) if accuracy is not None else {}
+            answers = _accuracy(found, rules.margins)
+        changes = (*lost, *judge([*tested, *answers], alpha))
+        if overall(changes) != INCONCLUSIVE or all(c.metric == TOP1 for c in changes if c.outcome == INCONCLUSIVE):
+            break  # more processes bring no new images
     comparison = Comparison(
         kind="gate",
         base=names[0],

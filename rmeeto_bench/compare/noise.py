@@ -12,35 +12,42 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from rmeeto_bench.compare.gate import PAIRS
+from rmeeto_bench.compare.gate_power import PairNoise, fails_and_passes, margin_for
+from rmeeto_bench.compare.gate_rule import Margins
+from rmeeto_bench.compare.readings import Rounds
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.files import cache_folder, write_atomic
-from rmeeto_bench.measure.statistics import complete_rounds, hodges_lehmann, run_speedup
+from rmeeto_bench.measure.statistics import hodges_lehmann, numbered_rounds, run_speedup
 from rmeeto_bench.records.run import Block, Estimate
 
 SCHEMA = "rmeeto-bench-noise/1"
 ARM, TWIN, UNOBSERVED = "A", "A'", "A without telemetry"  # the same program three times
-GATE_PROCESSES = 5  # per side of a gate
+ROUNDS = 6  # complete rounds without which a process is left out
 
 
 @dataclass(frozen=True)
 class Noise:
-    """All relative (0.01 is 1 %).
+    """How noisy a device is, and what follows for a gate on it. Relative, if not said otherwise: 0.01 is 1 %."""
 
-    `within_sd`: of one block's time about its round · `between_sd`: of an arm from process to process, beyond that ·
-    `rate_sd`: of a session's images/s · `drift`: slow-down per minute of measuring · `smallest_speedup_effect`,
-    `smallest_rate_effect`: the change of a speed-up, or of images/s, that a gate of five processes a side finds in 95 of 100
-    cases · `telemetry_cost`: slow-down by being watched, with its interval.
-    """
+    sessions: int  # processes
+    rounds: int  # of all processes
+    within_sd: float  # of the time of one block about its round
+    between_sd: float  # of an arm from process to process, beyond that
+    rate_sd: float  # of a session's images/s
+    drift: float  # slow-down per minute of measuring
+    pair_rate_sd: float  # of the change of images/s within a pair of the gate, where nothing changed
+    pair_speedup_sd: float  # of the change of a speed-up, the same
+    pair_degrees: float  # degrees of freedom of these two
+    margin: float  # of images/s: the smallest, from the gate's default on, with which a gate is decisive here
+    fails: float | None  # the loss that a gate with this margin FAILs in 95 of 100 cases; None if there is none
+    passes: float | None  # the loss that it PASSes in 95 of 100; None if not even no loss
+    telemetry_cost: Estimate  # slow-down by being watched, with its interval
 
-    sessions: int
-    rounds: int
-    within_sd: float
-    between_sd: float
-    rate_sd: float
-    drift: float
-    smallest_speedup_effect: float
-    smallest_rate_effect: float
-    telemetry_cost: Estimate
+    @property
+    def pair(self) -> PairNoise:
+        """What a pair of the gate sees of it."""
+        return PairNoise(self.pair_rate_sd, self.pair_speedup_sd, self.pair_degrees)
 
 
 @dataclass(frozen=True)
@@ -53,13 +60,6 @@ class NoiseProfile:
     tool_version: str
     noise: Noise
     schema: str = SCHEMA
-
-
-def smallest_effect(sd: float, processes: int = GATE_PROCESSES, *, level: float = 0.95, power: float = 0.95) -> float:
-    """The relative difference of two means of `processes` sessions each that a one-sided t test finds with this power."""
-    degrees = 2 * processes - 2
-    quantiles = stats.t.ppf(level, degrees) + stats.t.ppf(power, degrees)
-    return float(quantiles * sd * np.sqrt(2 / processes))
 
 
 def _drift_per_minute(blocks: Sequence[Block]) -> float:
@@ -77,45 +77,89 @@ def _robust_sd(values: NDArray[np.float64]) -> float:
     return float(stats.median_abs_deviation(values, scale="normal"))
 
 
-def estimate_noise(blocks: Iterable[Block]) -> Noise:
-    """Noise from the blocks of `ARM`, `TWIN` and `UNOBSERVED` over several sessions.
+def estimate_noise(blocks: Iterable[Block], *, turns: bool = False) -> Noise:
+    """Noise from the blocks of `ARM`, `TWIN` and `UNOBSERVED` over several sessions. `turns`: sessions 0 and 1, 2 and 3, ...
+    were pairs that took turns; else every session makes a pair with the one after it, as in a gate.
 
-    Raises `MeasurementError` for fewer than two sessions of six complete rounds: these have no spread to speak of.
+    Raises `MeasurementError` for fewer than three sessions of six complete rounds, or two pairs: these have no spread to speak
+    of.
     """
-    everything = list(blocks)
-    by_session = complete_rounds(everything, (ARM, TWIN, UNOBSERVED))
-    whole = [rounds for rounds in by_session if len(rounds[ARM]) >= 6]
-    if len(whole) < 2:
-        reasons = sorted({block.rejected_reason for block in everything if block.rejected_reason})
+    sessions: dict[int, list[Block]] = {}
+    for block in blocks:
+        sessions.setdefault(block.session, []).append(block)
+    rounds = {number: numbered_rounds(found, (ARM, TWIN, UNOBSERVED))[0] for number, found in sorted(sessions.items())}
+    whole = {number: found for number, found in rounds.items() if len(found) >= ROUNDS}
+    neighbours = [(n, n + 1) for n in whole if n + 1 in whole and (not turns or n % 2 == 0)]
+    if len(neighbours) < 2:
+        reasons = sorted({block.rejected_reason for found in sessions.values() for block in found if block.rejected_reason})
         dropped = f" (dropped: {reasons[0]})" if reasons else ""
         raise MeasurementError(
-            f"calibrating needs two processes with six complete rounds{dropped}; let the machine idle and start again"
+            f"calibrating needs two pairs of processes with {ROUNDS} complete rounds each{dropped}; "
+            "let the machine idle and start again"
         )
-    first = [np.log(rounds[ARM]) for rounds in whole]
-    differences = [np.log(rounds[TWIN]) - one for rounds, one in zip(whole, first, strict=True)]
+    first = [_logs(found, ARM) for found in whole.values()]
+    differences = [_logs(found, TWIN) - one for found, one in zip(whole.values(), first, strict=True)]
     # between two blocks of a round: twice the variance of one; removing a session's own median takes a degree of freedom
     residuals = np.concatenate([(d - np.median(d)) * np.sqrt(len(d) / (len(d) - 1)) for d in differences])
     within = _robust_sd(residuals) / np.sqrt(2)
     centres = np.array([hodges_lehmann(d) for d in differences])
     by_chance = 2 * within**2 * (np.pi / 3) * np.mean([1 / len(d) for d in differences])  # of a Hodges-Lehmann estimate
     between = np.sqrt(max(0.0, centres.var(ddof=1) - by_chance) / 2)
-    rate_sd = float(np.std([hodges_lehmann(one) for one in first], ddof=1))
-    sessions: dict[int, list[Block]] = {}
-    for block in everything:
-        sessions.setdefault(block.session, []).append(block)
-    drifts = [_drift_per_minute(found) for found in sessions.values() if sum(b.arm == ARM for b in found) >= 6]
-    cost = run_speedup([rounds[ARM] for rounds in whole], [rounds[UNOBSERVED] for rounds in whole])
+    drifts = [_drift_per_minute(found) for found in sessions.values() if sum(b.arm == ARM for b in found) >= ROUNDS]
+    watched, not_watched = ([np.exp(_logs(found, arm)) for found in whole.values()] for arm in (ARM, UNOBSERVED))
+    cost = run_speedup(watched, not_watched)
+    pair = _pair_noise([(whole[a], whole[b]) for a, b in neighbours], turns=turns)
+    margin = margin_for(pair, PAIRS, Margins().rate)
+    fails, passes = fails_and_passes(pair, margin, PAIRS)
     return Noise(
         sessions=len(whole),
         rounds=sum(len(one) for one in first),
         within_sd=within,
         between_sd=float(between),
-        rate_sd=rate_sd,
+        rate_sd=float(np.std([hodges_lehmann(one) for one in first], ddof=1)),
         drift=float(np.median(drifts)),
-        smallest_speedup_effect=smallest_effect(float(centres.std(ddof=1))),
-        smallest_rate_effect=smallest_effect(rate_sd),
+        pair_rate_sd=pair.rate_sd,
+        pair_speedup_sd=pair.speedup_sd,
+        pair_degrees=pair.degrees,
+        margin=margin,
+        fails=fails,
+        passes=passes,
         telemetry_cost=Estimate(cost.value - 1, *(None if end is None else end - 1 for end in (cost.low, cost.high))),
     )
+
+
+def gate_sentence(noise: Noise) -> str:
+    """What a gate will do on this device, from the noise found on it."""
+    which = f"a gate of {PAIRS} pairs with a margin of {100 * noise.margin:.2g} % of images/s"
+    fails = "FAILs no loss" if noise.fails is None else f"FAILs a loss of {100 * noise.fails:.2g} %"
+    if noise.passes is None:
+        return f"{which} {fails} in 95 of 100 cases, and an unchanged program does not PASS so often: let the machine idle"
+    passes = "a program without loss" if noise.passes < 0.0005 else f"a loss of {100 * noise.passes:.2g} %"
+    return f"{which} {fails}, and PASSes {passes}, in 95 of 100 cases each"
+
+
+def _logs(rounds: Rounds, arm: str) -> NDArray[np.float64]:
+    return np.log([found[arm] for found in rounds.values()])
+
+
+def _pair_noise(pairs: Sequence[tuple[Rounds, Rounds]], *, turns: bool) -> PairNoise:
+    """The spread of changes within pairs of one program, whose true value is zero.
+
+    Pairs that overlap (each session with the one after it) are not independent: n + 1 sessions give n differences with
+    2 n^2 / (3 n - 1) degrees of freedom (von Neumann).
+    """
+    rates = np.array([[_change(first, second, arm, turns=turns) for arm in (ARM, TWIN)] for first, second in pairs])
+    count = len(pairs)
+    degrees = float(count) if turns else 2 * count**2 / (3 * count - 1)
+    speedup_sd = float(np.sqrt(np.mean((rates[:, 1] - rates[:, 0]) ** 2)))
+    return PairNoise(float(np.sqrt(np.mean(rates**2))), speedup_sd, degrees)
+
+
+def _change(first: Rounds, second: Rounds, arm: str, *, turns: bool) -> float:
+    """The logarithmic change as the gate finds it: by rounds that took turns, else of the two processes."""
+    if turns:
+        return hodges_lehmann([np.log(first[n][arm] / second[n][arm]) for n in sorted(first.keys() & second.keys())])
+    return hodges_lehmann(_logs(first, arm)) - hodges_lehmann(_logs(second, arm))
 
 
 def noise_folder() -> Path:

@@ -173,7 +173,7 @@ def start_together(sides: Mapping[str, Side], flags: Sequence[str], outs: Mappin
     finally:
         turnstile.close()
         for one in running.values():
-            _end(one.process)
+            end(one.process)
     return {name: _record(side, running[name], outs[name]) for name, side in sides.items()}
 
 
@@ -186,12 +186,12 @@ def start(side: Side, flags: Sequence[str], out: Path) -> RunRecord:
     try:
         one.process.wait()
     finally:
-        _end(one.process)
+        end(one.process)
     return _record(side, one, out)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a side that still runs: it may save what it has, but is not waited for long."""
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that still runs: it may save what it has, but is not waited for long."""
     process.terminate()
     try:
         process.wait(FAREWELL)

@@ -1,26 +1,32 @@
 """Two stored runs side by side: FASTER, SLOWER, SAME or INCONCLUSIVE for every arm they share. No torch.
 
-Runs of different days share no process and no round, so their intervals add in quadrature. A run with fewer than three
-sessions does not know how processes differ: its interval is widened by what calibration found, or by 0.4 % a process.
+Runs of different days share no process and no round: their sessions are compared by Welch's test on logarithms, with Holm's
+correction over everything that is judged. A run with fewer than three sessions does not know how processes differ, and there is
+no verdict on its speeds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
+from scipy.special import ndtri
 
-from rmeeto_bench.compare.top1 import paired_top1
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import open_if_kept
+from rmeeto_bench.compare.readings import USABLE
+from rmeeto_bench.compare.student import Student, welch
+from rmeeto_bench.compare.top1 import PairedAnswers, paired_top1
 from rmeeto_bench.errors import DataError, MeasurementError
-from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS
+from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS, holm, log_error
 from rmeeto_bench.records.comparison import (
     BETTER,
     FASTER,
     INCONCLUSIVE,
+    NO_LOSS,
     RATE,
     REFUSED,
     SAME,
@@ -33,9 +39,9 @@ from rmeeto_bench.records.comparison import (
 )
 from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate, RunRecord
 
-USABLE = ("VALID", "EXPLORATORY")
-PROCESS_SD = 0.004  # an assumption where nothing was calibrated
-Z = float(stats.norm.ppf(0.975))
+LEVEL = 0.05  # how often anything may be called faster or slower, better or worse, where nothing is
+Z = float(ndtri(1 - LEVEL / 2))
+TOO_FEW = f"no verdict on fewer than {ENOUGH_SESSIONS} sessions a side; run without --quick"
 STACK = ("python", "cuda", "packages", "threads", "system")
 
 
@@ -54,12 +60,22 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Limits:
-    """Differences below these are SAME: relative for speed, percentage points for top-1. `process_sd`: between processes of
-    one program, relative, for runs too short to know it themselves."""
+    """Differences below these are SAME."""
 
-    speed: float = 0.01
-    top1: float = 0.5
-    process_sd: float = PROCESS_SD
+    speed: float = 0.01  # relative
+    top1: float = 0.5  # percentage points
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A change before it has its word, with what is known about it; no test where the sessions are too few."""
+
+    change: Change
+    test: Student | PairedAnswers | None
+
+    def fell(self) -> float:
+        """Two-sided p-value of the quantity where it fell, 1 where it did not."""
+        return float(self.test.p_different()) if self.test is not None and self.test.value < 0 else 1.0
 
 
 def device_pairs(base: RunRecord, head: RunRecord) -> list[tuple[DeviceRecord, DeviceRecord]]:
@@ -102,7 +118,7 @@ def arm_differences(base: RunRecord, head: RunRecord) -> Iterator[str]:
         theirs = {arm.arm: arm for arm in head.arms if arm.device == other.id}
         for arm in (arm for arm in base.arms if arm.device == one.id and arm.arm in theirs):
             match = theirs[arm.arm]
-            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256"):
+            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256", "averaged", "reduction"):
                 first, second = getattr(arm, name), getattr(match, name)
                 if first != second:
                     words = f"{name.replace('_', ' ')} {str(first)[:16]} against {str(second)[:16]}"
@@ -115,52 +131,89 @@ def _unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     return sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
 
 
-def _log_half(estimate: Estimate, sessions: int, limits: Limits, *, ratio: bool) -> float | None:
-    """Half the 95 % interval of the logarithm, with the spread of processes where the run cannot know it."""
-    if estimate.low is None or estimate.high is None:
+def _student(arm: Arm, metric: str) -> Student | None:
+    """The logarithm of a quantity of a run as its own interval tells it; None where its sessions are too few for a verdict."""
+    estimate = arm.images_per_second if metric == RATE else arm.speedup
+    error = None if estimate is None else log_error(estimate, arm.sessions)
+    if estimate is None or error is None:
         return None
-    half = math.log(estimate.high / estimate.low) / 2
-    if sessions >= ENOUGH_SESSIONS:
-        return half
-    process = Z * limits.process_sd * (math.sqrt(2) if ratio else 1.0) / math.sqrt(max(1, sessions))
-    return math.hypot(half, process)
+    return Student(math.log(estimate.value), error, arm.sessions - 1)
 
 
-def _verdict(change: Estimate, margin: float, words: tuple[str, str]) -> str:
-    """SAME if the whole interval is within the margin, else the side on which it excludes zero."""
-    assert change.low is not None
-    assert change.high is not None
-    if -margin <= change.low and change.high <= margin:
-        return SAME
-    return words[0] if change.low > 0 else words[1] if change.high < 0 else INCONCLUSIVE
-
-
-def _speed(key: tuple[str, str, str], base: Arm, head: Arm, limits: Limits) -> Change | None:
+def _speed(key: tuple[str, str, str], base: Arm, head: Arm, limits: Limits) -> Compared | None:
     field = "images_per_second" if key[2] == RATE else "speedup"
     first, second = getattr(base, field), getattr(head, field)
     if first is None or second is None:
         return None
-    ratio = key[2] == SPEEDUP
-    halves = [_log_half(e, arm.sessions, limits, ratio=ratio) for e, arm in ((first, base), (second, head))]
-    value = math.log(second.value / first.value)
-    if halves[0] is None or halves[1] is None:
-        return Change(*key, first.value, second.value, Estimate(math.expm1(value)), limits.speed, INCONCLUSIVE, "no interval")
-    half = math.hypot(halves[0], halves[1])
-    change = Estimate(math.expm1(value), math.expm1(value - half), math.expm1(value + half))
-    return Change(*key, first.value, second.value, change, limits.speed, _verdict(change, limits.speed, (FASTER, SLOWER)))
+    sides = _student(base, key[2]), _student(head, key[2])
+    if sides[0] is None or sides[1] is None:
+        change = Estimate(second.value / first.value - 1)
+        return Compared(Change(*key, first.value, second.value, change, limits.speed, INCONCLUSIVE, TOO_FEW), None)
+    test = welch(sides[0], sides[1])
+    low, high = test.bounds(LEVEL / 2)
+    change = Estimate(math.expm1(test.value), math.expm1(low), math.expm1(high))
+    return Compared(Change(*key, first.value, second.value, change, limits.speed, INCONCLUSIVE), test)
 
 
-def _top1(device: str, base: tuple[Path, Arm], head: tuple[Path, Arm], limits: Limits) -> Change | None:
+def _top1(device: str, base: tuple[Store | None, Arm], head: tuple[Store | None, Arm], limits: Limits) -> Compared | None:
     first, second = base[1].top1, head[1].top1
     if first is None or second is None:
         return None
-    delta, detail = paired_top1(base, head)
-    if delta is None:
+    answers, detail = paired_top1(base, head)
+    test: Student | PairedAnswers
+    if answers is not None:
+        test, delta = answers, answers.estimate(1 - LEVEL)
+    else:
         halves = [(e.high - e.low) / 2 for e in (first, second) if e.low is not None and e.high is not None]
         value, half = second.value - first.value, math.hypot(*halves)
-        delta = Estimate(value, value - half, value + half)
-    outcome = _verdict(delta, limits.top1, (BETTER, WORSE))
-    return Change(device, base[1].arm, TOP1, first.value, second.value, delta, limits.top1, outcome, detail)
+        test, delta = Student(value, half / Z, math.inf), Estimate(value, value - half, value + half)
+    change = Change(device, base[1].arm, TOP1, first.value, second.value, delta, limits.top1, INCONCLUSIVE, detail)
+    return Compared(change, test)
+
+
+def _judged(found: Sequence[Compared]) -> list[Change]:
+    """Every change with its word. Holm's correction is over all that have a test, whatever the word.
+
+    A speed-up falls when its arm gets slower, and also when r = 0 gets faster: it is SLOWER only if the rate of its arm fell.
+    """
+    tested = [one for one in found if one.test is not None and one.change.outcome != REFUSED]
+    rates = {(one.change.device, one.change.arm): one for one in tested if one.change.metric == RATE}
+    p = []
+    for one in tested:
+        assert one.test is not None
+        rate = rates.get((one.change.device, one.change.arm))
+        by_rate = rate.fell() if rate is not None and one.change.metric == SPEEDUP and one.test.value < 0 else 0.0
+        p.append(max(float(one.test.p_different()), by_rate))
+    words = {id(one): outcome_of(one.change, adjusted) for one, adjusted in zip(tested, holm(p), strict=True)}
+    changes = [replace(one.change, outcome=words.get(id(one), one.change.outcome)) for one in found]
+    known = {(change.device, change.arm): change.outcome for change in changes if change.metric == RATE}
+    return [_explained(change, known, len(tested)) for change in changes]
+
+
+def _explained(change: Change, rates: Mapping[tuple[str, str], str], tested: int) -> Change:
+    """Why a change whose interval excludes zero has no verdict: `rates` has the words of the rates."""
+    low, high = change.change.low, change.change.high
+    if change.outcome != INCONCLUSIVE or low is None or high is None or low <= 0 <= high:
+        return change
+    if change.metric == SPEEDUP and high < 0:
+        baseline = rates.get((change.device, f"{change.arm.rpartition('/r')[0]}/r0"))
+        if baseline == FASTER and rates.get((change.device, change.arm)) in (SAME, FASTER):
+            why = f"the speed-up of {change.arm} fell because r = 0 got faster; {change.arm} itself is not slower"
+            return replace(change, outcome=NO_LOSS, detail=why)
+        return replace(change, detail=f"the speed-up of {change.arm} fell, but its rate is not shown to have fallen")
+    why = f"its interval excludes no change, but it is one of {tested} quantities, and chance explains one such interval"
+    return replace(change, detail="; ".join(filter(None, (change.detail, why))))
+
+
+def outcome_of(change: Change, adjusted: float) -> str:
+    """SAME if the whole interval is within the margin, else the side on which the change lies if chance does not explain it."""
+    low, high = change.change.low, change.change.high
+    if low is not None and high is not None and -change.margin <= low and high <= change.margin:
+        return SAME
+    if adjusted > LEVEL:
+        return INCONCLUSIVE
+    words = (BETTER, WORSE) if change.metric == TOP1 else (FASTER, SLOWER)
+    return words[0] if change.change.value > 0 else words[1]
 
 
 def _unusable(base: Arm, head: Arm) -> str:
@@ -168,7 +221,14 @@ def _unusable(base: Arm, head: Arm) -> str:
     return ", ".join(said)
 
 
-def _changes(base: StoredRun, head: StoredRun, limits: Limits) -> Iterator[Change]:
+def _compared(base: StoredRun, head: StoredRun, limits: Limits) -> Iterator[Compared]:
+    with open_if_kept(base.folder) as first, open_if_kept(head.folder) as second:
+        yield from _compared_of(base, head, limits, (first, second))
+
+
+def _compared_of(
+    base: StoredRun, head: StoredRun, limits: Limits, stores: tuple[Store | None, Store | None]
+) -> Iterator[Compared]:
     for one, other in device_pairs(base.record, head.record):
         theirs = {arm.arm: arm for arm in head.record.arms if arm.device == other.id}
         for arm in (arm for arm in base.record.arms if arm.device == one.id and arm.arm in theirs):
@@ -176,10 +236,10 @@ def _changes(base: StoredRun, head: StoredRun, limits: Limits) -> Iterator[Chang
             found = [_speed((one.name, arm.arm, RATE), arm, match, limits)]
             if arm.r:
                 found.append(_speed((one.name, arm.arm, SPEEDUP), arm, match, limits))
-            found.append(_top1(one.name, (base.folder, arm), (head.folder, match), limits))
-            for change in found:
-                if change is not None:
-                    yield Change(**{**change.__dict__, "outcome": REFUSED, "detail": refused}) if refused else change
+            found.append(_top1(one.name, (stores[0], arm), (stores[1], match), limits))
+            for item in found:
+                if item is not None:
+                    yield replace(item, change=replace(item.change, outcome=REFUSED, detail=refused)) if refused else item
 
 
 def _overall(changes: list[Change]) -> str:
@@ -199,7 +259,7 @@ def compare(base: StoredRun, head: StoredRun, limits: Limits, *, explain: bool =
 
     Raises `MeasurementError` for simulated or invalid arms without `explain`, `DataError` if the runs share no arm.
     """
-    changes = list(_changes(base, head, limits))
+    changes = _judged(list(_compared(base, head, limits)))
     if not changes:
         raise DataError(f"{base.name} and {head.name} share no measured arm; compare runs of one model, at the same r")
     refused = [change for change in changes if change.outcome == REFUSED]
@@ -211,6 +271,7 @@ def compare(base: StoredRun, head: StoredRun, limits: Limits, *, explain: bool =
     if any(change.detail.endswith("the images differ") for change in changes):
         notes.append("the images differ: top-1 of the two runs is of other images, or of the same names with other content")
     notes += [f"{arm} is not judged: {why}" for arm, why in dict.fromkeys((change.arm, change.detail) for change in refused)]
+    notes += list(dict.fromkeys(c.detail for c in changes if c not in refused and c.metric != TOP1 and c.detail))
     quick = [run.name for run in (base, head) if any(arm.verdict == "EXPLORATORY" for arm in run.record.arms)]
     if quick:
         notes.append(f"a quick look, not for conclusions: {', '.join(quick)}")

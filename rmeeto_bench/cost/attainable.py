@@ -1,4 +1,4 @@
-"""What a GPU can attain at each ratio, and the share of it that a run reached."""
+"""The rate that a GPU can attain at each ratio, and the share of it that a run reached."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class RooflineArm:
 
 @dataclass(frozen=True)
 class Case:
-    """One line to work out: where, what, and what was measured of it."""
+    """One line of the roofline table before it is worked out."""
 
-    profile: GpuProfile
-    device: str
-    model: str
-    r: int
-    batch_size: int
-    achieved: Estimate | None = None
-    verdict: str = ""
+    profile: GpuProfile  # datasheet rates of the GPU
+    device: str  # name that the row carries in the table
+    model: str  # name in `models.sizes.MODELS`
+    r: int  # tokens that each merge removes, 0 for the plain model
+    batch_size: int  # images per batch
+    achieved: Estimate | None = None  # images/s that a run measured; None: nothing was measured
+    verdict: str = ""  # of that measurement; empty if there is none
 
 
 def why_not(arm: Arm, profile: GpuProfile | None) -> str:
-    """Why an arm of a run has no place on the roofline, or nothing."""
+    """Why an arm of a run cannot be placed on the roofline; empty if it can."""
     from rmeeto_bench.cost.traffic import model_operations
     from rmeeto_bench.reduction.config import ReductionConfig
     from rmeeto_bench.reduction.schedule import token_counts

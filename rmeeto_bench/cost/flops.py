@@ -1,4 +1,4 @@
-"""FLOPs per image or clip in the conventions that are in use; each number is worthless without the name of its convention.
+"""FLOPs per image or clip in every convention in use. A number means nothing without the name of its convention.
 
 All of them count a multiply-add of a linear layer or convolution as one and the scan as 9 per (token, channel, state);
 norms, activations and sorting are not counted. For Vim and VideoMamba:
@@ -13,7 +13,7 @@ Upstream's own hook misses VideoMamba's mixers, fails for the metrics B and C an
 each is counted as it is. For a DeiT `hook` is linear layers and the patch convolution only, as upstream's; the other two
 also count both products of the attention, and the matching.
 
-`operations` is no such convention but the arithmetic that is done: a multiply-add is two, both directions count.
+`operations` is not a convention. It counts the arithmetic that is done: two per multiply-add, both directions.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ CONVENTIONS = ("hook", "analytic", "bidirectional")
 
 @dataclass(frozen=True)
 class FlopCount:
-    """GFLOPs of one image by part; `total` is with the matching, `layers` without."""
+    """The GFLOPs of one image or clip, part by part."""
 
-    embedding: float
-    mixers: float
-    head: float
-    matching: float
+    embedding: float  # GFLOPs of the patch embedding
+    mixers: float  # GFLOPs of all mixers; in a DeiT of all blocks
+    head: float  # GFLOPs of the classifier
+    matching: float  # GFLOPs of all matchings and merges
 
     @property
     def layers(self) -> float:
-        """Everything but the matching."""
+        """All parts except the matching."""
         return self.embedding + self.mixers + self.head
 
     @property
     def total(self) -> float:
-        """Everything."""
+        """All parts, the matching included."""
         return self.layers + self.matching
 
 
@@ -168,6 +168,6 @@ def _merges_anything(config: VimConfig, reduction: ReductionConfig) -> bool:
 
 
 def published_gflops(config: VimConfig | DeitConfig, reduction: ReductionConfig) -> float:
-    """The paper's own mixture: without the matching for the unmerged model, with it for a merged one."""
+    """The paper's own mixture: a merged model is counted with the matching, the unmerged one without it."""
     count = count_flops(config, reduction, "hook")
     return count.layers if reduction.r == 0 else count.total

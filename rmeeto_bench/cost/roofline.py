@@ -1,4 +1,4 @@
-"""How fast a list of operations can be on a GPU at all, and which of its units sets the limit.
+"""The shortest time a GPU needs for a list of operations, and which of its units sets that limit.
 
 Takes numbers and a `GpuProfile`, never models. Assumptions, all of them in favour of the hardware so that the result is
 a limit: every rate is the datasheet's (tensor cores in fp16 with fp32 accumulation, boost clock, DRAM bandwidth);
@@ -6,7 +6,7 @@ inside an operation its units work side by side, so it takes as long as its busi
 without a gap (`seconds`), or overlap perfectly (`overlapped`). Special functions are ex2, lg2 and rcp, 16 per clock and
 multiprocessor from Volta to Hopper (CUDA programming guide, throughput of arithmetic instructions). A warp instruction
 takes one of four issue slots per clock and multiprocessor. An fp32 operation is one lane of a multiply-add, and a
-datasheet counts two for it. What a launch costs is no property of a profile and enters beside the limit.
+datasheet counts two for it. The cost of a launch is not part of a profile; it is added to the limit.
 """
 
 from __future__ import annotations
@@ -24,27 +24,26 @@ LAUNCH_SECONDS = 2e-6  # between two kernels of a CUDA graph; an estimate, used 
 
 @dataclass(frozen=True)
 class Operation:
-    """The work of one kernel on one batch: DRAM bytes read and written, tensor-core operations (two per multiply-add),
-    fp32 lane operations, special functions, and warp instructions where they were counted (0: not)."""
+    """The work of one kernel on one batch."""
 
-    name: str
-    dram_bytes: float
-    tensor_operations: float = 0.0
-    fp32_operations: float = 0.0
-    special_functions: float = 0.0
-    warp_instructions: float = 0.0
+    name: str  # of the kernel
+    dram_bytes: float  # bytes read from DRAM and written to it
+    tensor_operations: float = 0.0  # on the tensor cores, two per multiply-add
+    fp32_operations: float = 0.0  # lane operations; a multiply-add is one
+    special_functions: float = 0.0  # ex2, lg2 and rcp
+    warp_instructions: float = 0.0  # 0 where they were not counted
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """The part of each datasheet rate that is reached, and the gap between two kernels in seconds."""
+    """Which part of the datasheet's rates is reached."""
 
-    bandwidth: float = 1.0
-    tensor: float = 1.0
-    fp32: float = 1.0
-    special: float = 1.0
-    issue: float = 1.0
-    launch_seconds: float = 0.0
+    bandwidth: float = 1.0  # share of the DRAM bandwidth
+    tensor: float = 1.0  # share of the tensor cores' fp16 rate
+    fp32: float = 1.0  # share of the fp32 rate
+    special: float = 1.0  # share of the special-function units' rate
+    issue: float = 1.0  # share of the issue slots
+    launch_seconds: float = 0.0  # gap between two kernels
 
 
 DATASHEET = Efficiency()
@@ -54,15 +53,13 @@ TUNED = Efficiency(0.80, 0.55, 0.65, 0.70, 0.65, LAUNCH_SECONDS)
 
 @dataclass(frozen=True)
 class Limit:
-    """What bounds one batch. `seconds`: operations back to back · `overlapped`: with everything overlapped ·
-    `launches`: number of operations · `bound`: the unit that takes most of `seconds`, or `launch` where starting the
-    kernels takes longer than running them · `unit_seconds`: the time each unit needs for the whole list."""
+    """What bounds the work on one batch."""
 
-    seconds: float
-    overlapped: float
-    launches: int
-    bound: str
-    unit_seconds: dict[str, float]
+    seconds: float  # time if the operations run one after the other, gaps included
+    overlapped: float  # seconds if everything overlaps perfectly: the time of the busiest unit
+    launches: int  # number of operations
+    bound: str  # unit that takes most of `seconds`; launch if starting the kernels takes longer than running them
+    unit_seconds: dict[str, float]  # unit -> seconds it needs for the whole list
 
     def images_per_second(self, batch_size: int) -> float:
         """The limit as a rate."""
@@ -101,5 +98,5 @@ def limit(operations: Sequence[Operation], profile: GpuProfile, reached: Efficie
 
 
 def share_of_peak(images_per_second: float, giga_operations_per_image: float, profile: GpuProfile) -> float:
-    """The part of the dense fp16 tensor-core peak that a rate is worth, under whatever convention counted the image."""
+    """The share of the dense fp16 tensor-core peak that a rate reaches, in the convention that counted the image."""
     return images_per_second * giga_operations_per_image / (1000 * profile.fp16_tflops)

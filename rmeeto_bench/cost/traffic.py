@@ -7,7 +7,7 @@ cache. Two ways to cut the model into kernels:
 - `ideal`: fewest passes over DRAM: norm (and merge) in the prologue of in_proj, the convolutions of both directions in
   that of x_proj, dt_proj recomputed inside the bidirectional scan, an fp16 residual. Nobody has written these kernels;
   their time at datasheet rates is the hardware's limit.
-- `fused`: kernels as they can be had: token-major, no flips, an fp32 residual, convolution, projections and scan each
+- `fused`: kernels that exist: token-major, no flips, an fp32 residual, convolution, projections and scan each
   on their own, merging inside add + norm. This is how the Triton kernels of this package are cut.
 
 Special functions per (token, channel): an exponential for each state and the softplus (ex2, lg2) per direction, SiLU

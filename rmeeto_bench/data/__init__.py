@@ -1,4 +1,4 @@
-"""Images and their labels, whatever the layout."""
+"""Images and their labels, from any layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class name is which output of the model: a map that was given, or the names of a data set that is known."""
+"""Which class name is which output of the model: by a map that the user gives, or by a known data set's names."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ Pairs = list[tuple[str, int]]
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Class numbers by name. `names`: those it was given · `aliases`: other spellings, each of one class only."""
+    """Class numbers by name."""
 
-    names: dict[str, int]
-    aliases: dict[str, int]
+    names: dict[str, int]  # name that was given -> class
+    aliases: dict[str, int]  # other spelling -> class; each spelling means one class only
 
     @classmethod
     def of(cls, names: Pairs, *others: Pairs) -> ClassMap:
@@ -126,7 +126,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _levels(classes: Iterable[tuple[int, Sequence[str]]]) -> list[Pairs]:
-    """Pairs of name and number, the first names of the classes first."""
+    """(name, number) pairs by level: the first names of all classes, then their second names, and so on."""
     levels: list[Pairs] = []
     for index, names in classes:
         for level, name in enumerate(names):

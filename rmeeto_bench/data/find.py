@@ -1,4 +1,4 @@
-"""From `--data` to an image set: the bundled one, Fashion-MNIST files, or images in any of the layouts people have."""
+"""From `--data` to an image set: the bundled one, Fashion-MNIST files, or images in any common layout."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import glob
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rmeeto_bench.data.class_map import read_class_map
+from rmeeto_bench.data.class_map import ClassMap, read_class_map
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.data.layouts import fashion_mnist, image_folder, parquet, tar_shards
 from rmeeto_bench.data.layouts.video import VideoViews
 from rmeeto_bench.data.layouts.video_list import find_videos
 from rmeeto_bench.data.numbering import Classes
-from rmeeto_bench.data.preprocessing import Preprocessing
+from rmeeto_bench.data.preprocessing import preprocessing_for
 from rmeeto_bench.data.reading import Reading, image_set
 from rmeeto_bench.data.source import Source
 from rmeeto_bench.errors import DataError, printable
@@ -24,10 +24,11 @@ WRITTEN_AS = "give a folder of images by class, or of Fashion-MNIST files, .parq
 
 @dataclass(frozen=True)
 class Where:
-    """What to read besides the path: `labels` of a flat folder, `class_map` from class names to numbers."""
+    """What to read besides the path."""
 
-    labels: Path | None = None
-    class_map: Path | None = None
+    labels: Path | None = None  # file of the labels of a flat folder
+    class_map: Path | None = None  # file that gives class names their numbers
+    names: tuple[str, ...] = ()  # classes in the order of the head, as the checkpoint of the model has them
 
 
 def find_data(
@@ -68,17 +69,11 @@ def find_data(
     return found if images is None else found.subset(images)
 
 
-def preprocessing_for(shape: tuple[int, ...]) -> Preprocessing:
-    """What a model of this input shape was trained with: the ImageNet protocol, or whole grey images (the bundled model)."""
-    channels, size = shape[0], shape[-1]
-    if channels == 1:
-        return Preprocessing(size, size, 1, fashion_mnist.NORMALISATION)
-    return Preprocessing.imagenet(size)
-
-
 def classes_of(num_classes: int, where: Where) -> Classes:
     """The model's classes, with the map that was given. Raises `DataError`."""
-    return Classes(num_classes, None if where.class_map is None else read_class_map(where.class_map, num_classes))
+    if where.class_map is not None:
+        return Classes(num_classes, read_class_map(where.class_map, num_classes))
+    return Classes(num_classes, own=ClassMap.of([(name, index) for index, name in enumerate(where.names)]))
 
 
 def _own_labels(where: Where, reason: str) -> None:
@@ -128,7 +123,7 @@ def _files(path: Path) -> tuple[list[Path], Path, tuple[str, ...]]:
 
 
 def find_source(path: Path, classes: Classes, where: Where) -> Source:
-    """List the images at `path` in whatever layout they are. Raises `DataError`."""
+    """List the images at `path`, in any known layout. Raises `DataError`."""
     files, folder, notes = _files(path)
     if files:
         name = files[0].name if path.is_file() else folder.resolve().name

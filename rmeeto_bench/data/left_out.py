@@ -1,4 +1,4 @@
-"""What of a data set was left out or passed over, counted by kind and said in one line."""
+"""The members of a data set that were left out or passed over, counted by kind, in one line."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ NAMED = 3  # members of a kind that the line names
 
 @dataclass(frozen=True)
 class Kind:
-    """Why members of a data set are not used: `one` of them is the reason of a `Problem`, `many` is for the count."""
+    """Why members of a data set are not used."""
 
-    one: str
-    many: str
-    # Whether images of the set are lost: then a run stops, unless it is told to skip. Else it is only said.
+    one: str  # the reason in the singular, as `Problem.reason` has it
+    many: str  # the reason in the plural, for the count
+    # Whether images of the set are lost: a run then stops, unless it may skip them. If not, there is only a note.
     costs: bool = True
-    # Whether each is one image, so that it counts among those left out; of a folder or an archive nobody knows how many.
+    # Whether each is one image and counts among those left out. A folder or an archive holds an unknown number of images.
     image: bool = True
 
     def at(self, path: Path | str) -> Problem:
-        """The problem of a file, or of a member in one."""
+        """This problem, of a file or of a member in one."""
         return Problem(-1, printable(str(path)), self.one, self.costs)
 
 

@@ -1,9 +1,9 @@
-"""From the class names of a data set to the model's numbers: never guessed from what happens to lie on the disk."""
+"""From the class names of a data set to the model's numbers, without guessing from what the disk happens to hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rmeeto_bench.data.class_map import ClassMap, known_classes
 from rmeeto_bench.errors import DataError, printable
@@ -27,7 +27,7 @@ class Numbering:
 
 @dataclass(frozen=True)
 class Classes:
-    """What is known of the classes before the data set is listed."""
+    """The classes as known before the data set is listed."""
 
     # Classes of the model.
     count: int
@@ -35,12 +35,21 @@ class Classes:
     given: ClassMap | None = None
     # Whether `given` is of the training set.
     trained: bool = False
+    # The model's own classes, as its checkpoint names them; empty where it does not.
+    own: ClassMap = field(default_factory=lambda: ClassMap({}, {}))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes in the order of their numbers, where every one of them has a name."""
+        by_number = {} if self.given is None else {index: name for name, index in self.given.names.items()}
+        return tuple(by_number[number] for number in range(self.count)) if len(by_number) == self.count else ()
 
     def number(self, words: Iterable[str], where: str, *, folders: bool = False) -> Numbering:
         """Number the class names of a data set.
 
-        In this order: the map given; names that are numbers; the names of ImageNet or Fashion-MNIST in any spelling; and
-        for folders the alphabet, if there are exactly as many as classes. Raises `DataError` where it would be a guess.
+        In this order: the map given; the names in the model's checkpoint; names that are numbers; the names of ImageNet or
+        Fashion-MNIST in any spelling; and for folders the alphabet, if there are exactly as many as classes. Raises
+        `DataError` where it would be a guess.
         """
         names, where = sorted(set(words)), printable(where)
         numeric = all(name.isdecimal() for name in names)
@@ -51,6 +60,8 @@ class Classes:
                 note = f"{where} has class numbers, not names: --class-map was not needed, they are taken as the model's"
                 return Numbering({name: int(name) for name in names}, note=note)
             return self._by(self.given, names, where)
+        if (folders or not numeric) and any(self.own.find(name) is not None for name in names):
+            return self._by(self.own, names, where)
         if numeric:
             return self._by_number(names, where) if folders else Numbering({name: int(name) for name in names})
         known = known_classes(self.count)
@@ -98,7 +109,7 @@ class Classes:
 
 
 def shown(names: Sequence[str]) -> str:
-    """The first names of many."""
+    """The first few of many names, as text."""
     text = ", ".join(printable(name) for name in names[:SHOWN])
     return text if len(names) <= SHOWN else f"{text} and {len(names) - SHOWN} more"
 

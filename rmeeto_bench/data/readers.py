@@ -1,7 +1,7 @@
-"""Reader processes: they do pieces of work side by side and hand the results back in order, through a socket each.
+"""Reader processes, which work in parallel and return their results in order, each through a socket.
 
 The sockets have no name, and no memory is shared: neither /dev/shm nor TMPDIR matters. A reader that dies closes its socket,
-so it is noticed at once. Readers end with their parent and read none of its input.
+so it is noticed at once; one that does nothing for minutes is ended. Readers end with their parent and read none of its input.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from torch import Tensor
 
 from rmeeto_bench import children
 from rmeeto_bench.errors import RmeetoError, UnavailableError
+from rmeeto_bench.watchdog import Watchdog
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 SIZE = struct.Struct("<Q")
+POLL = 5.0  # seconds between two looks at a reader that is waited for
+SILENT = 300.0  # seconds that a reader may use no processor time for a task: a disk that does not answer
 
 
 class _Pickler(pickle.Pickler):
@@ -48,22 +51,26 @@ def _send(link: socket.socket, value: Any) -> None:
         link.sendall(part)
 
 
-def _take(link: socket.socket, size: int) -> memoryview:
-    """The next `size` bytes. Raises `EOFError` if the other side is gone."""
+def _take(link: socket.socket, size: int, look: Callable[[], None]) -> memoryview:
+    """The next `size` bytes; `look` is called whenever none come for a while. Raises `EOFError` if the other side is gone."""
     room = np.empty(size, np.uint8).data
     got = 0
     while got < size:
-        count = link.recv_into(room[got:])
+        try:
+            count = link.recv_into(room[got:])
+        except TimeoutError:
+            look()
+            continue
         if count == 0:
             raise EOFError
         got += count
     return room
 
 
-def _receive(link: socket.socket) -> Any:
-    (count,) = SIZE.unpack(_take(link, SIZE.size))
-    sizes = [size for (size,) in SIZE.iter_unpack(_take(link, SIZE.size * count))]
-    text, *arrays = [_take(link, size) for size in sizes]
+def _receive(link: socket.socket, look: Callable[[], None] = lambda: None) -> Any:
+    (count,) = SIZE.unpack(_take(link, SIZE.size, look))
+    sizes = [size for (size,) in SIZE.iter_unpack(_take(link, SIZE.size * count, look))]
+    text, *arrays = [_take(link, size, look) for size in sizes]
     return pickle.loads(text, buffers=arrays)
 
 
@@ -86,9 +93,10 @@ class _Reader:
             finally:
                 os._exit(1)
         theirs.close()
+        self.link.settimeout(POLL)
 
     def fate(self) -> str:
-        """How it ended, in words."""
+        """How the process ended, in words."""
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.pid = 0
         if code == -signal.SIGKILL:
@@ -96,7 +104,7 @@ class _Reader:
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
     def end(self) -> None:
-        """End it at once: it holds nothing that must be kept."""
+        """End the process at once: it holds nothing that must be kept."""
         self.link.close()
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
@@ -158,8 +166,18 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], count: int) 
 
 
 def _answer(reader: _Reader) -> tuple[Any, RmeetoError | None]:
+    watchdog = Watchdog(reader.pid, SILENT)
+
+    def look() -> None:
+        seconds = watchdog.stuck_for()
+        if seconds is not None:
+            raise UnavailableError(
+                f"a process that decodes images did nothing for {seconds / 60:.0f} min; look at the disk they are on, "
+                "what was done is kept, go on with --resume"
+            )
+
     try:
-        found: tuple[Any, RmeetoError | None] = _receive(reader.link)
+        found: tuple[Any, RmeetoError | None] = _receive(reader.link, look)
     except (EOFError, ConnectionError):
         raise UnavailableError(
             f"a process that decodes images {reader.fate()}; what was done is kept, go on with --resume and fewer workers"

@@ -1,4 +1,4 @@
-"""An image set over encoded images: decoded once each by worker processes, with whatever is wrong named and counted."""
+"""An image set over encoded images. Worker processes decode each image once; every problem is named and counted."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MOST_WORKERS = 16
 
 
 class Loaded(NamedTuple):
-    """What a worker process hands over: pixels uint8 [B, C, H, W] and labels int64 [B]."""
+    """The result of a worker process."""
 
-    start: int
-    pixels: Tensor
-    labels: Tensor
-    problems: list[tuple[int, str, str, bool]]
-    digests: bytes
+    start: int  # index of the first image in the set
+    pixels: Tensor  # uint8 [B, C, H, W], zeros where an image could not be read
+    labels: Tensor  # int64 [B], `UNREADABLE` where an image could not be read
+    problems: list[tuple[int, str, str, bool]]  # fields of each `Problem`
+    digests: bytes  # `digest_of` every image, joined
 
 
 class Decoding(Protocol):
@@ -39,22 +39,22 @@ class Decoding(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what a model takes, without the batch."""
+        """Shape of the model's input, without the batch."""
         ...
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of what comes out: `shape`, with the views first if there are several."""
+        """Shape of an item: `shape`, with the views first if there are several."""
         ...
 
     @property
     def views(self) -> int:
-        """Views of an item."""
+        """Number of views of an item."""
         ...
 
     @property
     def normalisation(self) -> Normalisation:
-        """What the pixels still need."""
+        """The normalisation still to be applied to the pixels."""
         ...
 
     def read(self, data: bytes) -> tuple[Tensor, str | None]:
@@ -69,20 +69,17 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """An `ImageSet` over a `Source`; `indices` are the images of the source in the order they are evaluated.
+    """An `ImageSet` over a `Source`, whose images are decoded when they are read."""
 
-    `on_error`: `stop` raises `DataError` at the first image that cannot be read, `skip` gives it the label `UNREADABLE`.
-    `workers` processes decode (None: one per core, none for a few batches).
-    """
-
-    source: Source
-    preprocessing: Decoding
-    num_classes: int
-    indices: NDArray[np.int64]
-    on_error: str = STOP
-    workers: int | None = None
-    part_of: int | None = None
-    problems: tuple[Problem, ...] = ()
+    source: Source  # lists the encoded images and their labels
+    preprocessing: Decoding  # from encoded bytes to pixels
+    num_classes: int  # classes of the model
+    indices: NDArray[np.int64]  # int64 [N], images of the source, in the order in which they are evaluated
+    on_error: str = STOP  # stop raises `DataError` at the first image that cannot be read; skip gives it the label `UNREADABLE`
+    workers: int | None = None  # processes that decode; None: one per core, or none for a few batches
+    part_of: int | None = None  # images of the whole set, if this is a subset
+    problems: tuple[Problem, ...] = ()  # found when the source was listed
+    class_names: tuple[str, ...] = ()  # in the order of their numbers, where they are known
 
     @property
     def views(self) -> int:
@@ -91,12 +88,12 @@ class EncodedSet:
 
     @property
     def name(self) -> str:
-        """Name of the folder or file, and what part of it is used."""
+        """Name of the folder or file, and which part of it is used."""
         return self.source.name if self.part_of is None else f"{self.source.name}, {len(self)} of {self.part_of}"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out, passed over or decided about images and labels, in sentences."""
+        """Sentences about what was left out, passed over or decided about images and labels."""
         counted = account(len(self.source.labels), self.problems)
         return (*self.source.notes, *([] if counted is None else [f"{self.source.name}: {counted}"]))
 
@@ -115,15 +112,15 @@ class EncodedSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Stands for the images, their labels and the preprocessing, so that two passes can be known to be of the same."""
+        """A digest of the images, their labels and the preprocessing: passes with equal fingerprints can be joined."""
         return fingerprint(self.source, self.indices, repr(self.preprocessing))
 
     def locate(self, index: int) -> str:
-        """Where an image lies."""
+        """Path of an image (and its name inside that file) for messages."""
         return self.source.locate(int(self.indices[index]))
 
     def digests(self, start: int, count: int) -> bytes:
-        """Of the encoded images as they are on the disk now."""
+        """Digests of the encoded images as they are on the disk now."""
 
         def one(index: int) -> bytes:
             try:
@@ -177,7 +174,7 @@ class EncodedSet:
 
 
 def refuse(problems: Sequence[Problem], on_error: str) -> None:
-    """Raise `DataError` for the first problem that costs an image, if the run is to stop at such."""
+    """Raise `DataError` for the first problem that costs an image, unless `on_error` is skip."""
     fatal = next((problem for problem in problems if problem.skipped), None)
     if fatal is not None and on_error == STOP:
         raise DataError(f"cannot read {fatal.path}: {fatal.reason}; repair it, or leave it out with --on-error skip")
@@ -187,8 +184,8 @@ def refuse(problems: Sequence[Problem], on_error: str) -> None:
 class Reading:
     """How encoded images are read, as asked for on the command line."""
 
-    on_error: str = STOP
-    workers: int | None = None
+    on_error: str = STOP  # stop or skip at an image that cannot be read
+    workers: int | None = None  # processes that decode; None: chosen by the number of batches
 
 
 def image_set(source: Source, preprocessing: Decoding, num_classes: int, reading: Reading) -> EncodedSet:

@@ -1,4 +1,4 @@
-"""Tables of text as spreadsheets, pandas and shells write them: any separator, quotes, byte order marks, a header."""
+"""Read tables of text as spreadsheets, pandas and shells write them: any separator, quotes, byte order marks, a header."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def columns(lines: Sequence[str]) -> list[list[str]] | None:
-    """The cells of every line under the first separator that gives all lines as many, at least two; else None."""
+    """The cells of every line, split at the first separator that gives all lines equally many, at least two; else None."""
     for separator in SEPARATORS:
         try:
             rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
@@ -36,7 +36,7 @@ def columns(lines: Sequence[str]) -> list[list[str]] | None:
 
 
 def unquoted(cell: str) -> str:
-    """A cell without the quotes around it."""
+    """A cell without its surrounding quotes."""
     return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
 
 
@@ -51,11 +51,11 @@ def split_at_file(line: str, is_file: Callable[[str], bool]) -> list[str]:
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """A key that sorts 2 before 10, whatever stands around the numbers."""
+    """A sort key that puts 2 before 10 within any text."""
     parts = re.findall(r"\d+|\D+", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def folded(name: str) -> str:
-    """A name as people mean it: without case, marks between its words, and a plural's s."""
+    """A name reduced to its meaning: without case, marks between words, and the plural's s."""
     return re.sub(r"[\W_]+", "", name.casefold()).rstrip("s")

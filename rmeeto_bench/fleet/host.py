@@ -1,4 +1,4 @@
-"""The host's side of a fleet: check that it may take part, carry out a task in a fresh process, hand back what it commits."""
+"""The host's side of a fleet: check that it may take part, carry out a task in a fresh process, return what it commits."""
 
 from __future__ import annotations
 
@@ -25,20 +25,17 @@ MODULE = "rmeeto_bench.fleet.host"
 
 @dataclass(frozen=True)
 class Event:
-    """News of a task. `state`: started, committed (`archive` holds the run so far), done, failed, refused or lost.
+    """News of a task."""
 
-    The last four end the task; `detail` says why in one line.
-    """
-
-    task: str
-    state: str
-    host: str
-    detail: str = ""
-    archive: bytes | None = None
+    task: str  # id of the task
+    state: str  # started, committed, done, failed, refused or lost; the last four end the task
+    host: str  # name of the machine; empty if it is not known
+    detail: str = ""  # why the task ended so, or is started again, in one line
+    archive: bytes | None = None  # the run so far as a .tar.gz, where hosts share no file system
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether this is the task's last event."""
         return self.state in ("done", "failed", "refused", "lost")
 
 
@@ -65,7 +62,7 @@ def _failure(task: Task, folder: Path, code: int, host: str) -> str:
 
 
 def _set_aside(folder: Path) -> None:
-    """Keep what a lost attempt on another GPU left, out of the way of the new one."""
+    """Rename the folder of a lost attempt on another GPU, so that the new attempt can use its name."""
     number = 1
     while (aside := folder.with_name(f"{folder.name}.lost{number}")).exists():
         number += 1
@@ -73,7 +70,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _may_resume(task: Task, folder: Path) -> bool:
-    """Whether the run in the folder can go on: a device that is gone can't be replaced by another of its kind."""
+    """Whether the run in the folder can be resumed here: that needs the same device, not another of its kind."""
     try:
         record = load(folder)
     except DataError:
@@ -119,7 +116,7 @@ def carry_out(task: Task, folder: Path, *, ship: bool) -> Iterator[Event]:
 
 
 def _commits(folder: Path, child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Once for every time the run has written its manifest anew, until the child ends."""
+    """Yields each time the run has rewritten its manifest, until the child exits."""
     seen: tuple[int, int] | None = None
     while child.poll() is None:
         time.sleep(EVERY)
@@ -182,10 +179,10 @@ class _PlainListener:
         print(f"{device} {model} {stage}", file=sys.stderr, flush=True)
 
     def timing(self, device: str, progress: object) -> None:
-        """Nothing: a log needs no progress bar."""
+        """Ignored: a log needs no progress bar."""
 
     def evaluating(self, device: str, done: int, total: int) -> None:
-        """Nothing."""
+        """Ignored, too."""
 
 
 if __name__ == "__main__":

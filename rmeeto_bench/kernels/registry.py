@@ -1,6 +1,6 @@
-"""Which implementation runs, and why not another: chosen once per model and device, never per call.
+"""Choose the backend that runs a model, once per model and device, and record why the faster ones were refused.
 
-`auto` takes the first backend of the device's list that is there and passes a self-test against the reference.
+`auto` takes the first backend of the device's list that is installed and passes a self-test against the reference.
 Asking for a backend by name that cannot run is an error: a missing fast path never goes unnoticed.
 """
 
@@ -35,41 +35,41 @@ TRITON_SINCE = (8, 0)  # the oldest compute capability Triton is built and teste
 
 @dataclass(frozen=True)
 class MergeKernels:
-    """The paper's merge in two kernels (see `merge.reference`), for up to `most_sources` sources an image."""
+    """The paper's merge in two kernels (see `merge.reference`)."""
 
-    match: Callable[[Tensor, int, int, int], MergePlan]
+    match: Callable[[Tensor, int, int, int], MergePlan]  # (hidden, class token's row, its new row, r) -> plan
+    # ((hidden, residual), size, plan, norm weight, eps) -> (normed, residual, size)
     merge_add_norm: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    most_sources: int
+    most_sources: int  # of an image
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """One backend's three operations, its merge (None: merging runs in torch), and for each faster backend of `auto` the
-    reason it was refused."""
+    """One backend's implementations of all operations."""
 
-    name: str
-    selective_scan: Callable[[ScanArguments], Tensor]
-    causal_conv1d: Callable[[Tensor, Tensor, Tensor], Tensor]
+    name: str  # of the backend
+    selective_scan: Callable[[ScanArguments], Tensor]  # operands -> [B, L, D]
+    causal_conv1d: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x [B, L, D], taps [2, D, K], bias [2, D]) -> [2, B, L, D]
+    # (hidden, residual or None, weight [C], eps) -> (normed, residual), both [B, L, C]
     add_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
-    merge: MergeKernels | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
+    merge: MergeKernels | None = None  # None: merging runs in torch
+    refused: Mapping[str, str] = field(default_factory=dict)  # faster backend of `auto` -> why it was refused
 
     def account(self) -> str:
-        """Which kernels these are, and why no faster ones, in one line for the user."""
+        """One line for the user: which kernels these are, and why no faster ones run."""
         own = f"native kernels ({describe()})" if self.name == "native" else f"{self.name} kernels"
         return "; ".join([own, *(f"not on {name}: {reason}" for name, reason in self.refused.items())])
 
 
 @dataclass(frozen=True)
 class Operands:
-    """What decides whether a backend can serve a model: the device kind, two sizes of the mixer, whether the model is in
-    float64, which only the plain torch backends compute in, and whether it is trained, so that gradients are tested too."""
+    """What decides whether a backend can serve a model."""
 
-    device: str
-    d_state: int
-    d_conv: int
-    float64: bool = False
-    gradients: bool = False
+    device: str  # kind of device: cpu, cuda, ...
+    d_state: int  # states N of each channel of the scan
+    d_conv: int  # taps K of the convolution
+    float64: bool = False  # the model is in float64, in which only the plain torch backends compute
+    gradients: bool = False  # the model is being trained, so the self-test compares gradients, too
 
 
 def _sizes(operands: Operands, name: str, states: tuple[int, ...], width: int) -> None:
@@ -92,7 +92,7 @@ def _native(operands: Operands) -> Kernels:
 
 
 def interpreting() -> bool:
-    """Whether Triton's interpreter was asked for: then its kernels run on the CPU, slowly, to be tested."""
+    """Whether Triton's interpreter is switched on: its kernels then run on the CPU, slowly, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

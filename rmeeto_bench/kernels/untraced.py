@@ -1,4 +1,4 @@
-"""What `torch.compile` must call as it is: foreign code, and the choice of kernels."""
+"""A decorator for functions that `torch.compile` must not trace: foreign code, and the choice of kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def untraced(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """`torch.compiler.disable`, but the compiler, which takes three seconds to import, is imported only where it runs."""
+    """`torch.compiler.disable`, without its import of the compiler (three seconds) where nothing is compiled."""
 
     @functools.wraps(function)
     def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:

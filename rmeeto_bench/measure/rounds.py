@@ -118,6 +118,8 @@ class _Session:
             block, code = self.block(name, number, position)
             if code is not None:
                 self.rejected[code] += 1
+                for _ in order[position + 1 :]:  # whoever takes turns with this program stays beside it round by round
+                    self.waited += self.turns.wait()
                 return code
             blocks.append(block)
             if position < len(order) - 1 and self.watch.should_stop():

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from rmeeto_bench.records.run import Block, Estimate
 
@@ -63,7 +63,7 @@ def _signed_rank_tail(n: int, level: float) -> int:
     alpha = (1 - level) / 2
     if n > EXACT_LIMIT:
         mean, deviation = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-        return int(np.floor(mean + stats.norm.ppf(alpha) * deviation))
+        return int(np.floor(mean + special.ndtri(alpha) * deviation))
     counts = np.array([1.0])
     for rank in range(1, n + 1):  # distribution of the sum of a random subset of the ranks
         counts = np.concatenate([counts, np.zeros(rank)]) + np.concatenate([np.zeros(rank), counts])
@@ -76,7 +76,7 @@ def t_interval(x: ArrayLike, level: float = 0.95) -> Estimate:
     mean = float(values.mean())
     if len(values) < 2:
         return Estimate(mean)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(special.stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values)))
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -125,7 +125,7 @@ def within_error(sessions: Sequence[NDArray[np.float64]]) -> float:
     if not known:
         return 0.0
     residuals = np.concatenate([(x - np.median(x)) * np.sqrt(len(x) / (len(x) - 1)) for x in known])
-    spread = float(stats.median_abs_deviation(residuals, scale="normal"))
+    spread = float(np.median(np.abs(residuals - np.median(residuals))) / special.ndtri(0.75))
     return float(spread * np.sqrt(np.pi / 3 * sum(1 / len(x) for x in sessions)) / len(sessions))
 
 
@@ -144,7 +144,7 @@ def run_estimate(logs: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
     if len(sessions) >= ENOUGH_SESSIONS:
         found = t_interval(centres, level)
         assert found.high is not None
-        floor = float(stats.norm.ppf((1 + level) / 2)) * within_error(sessions)
+        floor = float(special.ndtri((1 + level) / 2)) * within_error(sessions)
         half = max(found.high - found.value, floor)
         return Estimate(found.value, found.value - half, found.value + half)
     pooled = wilcoxon_interval(np.concatenate(sessions), level)
@@ -160,6 +160,16 @@ def run_speedup(baseline: Sequence[ArrayLike], arm: Sequence[ArrayLike], level: 
     return _map(run_estimate(logs, level), np.exp)
 
 
+def p_same(speedup: Estimate, sessions: int, level: float = 0.95) -> float:
+    """Two-sided p-value that a speed-up over these sessions is 1, from its interval; 1 where sessions are too few to tell."""
+    if sessions < ENOUGH_SESSIONS or speedup.low is None or speedup.high is None:
+        return 1.0
+    if speedup.value == 1:
+        return 1.0
+    error = np.log(speedup.high / speedup.low) / 2 / float(special.stdtrit(sessions - 1, (1 + level) / 2))
+    return float(2 * special.stdtr(sessions - 1, -abs(np.log(speedup.value)) / error)) if error > 0 else 0.0
+
+
 def run_rate(seconds_per_image: Sequence[ArrayLike], level: float = 0.95) -> Estimate:
     """Images per second over a run, from seconds per image by session and round."""
     return _map(run_estimate([-np.log(np.asarray(x, float)) for x in seconds_per_image], level), np.exp)
@@ -168,12 +178,7 @@ def run_rate(seconds_per_image: Sequence[ArrayLike], level: float = 0.95) -> Est
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values in the order given: reject those at or below alpha, and no true hypothesis is rejected
     with more than probability alpha over all of them (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    return [float(p) for p in holm_of(list(p_values))]
 
 
 def half_width(estimate: Estimate) -> float:
@@ -185,6 +190,8 @@ def half_width(estimate: Estimate) -> float:
 
 def wilson(correct: int, total: int, level: float = 0.95) -> Estimate:
     """A proportion in percent with Wilson's score interval."""
+    from scipy import stats  # a second to import, which no timing process needs
+
     interval = stats.binomtest(correct, total).proportion_ci(level, method="wilson")
     return Estimate(100 * correct / total, 100 * float(interval.low), 100 * float(interval.high))
 
@@ -200,7 +207,7 @@ def paired_delta(baseline: ArrayLike, arm: ArrayLike, level: float = 0.95) -> Es
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     total = len(first)
     value = (gained - lost) / total
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
 
     def end(outer: float) -> float:
         inside, outside = value, outer
@@ -225,6 +232,16 @@ def _tango(gained: int, lost: int, total: int, delta: float) -> float:
     return float(difference / np.sqrt(variance)) if variance > 0 else (0.0 if difference == 0 else float("inf"))
 
 
+def more_accurate(baseline: ArrayLike, arm: ArrayLike) -> float:
+    """One-sided mid-p value of McNemar's exact test that the arm is no more accurate than the baseline."""
+    from scipy import stats
+
+    first, second = np.asarray(baseline, bool), np.asarray(arm, bool)
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    half = 0.5 * stats.binom.pmf(gained, gained + lost, 0.5)
+    return float(stats.binom.sf(gained, gained + lost, 0.5) + half) if gained + lost else 1.0
+
+
 def mcnemar(baseline: ArrayLike, arm: ArrayLike) -> float:
     """Two-sided mid-p value of McNemar's exact test that both are equally accurate."""
     first, second = np.asarray(baseline, bool), np.asarray(arm, bool)
@@ -232,6 +249,8 @@ def mcnemar(baseline: ArrayLike, arm: ArrayLike) -> float:
     discordant = gained + lost
     if discordant == 0:
         return 1.0
+    from scipy import stats
+
     smaller = min(gained, lost)
     tail = stats.binom.cdf(smaller, discordant, 0.5) - 0.5 * stats.binom.pmf(smaller, discordant, 0.5)
     return float(min(1.0, 2 * tail))
@@ -250,3 +269,31 @@ def break_even(ratios: Sequence[float], speedups: Sequence[float]) -> float | No
         if speedup < 1 < next_speedup:
             crossing = ratio + (1 - speedup) / (next_speedup - speedup) * (next_ratio - ratio)
     return crossing
+
+
+def paired_p_value(gained: int, lost: int, total: int, delta: float) -> float:
+    """One-sided p-value of the hypothesis that the true difference of two paired proportions is at least `delta`, from
+    Tango's score test: `gained` images of `total` were wrong and became right, `lost` were right and became wrong."""
+    return float(special.ndtr(_tango(gained, lost, total, delta)))
+
+
+def log_error(estimate: Estimate, sessions: int, level: float = 0.95) -> float | None:
+    """Standard error of the logarithm behind an interval that `run_speedup` or `run_rate` made of this many sessions.
+
+    None without an interval, or where sessions were not the replicates.
+    """
+    if estimate.low is None or estimate.high is None or sessions < ENOUGH_SESSIONS:
+        return None
+    half = float(np.log(estimate.high / estimate.low)) / 2
+    return half / float(special.stdtrit(sessions - 1, (1 + level) / 2))
+
+
+def holm_of(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's adjusted p-values over the last axis, of many families at once. NaN stands for what is not tested."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, axis=-1)  # NaN comes last
+    tested = np.isfinite(p).sum(axis=-1, keepdims=True)
+    ranked = np.take_along_axis(p, order, -1) * np.maximum(1, tested - np.arange(p.shape[-1]))
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.minimum(1.0, np.maximum.accumulate(ranked, axis=-1)), -1)
+    return adjusted

@@ -22,7 +22,7 @@ INVALID = {
     "INTERRUPTED": "stopped early; run again for the missing rounds",
     "ALLOCATOR_GREW": "memory was allocated while timing; free memory on the device or choose a smaller --batch-size",
     "GAP": "device time and wall time disagree by more than 2 %; stop other programs on the host, then run again",
-    "NOT_STEADY": "speed was still drifting after warm-up; close other programs and run again",
+    "NOT_STEADY": "no interval covers that; close other programs, let the device do this work for ten minutes, then run again",
     "PRECISION_NOT_REACHED": "the speed-up's printed interval is wider than asked for; let the machine idle, or use --rigorous",
 }
 REMEDIES = {
@@ -101,10 +101,11 @@ def judge(result: RoundsResult, protocol: Protocol, evidence: Evidence | None = 
 
 @dataclass(frozen=True)
 class Printed:
-    """What the reader sees of an arm's speed-up over all sessions."""
+    """What the reader sees of an arm's speed-up over all sessions, and whether it held still."""
 
     sessions: int  # fresh processes behind the interval
     half_width: float | None  # of the printed interval, as a share of the value; None: the baseline, which has none
+    unsteady: str | None = None  # how speeds or heat changed over the rounds in a way that no interval covers
 
 
 def judge_run(results: Iterable[RoundsResult], protocol: Protocol, printed: Printed, evidence: Evidence | None = None) -> str:
@@ -118,6 +119,8 @@ def judge_run(results: Iterable[RoundsResult], protocol: Protocol, printed: Prin
         return code
     if printed.sessions < ENOUGH_SESSIONS:
         return "SIMULATED" if known.simulated else "EXPLORATORY"
+    if printed.unsteady is not None:
+        return "NOT_STEADY"
     if printed.half_width is not None and printed.half_width > protocol.target:
         return "PRECISION_NOT_REACHED"
     return code

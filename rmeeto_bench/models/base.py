@@ -1,4 +1,4 @@
-"""What every model here offers, whichever its family: sizes, a reduction, the tokens that were really there, and logits."""
+"""The interface of every model: its sizes, its reduction, the tokens per block of the last forward, and logits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ReducedModel(nn.Module):
         raise NotImplementedError
 
     def freeze(self) -> Self:
-        """Promise that the weights stay as they are, for timing: what is derived from them is then kept between forwards.
+        """Promise, for timing, that the weights will not change. Tensors derived from them are then kept between forwards.
 
         Loading weights, moving the model or training it takes the promise back. Any other change is not noticed.
         """
@@ -35,7 +35,7 @@ class ReducedModel(nn.Module):
         return self
 
     def thaw(self) -> None:
-        """Take the promise of `freeze` back: every forward reads the weights that are there."""
+        """Withdraw the promise of `freeze`: every forward reads the current weights again."""
         if self.frozen is not None:
             self._tell_modules("thaw")
             self.frozen = None
@@ -50,19 +50,19 @@ class ReducedModel(nn.Module):
         return super()._apply(*arguments, **options)
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """As torch's, and the model is frozen no more."""
+        """Thaw the model, then load as torch does."""
         self.thaw()
         return super().load_state_dict(*arguments, **options)
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  torch's signature
-        """As torch's; a model in training is not frozen."""
+        """Switch the mode as torch does; a model in training mode is thawed."""
         if mode:
             self.thaw()
         return super().train(mode)
 
     @property
     def kernels_name(self) -> str:
-        """The backend that serves this model where it lies now. Raises `UnavailableError` if none can."""
+        """The backend that serves this model on its current device. Raises `UnavailableError` if none can."""
         raise NotImplementedError
 
     @property
@@ -97,5 +97,5 @@ class ReducedModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, in_chans, H, W] (or clips) -> logits [B, num_classes], in training and evaluation alike."""
+        """Images [B, in_chans, H, W] (or clips) -> logits [B, num_classes], in training and in evaluation."""
         return self.head(self.forward_features(images))

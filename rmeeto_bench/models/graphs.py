@@ -17,16 +17,18 @@ WARMUP = 3
 
 @dataclass(frozen=True)
 class _Captured:
-    graph: torch.cuda.CUDAGraph
-    images: Tensor
-    logits: Tensor
+    """A captured graph and the tensors it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph  # one forward of the model
+    images: Tensor  # static input [B, in_chans, H, W]; a call copies its images here before the replay
+    logits: Tensor  # static output [B, num_classes]; every replay overwrites it
 
 
 class GraphedForward:
     """`model(images)` replayed from a CUDA graph; anything that cannot be captured runs eagerly.
 
     On a CPU, in training mode or where gradients are wanted, the model itself is called. A replay reads the parameters
-    where they lie, so weights changed in place are used; parameters that lie elsewhere, or another reduction, make a new
+    at their addresses, so weights changed in place are used; parameters that moved, or another reduction, make a new
     graph. The logits are a copy, so that the next call does not overwrite them. All graphs of one object share a memory pool.
     """
 
@@ -45,7 +47,7 @@ class GraphedForward:
         return images.is_cuda and not self.model.training and not torch.is_grad_enabled() and self.refused is None
 
     def key(self, images: Tensor) -> tuple[object, ...]:
-        """What a graph is good for: these images' shape, this reduction, and the parameters where they lie.
+        """What a graph is valid for: these images' shape and dtype, this reduction, and the parameters at their addresses.
 
         The graph of a frozen model holds what was derived from the weights, so it serves that one `freeze` only.
         """
@@ -74,7 +76,7 @@ class GraphedForward:
         return captured.logits.clone()
 
     def _capture(self, images: Tensor) -> _Captured | None:
-        """Warm up on a side stream, so that nothing is compiled or allocated for the first time in the capture."""
+        """Warm up on a side stream first, so that the capture itself compiles and allocates nothing new."""
         static = images.clone()
         try:
             stream = torch.cuda.Stream(images.device)

@@ -1,4 +1,4 @@
-"""The bidirectional Mamba mixer of Vim and VideoMamba ("v2"), token-major, on whichever kernels it is given."""
+"""The bidirectional Mamba mixer of Vim and VideoMamba ("v2"), token-major, on the kernels that the caller passes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,23 @@ from rmeeto_bench.kernels.registry import Kernels
 
 
 class SsmFeatures(NamedTuple):
-    """What a block's scan was fed with, for the metrics B, C and delta: [2, B, L, N], [2, B, L, N], [2, B, L, D].
+    """Inputs of a block's scan that serve as metrics. Both directions are in token order."""
 
-    delta is the dt projection before bias and softplus. Both directions are in token order.
-    """
-
-    B: Tensor
-    C: Tensor
-    delta: Tensor
+    B: Tensor  # [2, B, L, N]
+    C: Tensor  # [2, B, L, N]
+    delta: Tensor  # [2, B, L, D], the dt projection before bias and softplus
 
 
 class Stacked(NamedTuple):
-    """Parameters of both directions as the kernels take them: taps [2, D, K], conv_bias [2, D], x_proj [2, D, R + 2N],
-    dt_proj [2, R, D], and in fp32 A [2, D, N], D and dt_bias [2, D]."""
+    """Parameters of both directions, as the kernels take them."""
 
-    taps: Tensor
-    conv_bias: Tensor
-    x_proj: Tensor
-    dt_proj: Tensor
-    A: Tensor
-    D: Tensor
-    dt_bias: Tensor
+    taps: Tensor  # [2, D, K]
+    conv_bias: Tensor  # [2, D]
+    x_proj: Tensor  # [2, D, R + 2N]
+    dt_proj: Tensor  # [2, R, D]
+    A: Tensor  # [2, D, N], fp32
+    D: Tensor  # [2, D], fp32
+    dt_bias: Tensor  # [2, D], fp32
 
 
 class Mixer(nn.Module):
@@ -66,18 +62,18 @@ class Mixer(nn.Module):
             taps=both("conv1d", "weight").squeeze(2),
             conv_bias=both("conv1d", "bias"),
             x_proj=both("x_proj", "weight").transpose(1, 2).to(dtype),
-            dt_proj=both("dt_proj", "weight").transpose(1, 2).to(dtype),
+            dt_proj=both("dt_proj", "weight").transpose(1, 2).to(dtype).contiguous(),  # products of so few columns like it
             A=-torch.exp(torch.stack([self.A_log, self.A_b_log]).float()),
             D=torch.stack([self.D, self.D_b]).float(),
             dt_bias=both("dt_proj", "bias").float(),
         )
 
     def freeze(self) -> None:
-        """Keep what is derived from the parameters from now on, where no gradients flow: the caller promises to leave them."""
+        """Keep tensors derived from the parameters while no gradients flow; the caller promises to leave them alone."""
         self._kept = {}
 
     def thaw(self) -> None:
-        """Take the promise of `freeze` back."""
+        """Withdraw the promise of `freeze`."""
         self._kept = None
 
     def _stacked(self, dtype: torch.dtype) -> Stacked:

@@ -14,10 +14,10 @@ from rmeeto_bench.models.base import ReducedModel
 
 @dataclass(frozen=True)
 class Stage:
-    """After a block: source [L, L_0], 1 where a token holds an original one; the first axis is the tokens' order."""
+    """The tokens that are left after a block that reduced their number."""
 
-    block: int
-    source: NDArray[np.float32]
+    block: int  # 0-based
+    source: NDArray[np.float32]  # [L, L_0], 1 where a token holds an original one; the rows are in the tokens' order
 
     @property
     def tokens(self) -> int:

@@ -27,8 +27,8 @@ def inflate(state: Mapping[str, Tensor], config: VimConfig, spread: str = "cente
     """Weights of the image model for a model of clips with the same width and depth.
 
     The patch kernel [C, in, p, p] becomes [C, in, tubelet, p, p]: at the middle frame with zeros around it (`center`,
-    the published recipe), or in every frame divided by their number (`repeat`; both answer a still clip alike). The time
-    embedding starts at zero. The head is carried over as it is. Raises `UsageError`.
+    the published recipe), or in every frame divided by their number (`repeat`). Both give a still clip the same logits. The
+    time embedding starts at zero. The head is carried over as it is. Raises `UsageError`.
     """
     if spread not in SPREADS:
         raise UsageError(f"a 2-D kernel is spread over time by {' or '.join(SPREADS)}, not {spread!r}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
-from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint, find
 from rmeeto_bench.checkpoints.fit import check_state
 from rmeeto_bench.checkpoints.hub import resolve
-from rmeeto_bench.checkpoints.reader import load_checkpoint, read_checkpoint
+from rmeeto_bench.checkpoints.origin import origin_of
+from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
@@ -43,7 +45,8 @@ def create_model(
     """Build a model, in eval mode, on the CPU in fp32.
 
     Say how much to merge by one of `r` (tokens per merge), `reduction_ratio` (the nearest r is taken; the realised
-    ratio is `model.reduction_ratio`) or a whole `ReductionConfig`; by none of them for the unmerged baseline.
+    ratio is `model.reduction_ratio`) or a whole `ReductionConfig`; by none of them for what the checkpoint says it was
+    trained with, else the unmerged baseline. With an amount alone the way of merging is the checkpoint's, too.
     `checkpoint` is a file, a name of the public checkpoints (`models` lists them) or `bundled`; without one the weights
     are random. `pruning` takes one of the rival methods instead (`reduction.pruning`). `sizes` override the fields of
     `VimConfig` or `DeitConfig`. Raises `UsageError` or `CheckpointError`.
@@ -54,23 +57,33 @@ def create_model(
     if reduction_ratio is not None:
         r, _ = sized.r_for_ratio(reduction_ratio)
     chosen = reduction or ReductionConfig(r=r or 0)
+    if checkpoint is None:
+        return build(sized, chosen, backend, pruning).eval()
+    path = _file(name, checkpoint, chosen.r)
+    loaded = read_checkpoint(path)
+    origin = origin_of(loaded.provenance, find(str(checkpoint)) if path != Path(checkpoint) else None)
+    if reduction is None and pruning is None:
+        none_given = r is None and origin.reduction is not None
+        chosen = origin.reduction if none_given else origin.obeyed(chosen)  # type: ignore[assignment]
+    if "num_classes" not in sizes and loaded.provenance.num_classes is not None:
+        sized = config(name, num_classes=loaded.provenance.num_classes, **sizes)
     model = build(sized, chosen, backend, pruning)
-    if checkpoint == "bundled":
-        path = bundled_checkpoint(name, chosen.r)
-        if path is None:
-            raise UsageError(f"no bundled checkpoint for {name} at r = {chosen.r}; only vim_nano ships with weights")
-        load_checkpoint(model, path)
-    elif checkpoint is not None:
-        _load(model, resolve(checkpoint))
+    state = loaded.state_dict
+    if isinstance(sized, VimConfig) and sized.frames:  # an image model's weights are inflated for a model of clips
+        state = videomamba.fitted(state, sized)
+    check_state(state, model, path)
+    model.load_state_dict(state)
+    told = [] if chosen.r == 0 or pruning is not None else origin.differences(path.name, [chosen])
+    for note in (*loaded.provenance.notes, *told):
+        warnings.warn(note, stacklevel=2)
     return model.eval()
 
 
-def _load(model: ReducedModel, path: Path) -> None:
-    """Load a file; an image model's weights are inflated for a model of clips."""
-    sized = model.config
-    if isinstance(sized, VimConfig) and sized.frames:
-        state = videomamba.fitted(read_checkpoint(path).state_dict, sized)
-        check_state(state, model, path)
-        model.load_state_dict(state)
-        return
-    load_checkpoint(model, path)
+def _file(name: str, checkpoint: str | Path, r: int) -> Path:
+    """The file behind a path, a public name or `bundled`."""
+    if checkpoint != "bundled":
+        return resolve(checkpoint)
+    path = bundled_checkpoint(name, r)
+    if path is None:
+        raise UsageError(f"no bundled checkpoint for {name} at r = {r}; only vim_nano ships with weights")
+    return path

@@ -1,4 +1,4 @@
-"""What an accuracy pass leaves behind: records that `bench` makes and `report` draws. Standard library only."""
+"""The record of an accuracy pass, which `bench` makes and `report` draws. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -13,82 +13,84 @@ SCHEMA = "rmeeto-bench-accuracy/1"
 
 @dataclass(frozen=True)
 class ArmAccuracy:
-    """One arm. `top1`, `top5`, `agreement` (same first class as the baseline) and `calibration_error` are percent,
-    `delta_top1` percentage points over the baseline, paired by image. `p_value`: McNemar's mid-p that both are equally
-    accurate, `p_holm` the same adjusted for the number of ratios of the model."""
+    """The accuracy of one arm."""
 
-    arm: str
-    model: str
-    r: int
-    ratio_requested: float
-    reduction_ratio: float
-    weights: str
-    checkpoint: str | None
-    checkpoint_sha256: str | None
-    images: int
-    correct: int
-    top1: Estimate
-    top5: Estimate
-    calibration_error: float
-    delta_top1: Estimate | None = None
-    p_value: float | None = None
-    p_holm: float | None = None
-    agreement: float | None = None
+    arm: str  # name of the arm
+    model: str  # name of the model
+    r: int  # tokens that each merge removes
+    ratio_requested: float  # reduction ratio that the user asked for
+    reduction_ratio: float  # reached with this r
+    weights: str  # retrained, training-free or baseline, as in `records.run.Arm`
+    checkpoint: str | None  # file name of the weights
+    checkpoint_sha256: str | None  # of that file
+    images: int  # classified by the arm
+    correct: int  # images of which the first class is right
+    top1: Estimate  # percent
+    top5: Estimate  # percent
+    calibration_error: float  # expected calibration error in percentage points
+    delta_top1: Estimate | None = None  # percentage points over the r = 0 arm, paired by image
+    p_value: float | None = None  # McNemar's mid-p of the hypothesis that both arms are equally accurate
+    p_holm: float | None = None  # the same, adjusted for the number of ratios of the model
+    agreement: float | None = None  # percent of the images with the same first class as the r = 0 arm
+    known_by: str = ""  # what says how the weights were trained: catalogue, metadata, arguments, file name or unknown
+    averaged: bool = False  # whether the weights are an average over the training (EMA, SWA)
+    reduction: str = ""  # the whole reduction in words, as in "r = 11, prune"
 
 
 @dataclass(frozen=True)
 class ClassChange:
-    """One class at one ratio: of `images`, how many the baseline and the arm got right; `delta` in percentage points."""
+    """The change of one class in one arm."""
 
-    arm: str
-    label: int
-    images: int
-    baseline_correct: int
-    correct: int
-    delta: Estimate
+    arm: str  # name of the arm
+    label: int  # class number
+    images: int  # of this class
+    baseline_correct: int  # images that the r = 0 arm got right
+    correct: int  # images that this arm got right
+    delta: Estimate  # percentage points over the r = 0 arm, paired by image
 
 
 @dataclass(frozen=True)
 class DataProblem:
-    """Something wrong with the data: `skipped` images count nowhere, others were read as `reason` says."""
+    """Something wrong with the data."""
 
-    path: str
-    reason: str
-    skipped: bool
+    path: str  # file, and the member in it
+    reason: str  # what is wrong, or how the image was read
+    skipped: bool  # the image was left out of every number; if not, it was read as `reason` says
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The images behind the accuracies: `images` of the set (or the part asked for), `evaluated` those in every number."""
+    """The images behind the accuracies."""
 
-    name: str
-    fingerprint: str
-    images: int
-    evaluated: int
-    classes: int
-    problems: tuple[DataProblem, ...] = ()
+    name: str  # of the data set
+    fingerprint: str  # 16 hex digits that stand for images, labels and preprocessing
+    images: int  # of the set, or of the part that was asked for
+    evaluated: int  # images that are in every number
+    classes: int  # of the data set
+    problems: tuple[DataProblem, ...] = ()  # found while listing or reading
 
 
 @dataclass(frozen=True)
 class AccuracyRecord:
-    """One evaluation. `data` by the models that share it (names with commas). `status`: complete or interrupted."""
+    """One evaluation."""
 
-    created_utc: str
-    tool_version: str
-    argv: tuple[str, ...]
-    plan: dict[str, Any]
-    environment: dict[str, Any]
-    devices: tuple[str, ...]
-    status: str
-    arms: tuple[ArmAccuracy, ...]
-    data: dict[str, DataSummary]
-    hints: tuple[str, ...] = ()
+    created_utc: str  # end of the evaluation, as YYYY-MM-DDTHH:MM:SSZ
+    tool_version: str  # version of this package
+    argv: tuple[str, ...]  # words of the command line
+    plan: dict[str, Any]  # every setting of the evaluation as plain values
+    environment: dict[str, Any]  # host, Python, packages, driver, commit, ...
+    devices: tuple[str, ...]  # names of the devices
+    status: str  # complete or interrupted
+    arms: tuple[ArmAccuracy, ...]  # results
+    data: dict[str, DataSummary]  # models that share the images (names joined with commas) -> the images
+    hints: tuple[str, ...] = ()  # warnings that the labels may not belong to the images
+    # changes of single classes; they are written to a file of their own
     classes: tuple[ClassChange, ...] = field(default=(), repr=False)
-    schema: str = SCHEMA
+    schema: str = SCHEMA  # version of this format
 
 
 def to_json(record: AccuracyRecord) -> str:
-    """As text, without the table of classes (it has a file of its own)."""
+    """The record as JSON, without the table of classes (it has a file of its own)."""
     value = asdict(record)
     del value["classes"]
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,6 +1,6 @@
-"""The stable id of a cell: what one number of a table was measured with, the same on every machine and in every run.
+"""The stable id of a cell: it stands for everything that one number of a table was measured with.
 
-Two results with one id are two measurements of one thing and may be compared; results with different ids may not.
+The id is the same on every machine and in every run. Results with one id may be compared; results with different ids may not.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ ID_DIGITS = 16
 
 @dataclass(frozen=True)
 class CellKey:
-    """What identifies a cell. `device`: `cuda:<UUID>`, `cpu@<host>` or `sim:<name>`; before the machine is known, the name of
-    a GPU profile. `arm`: model, r and whatever else makes the arm. `checkpoint`: sha256 of the weights, or None for random
-    ones. `code`: version of this package, and its commit in a checkout."""
+    """What identifies a cell."""
 
-    device: str
-    model: str
-    arm: str
-    r: int
-    precision: str
-    backend: str
-    batch_size: int
-    checkpoint: str | None
-    code: str
+    device: str  # cuda:<UUID>, cpu@<host> or sim:<name>; before the machine is known, the name of a GPU profile
+    model: str  # name of the model
+    arm: str  # model, r and whatever else makes the arm
+    r: int  # tokens that each merge removes
+    precision: str  # fp32, fp16 or bf16
+    backend: str  # kernels that ran
+    batch_size: int  # images
+    checkpoint: str | None  # sha256 of the weights; None: random weights
+    code: str  # version of this package, and its commit in a checkout
 
     @property
     def id(self) -> str:
@@ -45,18 +43,18 @@ class CellKey:
 
 
 def code_version(tool_version: str, environment: dict[str, Any]) -> str:
-    """The version, with the commit where the run came from a checkout."""
+    """The version, with the commit if the run came from a checkout."""
     commit = environment.get("git_commit")
     return f"{tool_version} ({commit})" if commit else tool_version
 
 
 def lasting_device_id(device: DeviceRecord, environment: dict[str, Any]) -> str:
-    """The device's id among those of many machines: every machine has a `cpu`, so that one gets its host's name."""
+    """The device's id among those of many machines. Every machine has a `cpu`, so its id gets the host's name."""
     return f"cpu@{environment.get('host') or device.name}" if device.id == "cpu" else device.id
 
 
 def cell_key(arm: Arm, device: str, code: str) -> CellKey:
-    """The key of a result, its device's lasting id and its code's version given."""
+    """The key of a result. `device`: its lasting id; `code`: version of the code that measured."""
     return CellKey(
         device=device,
         model=arm.model,

@@ -1,4 +1,4 @@
-"""Whether a value read from a stranger's file is what its dataclass says: types, finite numbers, printable text."""
+"""Check values from an untrusted file against their dataclass: types, finite numbers, printable text."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def _check_plain(value: Any, where: str) -> None:
         raise DataError(f"{where} is out of range")
 
 
-def _check_any(value: Any, where: str, depth: int = 0) -> None:
+def check_any(value: Any, where: str, depth: int = 0) -> None:
     """A JSON value of any shape."""
     if depth > DEEPEST:
         raise DataError(f"{where[:120]} is nested more than {DEEPEST} deep; that is no record of a run")
     if isinstance(value, dict):
         for key, entry in value.items():
             _check_plain(key, f"a name in {where}")
-            _check_any(entry, f"{where}.{key}"[:120], depth + 1)
+            check_any(entry, f"{where}.{key}"[:120], depth + 1)
     elif isinstance(value, (list, tuple)):
         for entry in value:
-            _check_any(entry, where, depth + 1)
+            check_any(entry, where, depth + 1)
     else:
         _check_plain(value, where)
 
@@ -81,7 +81,7 @@ def check(value: Any, kind: Any, where: str) -> None:
     """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
-        _check_any(value, where)
+        check_any(value, where)
     elif origin in (Union, types.UnionType):
         if value is None and type(None) in inner:
             return

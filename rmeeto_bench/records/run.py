@@ -1,4 +1,4 @@
-"""What a run leaves behind: the versioned records that `bench` writes and `report` reads.
+"""The record of a run: versioned data that `bench` writes and `report` reads.
 
 Only the standard library is imported here, so that a report never loads torch. Field names are the JSON names.
 
@@ -17,6 +17,7 @@ from typing import Any
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.check import check
+from rmeeto_bench.records.plausible import check_counts, check_plausible
 
 SCHEMA = "rmeeto-bench/1.1"
 MAJOR = "rmeeto-bench/1"
@@ -30,129 +31,121 @@ LARGEST_MANIFEST = 64 << 20  # bytes; a run of all models on sixteen GPUs has on
 class Estimate:
     """A value with its 95 % interval, in the unit of the field that holds it."""
 
-    value: float
-    low: float | None = None
-    high: float | None = None
+    value: float  # point estimate
+    low: float | None = None  # lower end of the interval; None: no interval is known
+    high: float | None = None  # upper end of the interval; None: no interval is known
 
 
 @dataclass(frozen=True)
 class DeviceRecord:
-    """One device a run used. `id` is `cpu`, `cuda:<UUID>` or `sim:<name>`; `profile` a name in profiles/ or None."""
+    """One device that a run used."""
 
-    id: str
-    name: str
-    kind: str
-    profile: str | None = None
+    id: str  # cpu, cuda:<UUID> or sim:<name>; in a merged run cpu@<host> instead of cpu
+    name: str  # as the driver or the operating system gives it
+    kind: str  # cpu, cuda or sim
+    profile: str | None = None  # name in profiles/; None: no profile describes this device
+    # what else is known of it: memory, compute capability, driver settings, ...
     details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One timed block: `steps` forwards of one arm, enqueued without synchronising, as stored in the database."""
+    """One timed block, as stored in the database. Its steps are enqueued without synchronising."""
 
-    device: str
-    session: int
-    round: int
-    position: int
-    arm: str
-    steps: int
-    images: int
-    seconds: float
-    wall_seconds: float
-    rejected_reason: str | None = None
+    device: str  # id of the device
+    session: int  # number of the session, from 0
+    round: int  # number of the round, in the order of measuring and with dropped rounds counted
+    position: int  # place of the block in its round, from 0
+    arm: str  # name of the arm
+    steps: int  # forwards of the arm
+    images: int  # in all steps together
+    seconds: float  # time on the device
+    wall_seconds: float  # time on the host's clock
+    rejected_reason: str | None = None  # code and explanation if the block made its round be dropped, else None
+    # what telemetry saw during the block: clocks, temperature, power, ...; empty if it was off
     telemetry: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One (device, model, ratio, precision, backend) of a run and everything measured about it.
+    """One (device, model, ratio, precision, backend) of a run, and everything measured about it."""
 
-    `weights`: `retrained` (a checkpoint trained at this r), `training-free` (baseline weights, merging switched on),
-    `baseline` (r = 0) or `random` (no checkpoint: throughput only). `top1` and `delta_top1` are percent and
-    percentage points, `images_per_second` images/s, `speedup` a ratio over the r = 0 arm of the same device.
-    `gflops`: convention name -> GFLOPs per image. `paper`: published values for this GPU and ratio, or None.
-    `sessions`: fresh processes behind the numbers. `latency_ms`: p50, p90, p99 of single steps at batch 1.
-    `peak_memory_mib`: the most GPU memory that building the arm and its first step took (None on a CPU).
-    `paper_mode`: images/s and speed-up by the paper's own protocol on this machine. `noise_speed`: images/s on noise over
-    images/s on real images. `top1_p`: McNemar's mid-p against the baseline, by Holm's method over the ratios.
-    `front_share`: share of resamples in which no other arm is both faster and more accurate.
-    `images_per_second_per_point`: images/s gained per point of top-1 lost. `break_even`, in the baseline's row: the
-    reduction ratio from which on merging is faster. `joules_per_image`: of the arm alone, where the driver's counter and
-    its power readings agree.
-    """
-
-    device: str
-    arm: str
-    model: str
-    r: int
-    ratio_requested: float
-    reduction_ratio: float
-    token_counts: tuple[int, ...]
-    final_tokens: int
-    precision: str
-    backend: str
-    batch_size: int
+    device: str  # id of the device
+    arm: str  # name, as in vim_small/r5
+    model: str  # name of the model
+    r: int  # tokens that each merge removes
+    ratio_requested: float  # reduction ratio that the user asked for
+    reduction_ratio: float  # reached with this r: 1 - mean tokens per block / initial tokens
+    token_counts: tuple[int, ...]  # tokens that enter each block
+    final_tokens: int  # the last of `token_counts`
+    precision: str  # fp32, fp16 or bf16
+    backend: str  # kernels that ran
+    batch_size: int  # images
+    # retrained (a checkpoint trained at this r), training-free (baseline weights, merging switched on), baseline (r = 0),
+    # trained at r=N (another one), unknown origin, or random (no checkpoint: throughput only)
     weights: str
-    checkpoint: str | None = None
-    checkpoint_sha256: str | None = None
-    gflops: dict[str, float] = field(default_factory=dict)
-    images_per_second: Estimate | None = None
-    speedup: Estimate | None = None
-    top1: Estimate | None = None
-    top5: Estimate | None = None
-    delta_top1: Estimate | None = None
-    n_images: int = 0
-    rounds: int = 0
-    verdict: str = "VALID"
-    verdict_detail: str = ""
-    labels: tuple[str, ...] = ()
-    paper: dict[str, float] | None = None
-    sessions: int = 0
-    latency_ms: dict[str, float] | None = None
-    paper_mode: dict[str, float] | None = None
-    noise_speed: Estimate | None = None
-    top1_p: float | None = None
-    front_share: float | None = None
-    images_per_second_per_point: Estimate | None = None
-    break_even: Estimate | None = None
-    peak_memory_mib: float | None = None
-    joules_per_image: Estimate | None = None
+    checkpoint: str | None = None  # file name of the weights; None: random weights
+    checkpoint_sha256: str | None = None  # of that file
+    gflops: dict[str, float] = field(default_factory=dict)  # convention -> GFLOPs per image
+    images_per_second: Estimate | None = None  # throughput; None: not measured
+    speedup: Estimate | None = None  # ratio over the r = 0 arm of the same model and device
+    top1: Estimate | None = None  # percent
+    top5: Estimate | None = None  # percent
+    delta_top1: Estimate | None = None  # percentage points over the r = 0 arm, paired by image
+    n_images: int = 0  # images behind top1
+    rounds: int = 0  # complete rounds behind the throughput, over all sessions
+    verdict: str = "VALID"  # code of what the numbers are good for: VALID, EXPLORATORY, SIMULATED, ...
+    verdict_detail: str = ""  # what to do about the verdict, or what went wrong
+    labels: tuple[str, ...] = ()  # codes of what a reader must know of a result that is valid all the same
+    paper: dict[str, float] | None = None  # published images/s, speed-up and top-1 for this GPU and r; None: the paper has none
+    sessions: int = 0  # fresh processes behind the throughput
+    latency_ms: dict[str, float] | None = None  # p50, p90, p99 of single steps at batch 1, in ms, and the number of steps
+    paper_mode: dict[str, float] | None = None  # images/s and speed-up by the paper's own protocol on this machine
+    noise_speed: Estimate | None = None  # images/s on noise over images/s on real images
+    top1_p: float | None = None  # McNemar's mid-p against the r = 0 arm, by Holm's method over the ratios
+    beaten_p: float | None = None  # p-value that no other arm is both faster and more accurate, by Holm's method over all pairs
+    images_per_second_per_point: Estimate | None = None  # images/s gained per point of top-1 lost
+    break_even: Estimate | None = None  # only in the r = 0 arm: the reduction ratio from which on merging is faster
+    peak_memory_mib: float | None = None  # the most GPU memory that building the arm and its first step took; None on a CPU
+    joules_per_image: Estimate | None = None  # of the arm alone; None unless the driver's counter and its power readings agree
+    known_by: str = ""  # what says how the weights were trained: catalogue, metadata, arguments, file name or unknown
+    averaged: bool = False  # whether the weights are an average over the training (EMA, SWA)
+    reduction: str = ""  # the whole reduction in words, as in "r = 11, prune"
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """Images/s of one arm at one batch size; `knee` marks the smallest batch with at least 98 % of the best rate."""
+    """Images/s of one arm at one batch size."""
 
-    device: str
-    arm: str
-    model: str
-    r: int
-    batch_size: int
-    images_per_second: Estimate | None
-    verdict: str
-    knee: bool = False
+    device: str  # id of the device
+    arm: str  # name of the arm
+    model: str  # name of the model
+    r: int  # tokens that each merge removes
+    batch_size: int  # images
+    images_per_second: Estimate | None  # None: this size did not fit into memory
+    verdict: str  # VALID, SIMULATED or OOM
+    knee: bool = False  # this is the smallest batch with at least 98 % of the best rate
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: who, when, how, on what, and the arms. `status`: running, complete, interrupted or failed (a device was
-    lost: `failures` says how). `parent_run`: the run this one repeats."""
+    """One run: who, when, how, on what, and the arms."""
 
-    run_id: str
-    created_utc: str
-    status: str
-    tool_version: str
-    argv: tuple[str, ...]
-    plan: dict[str, Any]
-    environment: dict[str, Any]
-    devices: tuple[DeviceRecord, ...]
-    arms: tuple[Arm, ...]
-    data: dict[str, Any] = field(default_factory=dict)
-    schema: str = SCHEMA
-    sweep: tuple[SweepRow, ...] = ()
-    failures: tuple[str, ...] = ()
-    resumed_utc: tuple[str, ...] = ()
-    parent_run: str | None = None
+    run_id: str  # unique name of the run
+    created_utc: str  # start, as YYYY-MM-DDTHH:MM:SSZ; of a merged run, that of its newest source
+    status: str  # running, complete, interrupted, or failed (a device was lost; see `failures`)
+    tool_version: str  # version of this package
+    argv: tuple[str, ...]  # words of the command line
+    plan: dict[str, Any]  # every setting of the run as plain values; a merged run lists its sources instead
+    environment: dict[str, Any]  # host, Python, packages, driver, commit, ...
+    devices: tuple[DeviceRecord, ...]  # used by the run
+    arms: tuple[Arm, ...]  # results
+    data: dict[str, Any] = field(default_factory=dict)  # model -> what it was evaluated on
+    schema: str = SCHEMA  # version of this format
+    sweep: tuple[SweepRow, ...] = ()  # results of a sweep over batch sizes
+    failures: tuple[str, ...] = ()  # one line for each device that was lost
+    resumed_utc: tuple[str, ...] = ()  # when the run was resumed
+    parent_run: str | None = None  # id of the run that this one repeats
 
     def device(self, device_id: str) -> DeviceRecord:
         """The device with this id; raises `DataError` if the record is inconsistent."""
@@ -203,6 +196,7 @@ def from_json(text: str) -> RunRecord:
         value = json.loads(text)
         if value["schema"] != MAJOR and not value["schema"].startswith(MAJOR + "."):
             raise DataError(f"this run was written as {value['schema']!r}, this version reads {SCHEMA!r}; upgrade rmeeto-bench")
+        check_counts({name: len(value.get(name, ())) for name in ("devices", "arms", "sweep")})
         tuples = {name: tuple(value[name]) for name in ("argv", "failures", "resumed_utc") if name in value}
         record = RunRecord(
             **{
@@ -216,8 +210,11 @@ def from_json(text: str) -> RunRecord:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"not a rmeeto-bench manifest ({error!r}); give the folder of a run") from error
     check(record, RunRecord, "manifest")
-    for arm in record.arms:
-        record.device(arm.device)
+    known = {device.id for device in record.devices}
+    for device in (*(arm.device for arm in record.arms), *(row.device for row in record.sweep)):
+        if device not in known:
+            record.device(device)  # says what is wrong
+    check_plausible(record)
     return record
 
 

@@ -1,4 +1,4 @@
-"""How tokens are reduced: one frozen configuration, and the two presets by name. No torch here."""
+"""How tokens are reduced: one frozen configuration, and the presets by name. Imports no torch."""
 
 from __future__ import annotations
 

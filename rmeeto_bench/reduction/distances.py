@@ -1,4 +1,4 @@
-"""How close two tokens are: the scores that matching chooses by, by name. No torch until one is computed.
+"""Scores of how close two tokens are, by name; the matching chooses by them. Torch is imported when one is computed.
 
 A new distance is one entry: `DISTANCES["mine"] = function`.
 """

@@ -40,7 +40,7 @@ def joined(items: list[Item]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
 
 class Items:
     """Items by key. What is random is a function of `seeds`, the place in the epoch and the number of the copy, so it does
-    not depend on how many processes or workers there are; all frames of a clip are transformed alike.
+    not depend on how many processes or workers there are; all frames of a clip get the same transform.
 
     Where the set says `skip`, an item that cannot be read is replaced by the one after it; else it raises `DataError`.
     """

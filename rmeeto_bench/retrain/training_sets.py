@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rmeeto_bench.data.image_set import TensorSet
@@ -9,7 +10,7 @@ from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.data.layouts.image_folder import load_class_folders, trained_on
 from rmeeto_bench.data.layouts.video import VideoViews
 from rmeeto_bench.data.layouts.video_list import find_videos, training_classes
-from rmeeto_bench.data.preprocessing import Preprocessing
+from rmeeto_bench.data.preprocessing import preprocessing_for
 from rmeeto_bench.data.reading import EncodedSet, Reading, image_set
 from rmeeto_bench.errors import DataError
 
@@ -37,8 +38,8 @@ def find_training(path: Path | None, shape: tuple[int, ...], reading: Reading | 
             raise DataError(f"{path} has no {part}/; training wants train/ and val/ in it, each with a folder per class")
     classes = trained_on(path / "train")
     sources = (load_class_folders(path / part, classes) for part in ("train", "val"))
-    training, validation = (image_set(source, Preprocessing.imagenet(shape[-1]), classes.count, reading) for source in sources)
-    return training, validation
+    training, validation = (image_set(source, preprocessing_for(shape), classes.count, reading) for source in sources)
+    return replace(training, class_names=classes.names), replace(validation, class_names=classes.names)
 
 
 def _videos(path: Path | None, views: VideoViews, reading: Reading) -> tuple[EncodedSet, EncodedSet]:
@@ -50,4 +51,4 @@ def _videos(path: Path | None, views: VideoViews, reading: Reading) -> tuple[Enc
     classes = training_classes(path)
     sources = (find_videos(path, classes, split) for split in ("train", "val"))
     training, validation = (image_set(source, views, classes.count, reading) for source in sources)
-    return training, validation
+    return replace(training, class_names=classes.names), replace(validation, class_names=classes.names)

@@ -31,7 +31,7 @@ ROUNDS = 5
 def short_sessions() -> Iterator[None]:
     """Three sessions of five rounds: what is tested is how they end."""
     with pytest.MonkeyPatch.context() as patch:
-        short = replace(DEFAULT, min_rounds=ROUNDS, max_rounds=ROUNDS, target=0.1)
+        short = replace(DEFAULT, sessions=3, min_rounds=ROUNDS, max_rounds=ROUNDS, target=0.1)
         patch.setitem(PRESETS, DEFAULT.name, short)
         yield
 

@@ -16,6 +16,7 @@ from PIL import Image
 from rmeeto_bench.bench.evaluate.evaluation import Evaluation, evaluate_plan, groups
 from rmeeto_bench.bench.evaluate.sharing import SharedPass, share
 from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.resolve import resolve
 from rmeeto_bench.bench.session.accuracy_pass import PassProgress
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
@@ -74,7 +75,7 @@ def test_processes_that_share_the_images_count_the_same(processes: int, alone: A
 def test_a_process_that_dies_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Store.create(folder).close()
-    shared = SharedPass(PLAN, ("vim_nano",), fashion_mnist.load("test").subset(32), folder, "shared")
+    shared = SharedPass(PLAN, (resolve(PLAN, "vim_nano"),), fashion_mnist.load("test").subset(32), folder, "shared")
     with pytest.raises(MeasurementError, match="--resume"):
         share(shared, [_dying()], lambda _: None, lambda _: None, lambda: False)
 

@@ -203,7 +203,7 @@ def test_gpus_that_disturb_each_other_are_measured_one_after_the_other(tmp_path:
 
 def test_a_worker_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    for name in ("OMP_NUM_THREADS", "OMP_PROC_BIND"):
+    for name in ("OMP_NUM_THREADS", "OMP_PROC_BIND", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     values = worker_environment("cuda:1234-5678", "timing")
     assert (values["CUDA_VISIBLE_DEVICES"], values["OMP_NUM_THREADS"]) == ("GPU-1234-5678", "1")
@@ -211,6 +211,8 @@ def test_a_worker_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = worker_environment("cpu", "timing")
     assert (on_cpu["CUDA_VISIBLE_DEVICES"], on_cpu["OMP_PROC_BIND"]) == ("0,1", "true")
     assert "OMP_PROC_BIND" not in worker_environment("cpu", "accuracy"), "its readers would inherit one core"
+    assert "GOMP_SPINCOUNT" not in on_cpu, "what is timed is torch as it comes"
+    assert int(worker_environment("cpu", "accuracy")["GOMP_SPINCOUNT"]) > 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-abc")
     assert worker_environment("cuda:1234-5678", "timing")["CUDA_VISIBLE_DEVICES"] == "MIG-abc"
 
@@ -223,6 +225,6 @@ def test_deaths_are_told_in_one_line() -> None:
 
 def test_a_cpus_sessions_share_the_time_of_one() -> None:
     on_gpu, on_cpu = (protocol_for(BenchPlan(), kind) for kind in ("cuda", "cpu"))
-    assert on_cpu.sessions == on_gpu.sessions == 3
+    assert on_cpu.sessions == on_gpu.sessions == 6
     assert on_cpu.sessions * on_cpu.time_limit <= on_gpu.time_limit
     assert find_devices("none")[0].kind == "cpu"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from rmeeto_bench.bench.session.probe import probe
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.summary.arm_records import difference
 from rmeeto_bench.checkpoints.writer import save_checkpoint
-from rmeeto_bench.errors import SlowPathError
+from rmeeto_bench.errors import CheckpointError, SlowPathError
 from rmeeto_bench.measure.protocol import PRESETS, QUICK
 from rmeeto_bench.models.zoo import create_model
-from rmeeto_bench.records.run import RunRecord
+from rmeeto_bench.records.run import RunRecord, load
 
 FACTS = {"precision": "fp32", "batch_size": 8, "backend": "native", "checkpoint_sha256": "0" * 64, "token_counts": [197]}
 
@@ -65,10 +64,9 @@ def test_another_checkpoint_in_the_accuracy_pass_is_found(tmp_path: Path) -> Non
             state["head.weight"][3] += 1.0
             save_checkpoint(state, weights / "vim_nano_r0.safetensors", metadata={"model": "vim_nano", "r": "0"})
 
-    record = measured(tmp_path, corrupt, checkpoints=str(weights), rs=(0,))
-    assert record.arms[0].verdict == "IDENTITY_FAILED"
-    assert "checkpoint sha256" in record.arms[0].verdict_detail
-    shutil.rmtree(weights)
+    with pytest.raises(CheckpointError, match=r"vim_nano_r0\.safetensors was changed after the run began"):
+        measured(tmp_path, corrupt, checkpoints=str(weights), rs=(0,))
+    assert load(tmp_path / "run").arms[0].images_per_second is not None  # what was measured is kept
 
 
 def test_a_weight_changed_in_memory_is_found(tmp_path: Path) -> None:
@@ -76,7 +74,7 @@ def test_a_weight_changed_in_memory_is_found(tmp_path: Path) -> None:
         if job.kind == "accuracy":
             from rmeeto_bench.bench.session import built_arm as arms
 
-            load = arms.load_checkpoint
+            load = arms.load_state
 
             def load_wrongly(model: torch.nn.Module, *rest: object, **words: object) -> object:
                 provenance = load(model, *rest, **words)  # type: ignore[arg-type]
@@ -84,7 +82,7 @@ def test_a_weight_changed_in_memory_is_found(tmp_path: Path) -> None:
                     model.head.bias[0] += 100  # type: ignore[index, union-attr]
                 return provenance
 
-            arms.load_checkpoint = load_wrongly  # type: ignore[assignment]
+            arms.load_state = load_wrongly  # type: ignore[assignment]
 
     record = measured(tmp_path, corrupt, rs=(0,))
     assert record.arms[0].verdict == "IDENTITY_FAILED"

@@ -12,7 +12,7 @@ import pytest
 from bench_harness import Heard, controls, fork_and, sim_plan
 
 from rmeeto_bench.bench.run import locks
-from rmeeto_bench.bench.run.locks import device_lock, folder_lock, lock_folder
+from rmeeto_bench.bench.run.locks import device_lock, lock_folder
 from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.errors import UnavailableError
 
@@ -95,11 +95,6 @@ def test_a_lock_file_is_for_every_user() -> None:
     with device_lock("cuda:d", print, no):
         (path,) = lock_folder().glob("*cuda_d*")
         assert path.stat().st_mode & 0o777 == 0o666
-
-
-def test_a_folder_belongs_to_one_process(tmp_path: Path) -> None:
-    with folder_lock(tmp_path / "run"), pytest.raises(UnavailableError, match="another process is working on"):
-        run(sim_plan(), tmp_path / "run", controls())
 
 
 def as_user(uid: int, work: Callable[[], object]) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rmeeto_bench.ablate.ablations import Settings, _delta, _verdict, run_studies
+from rmeeto_bench.ablate.ablations import Arm, Settings, _delta, _verdict, run_studies
 from rmeeto_bench.ablate.studies import Study, Variant, choose_studies, studies
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.cli.main import main
+from rmeeto_bench.data.image_set import Batch
 from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.records.run import Estimate
 from rmeeto_bench.reduction.config import Ablation, ReductionConfig
@@ -22,6 +24,27 @@ NAMES = {
     "metric", "distance", "choose-k", "mode", "interval", "placement", "final-tokens", "cls-position", "order", "shuffle",
     "grouping", "random-r", "random-pair", "prune", "baselines",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_batch_that_not_every_variant_saw_is_dropped(monkeypatch: pytest.MonkeyPatch, *, hard: bool) -> None:
+    seen: list[int] = []
+    see = Arm.see
+
+    def counted(arm: Arm, batch: Batch) -> list[Any]:
+        seen.append(batch.start)
+        if hard and len(seen) == 5:
+            raise KeyboardInterrupt
+        return see(arm, batch)
+
+    monkeypatch.setattr(Arm, "see", counted)
+    weights = bundled_checkpoint("vim_nano", 0)
+    assert weights is not None
+    data = fashion_mnist.load("test").subset(40)
+    settings = Settings("vim_nano", weights, batch_size=10)
+    rows = run_studies(choose_studies(("order",), 5), settings, data, lambda *_: None, lambda: len(seen) >= 5)
+    assert seen == [0, 0, 0, 10, 10]
+    assert {row.images for row in rows} == {10}
 
 
 def test_an_ablation_writes_its_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -24,7 +24,7 @@ from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.records.run import Block
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "h100-sxm")
-LONG = replace(DEFAULT, min_rounds=16, max_rounds=16)  # as many rounds as the episodes of the traces need
+LONG = replace(DEFAULT, min_rounds=16, max_rounds=16, warmup_limit=60.0)  # as many rounds as the episodes of the traces need
 QUIET = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0005)
 
 

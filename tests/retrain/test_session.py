@@ -101,9 +101,32 @@ def test_the_command_trains_several_ratios_resumes_and_draws(data: Path, tmp_pat
         "curves.png", "minutes.md",
     }  # fmt: skip
     assert main([*words, "--out", str(tmp_path), "--resume"]) == 0
-    assert capsys.readouterr().out.count("finished before") == 2
+    assert capsys.readouterr().out.count("already done") == 2
     table = (tmp_path / "minutes.md").read_text(encoding="utf-8")
     assert "| vim_nano_r20 | 20 | cpu | 1 | 1.00 |" in table
+
+
+def test_stopped_while_it_is_evaluated_the_command_keeps_the_trained_state(tmp_path: Path) -> None:
+    data, log = write_fashion_mnist(tmp_path / "set", test=1000), tmp_path / "out" / "vim_nano_r5.jsonl"
+    words = ["retrain", "--preset", "nano", "--data", str(data), "--r", "5", "--epochs", "1", "--batch-size", "16"]
+    words += ["--fraction", "1", "--device", "cpu", "--log-every", "1", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rmeeto_bench", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert any(line.startswith("  step 6/6 ") for line in process.stderr)  # the last line before the evaluation
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "its state is saved: go on with --resume" in out
+    assert (lines(log)[-1]["interrupted"], lines(log)[-1]["top1"]) == (True, None)
+    assert not log.with_suffix(".safetensors").exists()
+    assert list(log.with_suffix(".state").glob("step_*.pt"))
+    assert "| - |" in (tmp_path / "out" / "minutes.md").read_text(encoding="utf-8")
+    assert main([*words, "--resume"]) == 0
+    assert lines(log)[-1]["n_images"] == 1000
+    assert [line["step"] for line in lines(log)[1:-1]] == [1, 2, 3, 4, 5, 6]  # nothing was trained again
+    assert log.with_suffix(".safetensors").exists()
 
 
 def test_interrupted_the_command_exits_130_and_resumes_to_the_same_curve(data: Path, tmp_path: Path) -> None:

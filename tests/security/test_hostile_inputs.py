@@ -168,7 +168,7 @@ DATABASES = {
     "an index of its own": (database(SCHEMA + "CREATE INDEX i ON block(seconds);"), "tampered"),
     "damaged pages": (_page_damaged(), "run.sqlite"),
     "a session that is text": (
-        database(SCHEMA + "INSERT INTO block(device,session,round,arm) VALUES('cpu','x',0,'vim_nano/r0');"), "no run has"
+        database(SCHEMA + "INSERT INTO block(device,session,round,arm) VALUES('cpu','x',0,'vim_nano/r0');"), "table block, column session, row 1 holds text"
     ),
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from rmeeto_bench.bench.plan.plan import Cell
 from rmeeto_bench.bench.session.built_arm import BuiltArm
 from rmeeto_bench.bench.store.predictions import Results
 from rmeeto_bench.checkpoints.reader import Provenance
+from rmeeto_bench.checkpoints.trained import in_words
 from rmeeto_bench.measure.statistics import holm, mcnemar, paired_delta, wilson
 from rmeeto_bench.records.accuracy import ArmAccuracy, ClassChange
 from rmeeto_bench.records.run import Estimate
@@ -25,11 +26,12 @@ class Described:
     cell: Cell
     weights: str
     provenance: Provenance | None
+    known_by: str
 
 
 def described(arm: BuiltArm) -> Described:
     """An arm without its model, as it crosses from one process to another."""
-    return Described(arm.cell, arm.weights, arm.provenance)
+    return Described(arm.cell, arm.weights, arm.provenance, arm.known_by)
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:
@@ -74,6 +76,9 @@ def _arm(built: Described, results: Results, baseline: str | None) -> ArmAccurac
         weights=built.weights,
         checkpoint=None if provenance is None else provenance.path.name,
         checkpoint_sha256=None if provenance is None else provenance.sha256,
+        known_by=built.known_by,
+        averaged=provenance is not None and provenance.averaged,
+        reduction=in_words(cell.reduction),
         images=count,
         correct=int(correct.sum()),
         top1=wilson(int(correct.sum()), count),

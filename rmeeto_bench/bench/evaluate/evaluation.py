@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.evaluate.arm_accuracies import Described, compare, described
-from rmeeto_bench.bench.evaluate.sharing import SharedPass, build_arms, require_weights, share
+from rmeeto_bench.bench.evaluate.sharing import SharedPass, build_arms, share
 from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.resolve import Resolved, resolve
+from rmeeto_bench.bench.run.folder_lock import folder_lock
 from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
 from rmeeto_bench.bench.session.built_arm import setting_for
 from rmeeto_bench.bench.session.label_check import suspicion
 from rmeeto_bench.bench.session.workload import load_data
 from rmeeto_bench.bench.store.predictions import Predictions
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import check_stored
 from rmeeto_bench.data.image_set import ImageSet
-from rmeeto_bench.errors import DataError, UsageError
+from rmeeto_bench.errors import CheckpointError, DataError, UsageError
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.records.accuracy import AccuracyRecord, ArmAccuracy, ClassChange, DataProblem, DataSummary
@@ -54,18 +57,29 @@ class Evaluation:
     argv: tuple[str, ...] = ()
 
 
-def groups(plan: BenchPlan) -> list[tuple[str, ...]]:
-    """The plan's models, those together that take the same images and classes."""
-    found: dict[tuple[int, ...], list[str]] = {}
-    for model in dict.fromkeys(plan.models):
-        found.setdefault((*config(model).input_shape, config(model).num_classes), []).append(model)
+def require_weights(plan: BenchPlan) -> list[Resolved]:
+    """The plan's models, resolved. Raises `CheckpointError` where an arm would have random weights, or its file cannot be
+    had; nothing is built."""
+    found = [resolve(plan, model) for model in dict.fromkeys(plan.models)]
+    for name, weights in (item for model in found for item in model.weights.items()):
+        if weights.path is None:
+            raise CheckpointError(f"{name} has no weights to evaluate; give --checkpoints a folder, a file or zoo")
+    return found
+
+
+def groups(resolved: Sequence[Resolved]) -> list[tuple[Resolved, ...]]:
+    """The models, those together that take the same images and classes."""
+    found: dict[tuple[Any, ...], list[Resolved]] = {}
+    for model in resolved:
+        shape = config(model.model).input_shape
+        found.setdefault((shape, model.num_classes, model.class_names), []).append(model)
     return [tuple(models) for models in found.values()]
 
 
-def data_for(evaluation: Evaluation, model: str) -> ImageSet:
+def data_for(evaluation: Evaluation, resolved: Resolved) -> ImageSet:
     """The images for a model. Raises `DataError`."""
-    shape = config(model).input_shape
-    data = load_data(evaluation.plan, model, evaluation.workers)
+    model, shape = resolved.model, config(resolved.model).input_shape
+    data = load_data(evaluation.plan, resolved, evaluation.workers)
     if data is None:
         raise DataError(f"no images for {model} ship with rmeeto-bench; give --data")
     if data.shape != shape:
@@ -90,12 +104,17 @@ def evaluate_plan(
     hints: list[str] = []
     data_of: dict[str, DataSummary] = {}
     complete = True
-    require_weights(evaluation.plan, evaluation.plan.models)
-    work = [(models, data_for(evaluation, models[0])) for models in groups(evaluation.plan)]
-    with Store.create(folder, resume=evaluation.resume) as store:
+    work = [(models, data_for(evaluation, models[0])) for models in groups(require_weights(evaluation.plan))]
+    if evaluation.resume:
+        check_stored(folder)
+    with folder_lock(folder, listener.note, should_stop), Store.create(folder, resume=evaluation.resume) as store:
+        if store.note:
+            listener.note(store.note)
         for models, data in work:
-            names = ",".join(models)
+            names = ",".join(model.model for model in models)
             listener.stage(", ".join(device.name for device in devices), names, f"on {data.name}")
+            for note in (note for model in models for note in model.notes):
+                listener.note(note)
             arms = _pass(evaluation.plan, models, data, store, devices, Watching(listener, should_stop))
             kept = Predictions(store, SHARED)
             results = kept.results(data.fingerprint, [arm.cell.name for arm in arms])
@@ -133,7 +152,7 @@ class Watching:
 
 
 def _pass(
-    plan: BenchPlan, models: tuple[str, ...], data: ImageSet, store: Store, devices: list[Device], watching: Watching
+    plan: BenchPlan, models: tuple[Resolved, ...], data: ImageSet, store: Store, devices: list[Device], watching: Watching
 ) -> list[Described]:
     """One pass, on one device in this process, or on several in a process each. Returns what the arms were."""
     listener = watching.listener

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rmeeto_bench import children
 from rmeeto_bench.bench.evaluate.arm_accuracies import Described, described
-from rmeeto_bench.bench.plan.plan import BenchPlan, cells
-from rmeeto_bench.bench.plan.weights import choose
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
 from rmeeto_bench.bench.session.built_arm import BuiltArm, build, setting_for
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.data.reading import cores
-from rmeeto_bench.errors import CheckpointError, MeasurementError, RmeetoError
+from rmeeto_bench.errors import MeasurementError, RmeetoError
 from rmeeto_bench.measure.devices.device import Device
 
 POLL = 0.2  # seconds
@@ -31,7 +34,7 @@ class SharedPass:
     """What every process is given; the store in `folder` exists already."""
 
     plan: BenchPlan
-    models: tuple[str, ...]
+    resolved: tuple[Resolved, ...]
     data: ImageSet
     folder: Path
     filed_under: str
@@ -50,30 +53,40 @@ def joined(parts: list[PassProgress]) -> PassProgress:
     )
 
 
-def require_weights(plan: BenchPlan, models: tuple[str, ...]) -> None:
-    """Raise `CheckpointError` where an arm would have random weights, or its file cannot be had; nothing is built."""
-    for model in models:
-        for cell in cells(plan, model):
-            if choose(cell, plan.checkpoints).path is None:
-                raise CheckpointError(f"{cell.name} has no weights to evaluate; give --checkpoints a folder, a file or zoo")
-
-
-def build_arms(plan: BenchPlan, models: tuple[str, ...], device: Device) -> list[BuiltArm]:
+def build_arms(plan: BenchPlan, resolved: Sequence[Resolved], device: Device) -> list[BuiltArm]:
     """All ratios of these models on a device."""
     setting = setting_for(plan, device)
-    return [build(cell, plan, setting) for model in models for cell in cells(plan, model)]
+    return [build(cell, plan, setting, model) for model in resolved for cell in model.cells]
+
+
+@contextmanager
+def _variables() -> Iterator[None]:
+    """This process's variables as a child shall have them; `multiprocessing` takes them from here."""
+    before = dict(os.environ)
+    os.environ.update(children.variables())
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _work(shared: SharedPass, device: Device, shard: tuple[int, int], channel: Any, stop: Any) -> None:
     """One process: build the arms on its device and do its share. Everything it has to say goes through the channel."""
+    parent = parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    children.bind(parent.pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     try:
         if device.kind == "cpu":
             torch.set_num_threads(max(1, cores() // shard[1]))
         else:
             torch.cuda.set_device(device.torch_device)
         setting = setting_for(shared.plan, device)
-        arms = build_arms(shared.plan, shared.models, device)
+        arms = build_arms(shared.plan, shared.resolved, device)
         for account in dict.fromkeys(arm.account() for arm in arms):
             channel.put(("note", shard[0], account))
         with Store.open(shared.folder) as store:
@@ -113,8 +126,9 @@ def share(
         context.Process(target=_work, args=(shared, device, (i, len(devices)), channel, stop), daemon=False)
         for i, device in enumerate(devices)
     ]
-    for process in processes:
-        process.start()
+    with _variables():
+        for process in processes:
+            process.start()
     progress: dict[int, PassProgress] = {}
     running, failure = set(range(len(devices))), None
     notes: set[str] = set()

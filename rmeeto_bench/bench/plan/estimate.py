@@ -95,7 +95,8 @@ def outline(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> list[str]:
     lines, total = [], [0.0, 0.0]
     for device in devices:
         protocol = protocol_for(plan, device.kind)
-        rounds = f"{protocol.sessions} sessions of {protocol.min_rounds} to {protocol.max_rounds} rounds"
+        fewest, most = protocol.min_rounds, protocol.max_rounds
+        rounds = f"{protocol.sessions} sessions of {most if fewest == most else f'{fewest} to {most}'} rounds"
         precision, batch = precision_for(plan, device.kind), batch_size_for(plan, device.kind)
         lines.append(f"{device.name} ({device.id}): {rounds}, {precision}, batch {batch}, {plan.backend} kernels")
         for model in plan.models:

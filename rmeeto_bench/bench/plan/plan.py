@@ -75,12 +75,12 @@ class BenchPlan:
 
     `gpus`: all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones · `rs` instead of `ratios` if
     given · `checkpoints`: a folder (a file per r), a file or public name for all, `bundled`, `none`, or None for what ships
-    with the model · `data`: a folder or file, or None for the bundled set where it fits · `labels`, `class_map`: files that
-    go with it · `on_error`: stop at an unreadable image, or skip it · `batch_size` None: 128 on a GPU, 32 on a CPU ·
-    `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA graphs on a GPU · `images`: evaluate on this many
-    (None: all, or 2,000 when quick) · `inputs` auto: real images where there is data · `sweep`: also time batches of 1 to
-    512 · `paper_mode`: also replay the paper's protocol · `energy`: also run every arm alone for joules per image · `schedule`:
-    one GPU after the other, or together if that changes nothing.
+    with the model · `ema`: take the averaged weights in the files · `data`: a folder or file, or None for the bundled set
+    where it fits · `labels`, `class_map`: files that go with it · `on_error`: stop at an unreadable image, or skip it ·
+    `batch_size` None: 128 on a GPU, 32 on a CPU · `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA
+    graphs on a GPU · `images`: evaluate on this many (None: all, or 2,000 when quick) · `inputs` auto: real images where there
+    is data · `sweep`: also time batches of 1 to 512 · `paper_mode`: also replay the paper's protocol · `energy`: also run
+    every arm alone for joules per image · `schedule`: one GPU after the other, or together if that changes nothing.
     """
 
     models: tuple[str, ...] = ("vim_nano",)
@@ -88,6 +88,7 @@ class BenchPlan:
     rs: tuple[int, ...] | None = None
     gpus: str = "all"
     checkpoints: str | None = None
+    ema: bool = False
     data: Path | None = None
     labels: Path | None = None
     class_map: Path | None = None

@@ -7,7 +7,6 @@ that can be read can be locked.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import stat
@@ -64,10 +63,15 @@ def _descriptor(path: Path) -> int:
     return made
 
 
-def _open(name: str, note: Callable[[str], None]) -> int:
-    """The lock file of a name, or this user's own where that cannot be opened. Raises `UnavailableError`."""
+def require_locks() -> None:
+    """Raise `UnavailableError` on a system that has no locks of the kind used here."""
     if fcntl is None:
         raise UnavailableError("this system has no file locks (fcntl); rmeeto-bench measures on Linux and other POSIX systems")
+
+
+def _open(name: str, note: Callable[[str], None]) -> int:
+    """The lock file of a name, or this user's own where that cannot be opened. Raises `UnavailableError`."""
+    require_locks()
     folder, stem = lock_folder(), f"rmeeto-bench-{re.sub('[^A-Za-z0-9._-]', '_', name)}"
     shared = folder / f"{stem}.lock"
     try:
@@ -122,18 +126,5 @@ def device_lock(device: str, note: Callable[[str], None], should_stop: Callable[
                 waiting = True
             time.sleep(POLL)
         yield held
-    finally:
-        _release(descriptor)
-
-
-@contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, so that two processes never continue the same run. Raises `UnavailableError` if it is held."""
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    descriptor = _open(f"run-{name}", lambda _: None)
-    try:
-        if not _try(descriptor):
-            raise UnavailableError(f"another process is working on {folder}; wait for it or choose another --out")
-        yield
     finally:
         _release(descriptor)

@@ -14,8 +14,10 @@ from typing import IO, Any, Protocol
 
 from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 
 POLL = 0.2  # seconds between two looks at whether to stop
+SHORT_WAIT = "10000"  # turns of libgomp's waiting loop before a thread sleeps, about a fifth of a millisecond
 TAIL = 20  # last lines of a worker's standard error that are kept
 
 
@@ -38,7 +40,9 @@ def worker_environment(device: str, kind: str) -> dict[str, str]:
     """The variables of a worker: its GPU is the only one it sees, by UUID; its host code has one thread to itself.
 
     MIG instances are left as the user chose them: a process can use one only. Accuracy passes read images with more. On a CPU
-    the threads are bound to cores: where they happen to run, two processes of one program differ by several per cent.
+    the threads are bound to cores: where they happen to run, two processes of one program differ by several per cent. An
+    accuracy pass is not timed: its threads soon sleep when they wait for each other, or on a machine with other work they
+    would burn three times the processor time of the pass.
     """
     values = children.variables()
     uuid = device.removeprefix("cuda:")
@@ -47,7 +51,9 @@ def worker_environment(device: str, kind: str) -> dict[str, str]:
             values["CUDA_VISIBLE_DEVICES"] = "GPU-" + uuid.removeprefix("GPU-")
         if kind != "accuracy":
             values.setdefault("OMP_NUM_THREADS", "1")
-    elif device == "cpu" and kind != "accuracy":
+    elif device == "cpu" and kind == "accuracy":
+        values.setdefault("GOMP_SPINCOUNT", SHORT_WAIT)
+    elif device == "cpu":
         values.setdefault("OMP_PROC_BIND", "true")
         values.setdefault("OMP_PLACES", "cores")
     return values
@@ -87,15 +93,23 @@ def death(code: int, tail: list[str]) -> str:
 
 @dataclass
 class Worker:
-    """A running worker. `next_event` must be called until it returns None."""
+    """A running worker. `next_event` must be called until it returns None.
+
+    One that gets nowhere is ended: after `silent` seconds without an event and without processor time, or after
+    `silent_unseen` seconds without an event where the system does not tell processor times.
+    """
 
     job: Job
     process: Process
+    silent: float = SILENT
+    silent_unseen: float = SILENT_UNSEEN
     _events: queue.SimpleQueue[dict[str, Any] | None] = field(default_factory=queue.SimpleQueue)
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
     _error: errors.RmeetoError | None = None
     _done: bool = False
     _stopped: bool = False
+    _stage: str = "its start"
+    _stuck: str = ""
 
     def __post_init__(self) -> None:
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._read, self._read_errors)]
@@ -133,15 +147,20 @@ class Worker:
 
     def next_event(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
         """The next event that is not about the end, or None when the worker is gone."""
+        watchdog = Watchdog(self.process.pid, self.silent, self.silent_unseen)
         while True:
             try:
                 event = self._events.get(timeout=POLL)
             except queue.Empty:
                 if should_stop():
                     self.stop()
+                if not self._stuck and (seconds := watchdog.stuck_for()) is not None:
+                    self._end_stuck(seconds)
                 continue
             if event is None:
                 return None
+            watchdog.heard()
+            self._stage = event["stage"] if event["event"] == "stage" else event["event"]
             if event["event"] == "error":
                 self._error = getattr(errors, event["kind"], errors.RmeetoError)(event["message"])
             elif event["event"] == "done":
@@ -151,11 +170,22 @@ class Worker:
                     self.stop()
                 return event
 
+    def _end_stuck(self, seconds: float) -> None:
+        """End a worker that gets nowhere, and say in one line where it was."""
+        last = next((f", its last words: {line.strip()}" for line in reversed(self._tail) if line.strip()), "")
+        self._stuck = (
+            f"its process ({self.process.pid}) did nothing for {seconds / 60:.0f} min after {self._stage}{last}. "
+            "It was ended; look at the driver and the disk that --data is on, then go on with resume"
+        )
+        self.process.kill()
+
     def outcome(self) -> Outcome:
         """How it ended; call it after the last event."""
         code = self.process.wait()
         for thread in self._threads:
             thread.join(timeout=5)
+        if self._stuck:
+            return Outcome("lost", self._stuck)
         if self._error is not None:
             return Outcome("refused", str(self._error), self._error)
         if self._done:

@@ -6,10 +6,10 @@ cut short is continued by the same code that began it.
 
 from __future__ import annotations
 
+import os
 import secrets
-import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,18 +19,23 @@ from typing import Protocol
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.require import require
+from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.run.devices import discover
-from rmeeto_bench.bench.run.locks import device_lock, folder_lock
+from rmeeto_bench.bench.run.folder_lock import folder_lock
+from rmeeto_bench.bench.run.locks import device_lock
 from rmeeto_bench.bench.run.parallel import solo_against_together
 from rmeeto_bench.bench.run.processes import Outcome, Process, Worker, events, launch
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import check_stored
 from rmeeto_bench.bench.summary.record import assemble
-from rmeeto_bench.errors import DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
+from rmeeto_bench.errors import CheckpointError, DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
 from rmeeto_bench.files import now
 from rmeeto_bench.measure.rounds import RoundsProgress
+from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.records.run import DATABASE, MANIFEST, DeviceRecord, RunRecord, load, save
 from rmeeto_bench.version import __version__
+from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN
 
 
 class Listener(Protocol):
@@ -55,11 +60,13 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Controls:
-    """The caller's side of a run: who listens, whether to stop, and how a worker is started."""
+    """The caller's side of a run: who listens, whether to stop, how a worker is started, and how many processes decode images
+    for it (None: one per core). Nothing of this changes what is measured, and a resumed run may have it otherwise."""
 
     listener: Listener
     should_stop: Callable[[], bool] = lambda: False
     launch: Callable[[Job], Process] = launch
+    workers: int | None = None
 
 
 def new_run_id(plan: BenchPlan) -> str:
@@ -69,12 +76,14 @@ def new_run_id(plan: BenchPlan) -> str:
 
 @dataclass
 class Running:
-    """A run at work. `lost`: device id -> why nothing more is measured on it; `refused`: device id -> its error."""
+    """A run at work. `resolved`: its models by name; `lost`: device id -> why nothing more is measured on it; `refused`:
+    device id -> its error."""
 
     plan: BenchPlan
     folder: Path
     record: RunRecord
     controls: Controls
+    resolved: Mapping[str, Resolved]
     lost: dict[str, str] = field(default_factory=dict)
     refused: dict[str, RmeetoError] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -111,8 +120,10 @@ class Running:
 
     def start(self, kind: str, device: DeviceRecord, model: str, number: int = 0) -> Worker:
         """Start a worker; it is ended when the run is left, however that happens."""
-        job = Job(kind, str(self.folder), self.plan.as_dict(), device.id, model, number)
-        worker = Worker(job, self.controls.launch(job))
+        resolved = self.resolved[model].as_dict()
+        job = Job(kind, str(self.folder), self.plan.as_dict(), device.id, model, resolved, number, self.controls.workers)
+        patience = SILENT_UNSEEN if VARIABLE in os.environ else SILENT  # one that takes turns may wait for the other program
+        worker = Worker(job, self.controls.launch(job), patience)
         with self._lock:
             self._workers.append(worker)
         return worker
@@ -243,6 +254,8 @@ def _carry_out(running: Running) -> RunRecord:
     """From a begun or stored run to its end."""
     controls = running.controls
     with Store.create(running.folder, resume=True) as store:
+        if store.note:
+            controls.listener.note(store.note)
         store.lose_sessions()
         running.save(store, "running")
         try:
@@ -279,9 +292,9 @@ def run(
         controls.listener.note("no GPU that torch can use was found: measuring on the CPU")
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
-    require(plan, devices)
-    made = not folder.exists()
-    with folder_lock(folder):
+    resolved = require(plan, devices)
+    _tell(resolved, controls)
+    with folder_lock(folder, controls.listener.note, controls.should_stop):
         if (folder / MANIFEST).exists() or (folder / DATABASE).exists():
             Store.create(folder)  # says what to do
         record = RunRecord(
@@ -298,13 +311,31 @@ def run(
         )
         save(record, folder)
         try:
-            return _carry_out(Running(plan, folder, record, controls))
+            return _carry_out(Running(plan, folder, record, controls, resolved))
         except RmeetoError:
-            _remove_if_empty(folder, made=made)
+            _remove_if_empty(folder)
             raise
 
 
-def _remove_if_empty(folder: Path, *, made: bool) -> None:
+def _tell(resolved: Mapping[str, Resolved], controls: Controls) -> None:
+    """Say what the user should know about the weights."""
+    for model in resolved.values():
+        for note in model.notes:
+            controls.listener.note(note)
+
+
+def check_weights(record: RunRecord, resolved: Mapping[str, Resolved]) -> None:
+    """Raise `CheckpointError` if an arm that was measured would be loaded with another file now."""
+    for arm in record.arms:
+        weights = resolved[arm.model].weights.get(arm.arm) if arm.model in resolved else None
+        if weights is not None and arm.checkpoint_sha256 and weights.sha256 != arm.checkpoint_sha256:
+            raise CheckpointError(
+                f"{weights.path or 'no file'} is not the checkpoint that {arm.arm} was measured with; "
+                "put the old file back, or measure again with rerun"
+            )
+
+
+def _remove_if_empty(folder: Path) -> None:
     """Take away a run that measured nothing, so that the corrected command can use the same folder."""
     try:
         with Store.open(folder) as store:
@@ -314,8 +345,6 @@ def _remove_if_empty(folder: Path, *, made: bool) -> None:
         return
     for name in (MANIFEST, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
         (folder / name).unlink(missing_ok=True)
-    if made and not any(folder.iterdir()):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def resume(folder: Path, controls: Controls) -> RunRecord:
@@ -324,11 +353,16 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
 
     Raises `DataError` for a folder without a run, `UnavailableError` if another process works on it.
     """
-    with folder_lock(folder):
+    load(folder)  # no lock is left where there is no run
+    with folder_lock(folder, controls.listener.note, controls.should_stop):
         record = load(folder)
+        check_stored(folder)
         plan = BenchPlan.from_dict(record.plan)
         here = {device.id for device in discover(_spec(record))}
-        running = Running(plan, folder, record, controls)
+        resolved = require(plan, record.devices)
+        check_weights(record, resolved)
+        _tell(resolved, controls)
+        running = Running(plan, folder, record, controls, resolved)
         for device in record.devices:
             if device.id not in here:
                 running.lost[device.id] = f"{device.name} ({device.id}): not in this machine any more"

@@ -19,6 +19,7 @@ from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
 from rmeeto_bench.bench.session.label_check import CHECKED_AFTER, suspicion
 from rmeeto_bench.bench.store.predictions import BEST, Chunk, Predictions, Results
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.checkpoints.trained import in_words
 from rmeeto_bench.data.image_set import UNREADABLE, Batch, ImageSet
 
 
@@ -90,7 +91,13 @@ class _Tally:
 def _settings(arm: BuiltArm, setting: Setting) -> dict[str, Any]:
     """What must be the same for predictions to be joined."""
     sha = arm.provenance.sha256[:16] if arm.provenance is not None else "random"
-    return {"batch_size": setting.batch_size, "precision": setting.precision, "checkpoint": sha}
+    averaged = arm.provenance is not None and arm.provenance.averaged
+    return {
+        "batch_size": setting.batch_size,
+        "precision": setting.precision,
+        "checkpoint": sha + (" (averaged weights)" if averaged else ""),
+        "reduction": in_words(arm.cell.reduction),
+    }
 
 
 def _scores(arm: BuiltArm, images: Tensor, views: int, batch_size: int) -> Tensor:

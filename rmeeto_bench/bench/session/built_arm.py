@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, precision_for
-from rmeeto_bench.bench.plan.weights import Weights, choose
-from rmeeto_bench.checkpoints.reader import Provenance, load_checkpoint
+from rmeeto_bench.bench.plan.resolve import Resolved
+from rmeeto_bench.checkpoints.reader import Provenance, load_state
 from rmeeto_bench.data.image_set import ImageSet
-from rmeeto_bench.errors import UsageError
+from rmeeto_bench.errors import CheckpointError, UsageError
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.graphs import GraphedForward
@@ -51,13 +51,15 @@ def setting_for(plan: BenchPlan, device: Device) -> Setting:
 
 @dataclass(frozen=True)
 class BuiltArm:
-    """A model ready to run, and where its weights come from (None: random)."""
+    """A model ready to run, and where its weights come from (None: random). `weights` is what a table says of them,
+    `known_by` what says so."""
 
     cell: Cell
     model: ReducedModel
     weights: str
     provenance: Provenance | None
     forward: Callable[[Tensor], Tensor]
+    known_by: str = ""
 
     def account(self) -> str:
         """Which kernels it runs on, for the user."""
@@ -75,17 +77,20 @@ class BuiltArm:
         return tuple(found)
 
 
-def build(cell: Cell, plan: BenchPlan, setting: Setting) -> BuiltArm:
-    """Build one arm on its device. Raises what `create_model` and `load_checkpoint` raise."""
+def build(cell: Cell, plan: BenchPlan, setting: Setting, resolved: Resolved) -> BuiltArm:
+    """Build one arm on its device. Raises what `create_model` and `load_state` raise, and `CheckpointError` for a file that
+    is not the one that was resolved."""
     torch.manual_seed(plan.seed)  # random weights are the same for every r
-    model = create_model(cell.model, reduction=cell.reduction, backend=setting.backend)
-    weights: Weights = choose(cell, plan.checkpoints)
-    provenance = None if weights.path is None else load_checkpoint(model, weights.path, ema=weights.ema)
-    trained_r = None if provenance is None else provenance.trained_r
+    classes = resolved.num_classes
+    model = create_model(cell.model, reduction=cell.reduction, backend=setting.backend, num_classes=classes)
+    weights = resolved.weights[cell.name]
+    provenance = None if weights.path is None else load_state(model, weights.path, ema=weights.ema)
+    if provenance is not None and provenance.sha256 != weights.sha256:
+        raise CheckpointError(f"{weights.path} was changed after the run began; put the file back, or start another run")
     model = model.to(setting.device.torch_device, setting.dtype).eval().freeze()  # nobody changes these weights any more
     _ = model.kernels_name  # refuse a backend that cannot run before anything is measured
     forward = GraphedForward(model) if setting.graphs else model
-    return BuiltArm(cell, model, weights.label(cell.r, trained_r), provenance, forward)
+    return BuiltArm(cell, model, weights.label, provenance, forward, weights.known_by)
 
 
 def resident_batches(model: ReducedModel, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:

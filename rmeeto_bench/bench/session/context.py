@@ -1,4 +1,4 @@
-"""What a worker process is told, and what it has at hand: a job, its device, its arms, and the way to its parent.
+"""A worker's job and the context it runs in: device, arms, and the channel to the parent.
 
 A job is one line of JSON on the worker's standard input, events are lines of JSON on its standard output.
 """
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.simulated import SimulatedWorkload
 from rmeeto_bench.bench.session.workload import ModelWorkload, Workload
 from rmeeto_bench.bench.store.store import Store
@@ -23,7 +24,8 @@ from rmeeto_bench.measure.rounds import RoundsProgress
 class Job:
     """One fresh process's work: a kind, on one device (by id) and one model of a plan, for the run in `folder`.
 
-    `session` is the number of sessions of this kind, device and model before it.
+    `resolved`: the model's arms and weights, as `Resolved.as_dict` writes them. `session` is the number of sessions of this
+    kind, device and model before it; `workers`: processes that decode images.
     """
 
     kind: str
@@ -31,7 +33,9 @@ class Job:
     plan: dict[str, Any]
     device: str
     model: str
+    resolved: dict[str, Any]
     session: int = 0
+    workers: int | None = None
 
     def as_line(self) -> str:
         """For the worker's standard input."""
@@ -45,10 +49,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Desk:
-    """What a job works with: the plan, its device, the store, its session's number, and the way to its parent."""
+    """What a job works with: the plan, the arms of its model, its device, the store, its session's number, and the way to its
+    parent."""
 
     job: Job
     plan: BenchPlan
+    resolved: Resolved
     device: Device
     store: Store
     session: int
@@ -80,12 +86,12 @@ def own_device(device_id: str, plan: BenchPlan, session: int) -> Device:
     raise UnavailableError(f"{device_id} is not there any more; check nvidia-smi and continue with --resume")
 
 
-def prepare(plan: BenchPlan, device: Device, model: str) -> Workload:
+def prepare(plan: BenchPlan, device: Device, resolved: Resolved) -> Workload:
     """The arms of a job, built. Raises `SlowPathError` where kernels asked for by name cannot run."""
     if device.kind == "sim":
-        return SimulatedWorkload(plan, device, model)
+        return SimulatedWorkload(plan, device, resolved.model)
     try:
-        return ModelWorkload(plan, device, model)
+        return ModelWorkload(plan, device, resolved)
     except UnavailableError as error:
         if plan.backend == "auto":
             raise

@@ -47,7 +47,7 @@ def verdict(times: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> tup
 
 def serve_blocks(desk: Desk) -> dict[str, Any]:
     """In a worker: warm the baseline up, then time one block of it whenever the parent says `go`, until it says `stop`."""
-    workload = prepare(desk.plan, desk.device, desk.job.model)
+    workload = prepare(desk.plan, desk.device, desk.resolved)
     name, batch = workload.names[0], workload.batch_size
     arm = TimedArm(name, workload.step(name, batch), batch)
     protocol = protocol_for(desk.plan, desk.device.kind)

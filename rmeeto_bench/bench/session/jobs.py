@@ -10,6 +10,7 @@ from typing import Any
 
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
 from rmeeto_bench.bench.session.equivalence import serve_blocks
 from rmeeto_bench.bench.session.forecast import Forecast
@@ -47,7 +48,7 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     steps."""
     desk.stage(f"session {desk.job.session + 1}: building")
     began = time.monotonic()
-    workload = prepare(desk.plan, desk.device, desk.job.model)
+    workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
     described = {"data": workload.data_name, "noise": workload.data_name is None or desk.plan.inputs == "random"}
     if not workload.names or not workload.names[0].endswith("/r0"):
@@ -91,7 +92,7 @@ def run_paper(desk: Desk) -> dict[str, Any]:
 
         torch.backends.cudnn.benchmark = True
     desk.stage("the paper's protocol")
-    workload = prepare(plan, desk.device, desk.job.model)
+    workload = prepare(plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
     arms = [TimedArm(name, workload.upstream_step(name, PAPER_BATCH), PAPER_BATCH) for name in workload.names]
     rates = replay_paper_protocol(desk.device, arms, arms[0].name) if arms else {}
@@ -101,7 +102,7 @@ def run_paper(desk: Desk) -> dict[str, Any]:
 def run_sweep(desk: Desk) -> dict[str, Any]:
     """Images/s at every batch size."""
     desk.stage("batch sweep")
-    workload = prepare(desk.plan, desk.device, desk.job.model)
+    workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
     protocol = protocol_for(desk.plan, desk.device.kind)
     watch = Watch(desk.store.add_block, desk.progress, desk.should_stop)
@@ -111,7 +112,7 @@ def run_sweep(desk: Desk) -> dict[str, Any]:
 def run_energy(desk: Desk) -> dict[str, Any]:
     """Joules per image of every arm, each alone and without a break: 30 seconds, three times."""
     desk.stage("energy")
-    workload = prepare(desk.plan, desk.device, desk.job.model)
+    workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
     protocol, watch = protocol_for(desk.plan, desk.device.kind), Watch(lambda _: None, desk.progress, desk.should_stop)
     found = {}
@@ -136,9 +137,9 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
     from rmeeto_bench.bench.store.predictions import Predictions
 
     desk.stage("accuracy: building")
-    workload = prepare(desk.plan, desk.device, desk.job.model)
+    workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
-    data = load_data(desk.plan, desk.job.model)
+    data = load_data(desk.plan, desk.resolved, desk.job.workers)
     if data is None or not isinstance(workload, ModelWorkload):
         return {"images": 0}
     for name, found in workload.probes().items():
@@ -163,7 +164,7 @@ def check_images(desk: Desk) -> dict[str, Any]:
     """Whether the images that were evaluated are still the same; raises `DataError` if not."""
     from rmeeto_bench.bench.store.predictions import Predictions
 
-    data = load_data(desk.plan, desk.job.model)
+    data = load_data(desk.plan, desk.resolved)
     if data is not None:
         desk.stage("checking the images")
         Predictions(desk.store, desk.device.id).check_same(data)
@@ -191,6 +192,6 @@ def perform(job: Job, emit: Callable[..., None], should_stop: Callable[[], bool]
     with Store.open(Path(job.folder)) as store:
         session = store.begin_session(job.device, job.model, job.kind, environment(gpu))
         device = own_device(job.device, plan, session)
-        desk = Desk(job, plan, device, store, session, emit, should_stop, orders)
+        desk = Desk(job, plan, Resolved.from_dict(job.resolved), device, store, session, emit, should_stop, orders)
         result = WORK[job.kind](desk)
         store.end_session(job.device, session, "stopped" if should_stop() else "done", result)

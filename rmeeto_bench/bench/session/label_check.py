@@ -1,4 +1,4 @@
-"""Are the labels the images' own? A model that is sure of itself and right no more often than chance says they are not."""
+"""Do the labels belong to the images? A confident model at chance-level accuracy suggests that they do not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def suspicion(results: Results, arm: str, num_classes: int) -> str | None:
     near_chance = accuracy <= chance + 3 * float(np.sqrt(chance * (1 - chance) / count)) + MARGIN
     if not near_chance or sure < max(SURE, 2 * chance):
         return None
-    says = f"{arm} is right on {100 * accuracy:.1f} % of {count} images, as by chance, but {100 * sure:.0f} % sure of itself: "
+    says = f"{arm} is right on {100 * accuracy:.1f} % of {count} images, the chance level, but {100 * sure:.0f} % confident: "
     labels = np.unique(results.labels)
     if len(labels) == 1:
         return says + f"all images have the label {labels[0]}; the class folders or the file of labels were not used"

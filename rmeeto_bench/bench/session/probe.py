@@ -13,7 +13,7 @@ from rmeeto_bench.bench.store.store import Probe
 
 AGREEMENT = 0.999  # share of probe images that must get the same class; fewer is another program
 DECIMALS = 2  # logits are rounded to this before hashing: equal programs differ by less, other weights by far more
-SAME = ("precision", "batch_size", "backend", "checkpoint_sha256", "token_counts")
+SAME = ("precision", "batch_size", "backend", "checkpoint_sha256", "averaged", "reduction", "token_counts")
 
 
 @torch.inference_mode()

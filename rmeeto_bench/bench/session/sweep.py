@@ -1,4 +1,4 @@
-"""Images/s over the batch size: 1 to 512 in powers of two. A size that doesn't fit is a row that says so."""
+"""Images/s over the batch size: 1 to 512 in powers of two. A size that does not fit has a row without a rate."""
 
 from __future__ import annotations
 

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, cells
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell
+from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, Step, build, resident_batches, setting_for
 from rmeeto_bench.bench.store.store import Facts, Probe
+from rmeeto_bench.checkpoints.trained import written
 from rmeeto_bench.data.find import Where, find_data
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.data.reading import Reading
@@ -66,7 +68,7 @@ class Workload(Protocol):
 
 
 def _start_counting_memory(device: Device) -> int | None:
-    """Bytes held now, after which the peak is counted anew; None on a CPU."""
+    """Bytes held now, from which the peak is counted again; None on a CPU."""
     if device.kind != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device.torch_device)
@@ -80,20 +82,20 @@ class ModelWorkload:
     kept as failed.
     """
 
-    def __init__(self, plan: BenchPlan, device: Device, model: str) -> None:
+    def __init__(self, plan: BenchPlan, device: Device, resolved: Resolved) -> None:
         self.setting: Setting = setting_for(plan, device)
         self.plan = plan
-        self.data = load_data(plan, model)
+        self.data = load_data(plan, resolved)
         if plan.inputs in ("real", "both") and self.data is None:
-            raise UsageError(f"--inputs {plan.inputs} needs images for {model}; give --data")
+            raise UsageError(f"--inputs {plan.inputs} needs images for {resolved.model}; give --data")
         self.built: dict[str, BuiltArm] = {}
         self.failed: dict[str, Cell] = {}
         self._batches: dict[tuple[int, bool], list[Tensor]] = {}
         self._peaks: dict[str, float] = {}
-        for cell in cells(plan, model):
+        for cell in resolved.cells:
             try:
                 held = _start_counting_memory(device)
-                arm = build(cell, plan, self.setting)
+                arm = build(cell, plan, self.setting, resolved)
                 self.built[cell.name] = arm
                 self.step(cell.name, self.batch_size)()
                 if held is not None:
@@ -173,6 +175,10 @@ class ModelWorkload:
                 weights=arm.weights,
                 checkpoint=None if origin is None else origin.path.name,
                 checkpoint_sha256=None if origin is None else origin.sha256,
+                known_by=arm.known_by,
+                averaged=origin is not None and origin.averaged,
+                reduction=written(arm.cell.reduction),
+                num_classes=arm.model.config.num_classes,
                 labels=arm.labels(),
                 token_counts=self.counted[name],
                 planned_token_counts=arm.model.planned_token_counts(),
@@ -192,14 +198,13 @@ class ModelWorkload:
         return {name: probe(arm.forward, batches) for name, arm in trained.items()}
 
 
-def load_data(plan: BenchPlan, model: str, workers: int | None = None) -> ImageSet | None:
+def load_data(plan: BenchPlan, resolved: Resolved, workers: int | None = None) -> ImageSet | None:
     """The evaluation set of a model under a plan, or None. `workers`: processes that decode. Raises `DataError`."""
-    sized = config(model)
     return find_data(
         plan.data,
-        shape=sized.input_shape,
-        num_classes=sized.num_classes,
+        shape=config(resolved.model).input_shape,
+        num_classes=resolved.num_classes,
         images=plan.evaluated_images,
-        where=Where(plan.labels, plan.class_map),
+        where=Where(plan.labels, plan.class_map, resolved.class_names),
         reading=Reading(plan.on_error, workers),
     )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmeeto_bench.bench.store.journal import choose_journal
 from rmeeto_bench.errors import DataError, DiskFullError
 from rmeeto_bench.files import now
 from rmeeto_bench.records.run import DATABASE, Block
@@ -41,6 +42,14 @@ class Facts:
     failure: str | None = None
     host_bound: bool = False
     peak_memory_mib: float | None = None
+    # What says how the weights were trained: catalogue, metadata, arguments, file name or unknown.
+    known_by: str = ""
+    # Whether the weights are an average over the training.
+    averaged: bool = False
+    # The whole reduction as `checkpoints.trained.written` writes it; the cell's own where empty.
+    reduction: str = ""
+    # Classes of the head; the model's own where None.
+    num_classes: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the store."""
@@ -115,12 +124,12 @@ class Store:
     """One run's database. Use as a context manager, or call `close`.
 
     WAL with synchronous=FULL: a commit survives a killed process and a power cut alike; one commit a second costs nothing.
-    Several processes may have it open; each commits its own blocks.
+    Several processes may have it open; each commits its own blocks. `note`: what its maker decided about the disk, or nothing.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, timeout=60)
-        self.path = path
+    def __init__(self, path: Path, connection: sqlite3.Connection | None = None) -> None:
+        self._connection = connection or sqlite3.connect(path, timeout=60)
+        self.path, self.note = path, ""
 
     @classmethod
     def create(cls, folder: Path, *, resume: bool = False) -> Store:
@@ -134,7 +143,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         store = cls(path)
         with store._guard() as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+            store.note = choose_journal(path)
             tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if tables == 0:
                 connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
@@ -143,7 +152,10 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """The database of a stored run. Raises `DataError` for a missing, foreign or damaged one."""
+        """The database of a run that this process measures or continues, to write to. `open_stored` is for all others.
+
+        Raises `DataError` for a missing, foreign or damaged one.
+        """
         path = folder / DATABASE
         if not path.is_file():
             raise DataError(f"{folder} holds no {DATABASE}; give the folder of a run")
@@ -180,6 +192,8 @@ class Store:
             if "full" in str(error) or "disk I/O" in str(error) or "unable to open" in str(error):
                 remedy = "free some disk space and go on with --resume, what was measured is kept"
                 raise DiskFullError(f"cannot write {self.path} ({error}); {remedy}") from error
+            if "readonly" in str(error):
+                raise DataError(f"{self.path} cannot be written; copy the folder to a place of your own") from error
             raise DataError(f"{self.path}: {error}; the run is damaged or in use") from error
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path} is no rmeeto-bench run ({error})") from error

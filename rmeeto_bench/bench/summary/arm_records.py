@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,13 +14,16 @@ from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, cells,
 from rmeeto_bench.bench.session.probe import AGREEMENT, SAME, agreement
 from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
 from rmeeto_bench.bench.tradeoffs import with_tradeoffs
+from rmeeto_bench.checkpoints.trained import in_words, read_reduction
 from rmeeto_bench.cost.flops import gflops_by_convention
 from rmeeto_bench.measure.rounds import RoundsResult
 from rmeeto_bench.measure.statistics import complete_rounds, half_width, paired_delta, run_rate, run_speedup, wilson
+from rmeeto_bench.measure.steadiness import still_warming, unsteady
 from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, Printed, judge_run, labels
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import match_profile
-from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate
+from rmeeto_bench.records.run import Arm, Block, DeviceRecord, Estimate
+from rmeeto_bench.reduction.schedule import reduction_ratio
 
 PERCENTILES = (50, 90, 99)
 
@@ -33,7 +36,7 @@ def difference(
     """How the timed program differs from the evaluated one, or None if they are the same.
 
     Each comes as its probe and the facts of its arm; `predictions` [n, 5] are those of the accuracy pass, whose first
-    images are the probe images. Bit-equal logits are not asked for: kernels may be chosen anew in each process.
+    images are the probe images. Bit-equal logits are not asked for: each process may choose other kernels.
     """
     (first, first_facts), (second, second_facts) = timed, evaluated
     for name in SAME:
@@ -99,15 +102,17 @@ def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
 
 def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
     """The row of a cell before anything is measured."""
-    sized = config(cell.model)
-    counts = facts.token_counts or sized.token_counts(cell.reduction)
+    sized = config(cell.model, **({} if facts.num_classes is None else {"num_classes": facts.num_classes}))
+    reduction = read_reduction(facts.reduction) if facts.reduction else cell.reduction
+    planned = sized.token_counts(reduction)
+    counts = facts.token_counts or planned
     return Arm(
         device=here.device.id,
         arm=cell.name,
         model=cell.model,
         r=cell.r,
         ratio_requested=cell.ratio_requested,
-        reduction_ratio=cell.reduction_ratio,
+        reduction_ratio=reduction_ratio(planned, sized.num_tokens),
         token_counts=counts,
         final_tokens=counts[-1],
         precision=facts.precision,
@@ -118,8 +123,11 @@ def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
         checkpoint_sha256=facts.checkpoint_sha256,
         labels=facts.labels,
         peak_memory_mib=facts.peak_memory_mib,
-        gflops=gflops_by_convention(sized, cell.reduction),
+        gflops=gflops_by_convention(sized, reduction),
         paper=_paper(cell, here.device),
+        known_by=facts.known_by,
+        averaged=facts.averaged,
+        reduction=in_words(reduction),
     )
 
 
@@ -223,7 +231,19 @@ def _extras(arm: Arm, here: Place) -> Arm:
     return replace(arm, latency_ms=latency, paper_mode=paper, joules_per_image=joules)
 
 
-def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None) -> Arm:
+def _printed(arm: Arm, baseline: str, times: Sequence[Mapping[str, list[float]]], blocks: Sequence[Block]) -> Printed:
+    """What the row shows, and how speeds or heat changed behind it. `times`: of all arms, by session."""
+    if arm.arm == baseline or arm.speedup is None:
+        return Printed(arm.sessions, None)
+    width = half_width(arm.speedup)
+    heat: dict[int, list[float]] = {}
+    for block in blocks:
+        if not block.rejected_reason and "temperature_c" in block.telemetry:
+            heat.setdefault(block.session, []).append(block.telemetry["temperature_c"])
+    return Printed(arm.sessions, width, unsteady(times, baseline, arm.arm, width) or still_warming(list(heat.values())))
+
+
+def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None, printed: Printed) -> Arm:
     """The row with its verdict and labels."""
     evidence = Evidence(
         simulated=here.device.kind == "sim",
@@ -237,15 +257,16 @@ def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None) -> Arm:
         mig=bool(here.device.details.get("mig") or here.device.details.get("nvml", {}).get("mig")),
     )
     protocol = protocol_for(here.plan, here.device.kind)
-    width = None if arm.speedup is None or arm.r == 0 else half_width(arm.speedup)
     results = _results(here) or [RoundsResult(0, False, "interrupted", float("inf"))]
-    code = judge_run(results, protocol, Printed(arm.sessions, width), evidence)
+    code = judge_run(results, protocol, printed, evidence)
     if facts.failure is None and arm.rounds < FEWEST_ROUNDS and code not in ("INTERRUPTED", "THROTTLED", "CONTENDED"):
         code = "NOT_MEASURED"
     if code in ("VALID", "EXPLORATORY", "SIMULATED") and len(here.timing) < protocol.sessions:
         code = "INTERRUPTED"
     marked = dict.fromkeys(label for result in results for label in labels(result, evidence))
-    detail = REMEDIES[code] if different is None or code != "IDENTITY_FAILED" else f"{different}; {REMEDIES[code]}"
+    drifted = printed.unsteady or "speed was still drifting after warm-up"
+    reason = {"IDENTITY_FAILED": different, "NOT_STEADY": drifted}.get(code)
+    detail = REMEDIES[code] if reason is None else f"{reason}; {REMEDIES[code]}"
     return replace(arm, verdict=code, verdict_detail=detail, labels=(*arm.labels, *marked))
 
 
@@ -278,7 +299,8 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
             if cell.name + NOISE in noise:
                 arm = replace(arm, noise_speed=run_speedup(times, [session[cell.name + NOISE] for session in sessions]))
         arm = _extras(_with_accuracy(arm, here, accuracy, baseline), here)
-        rows.append(_verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy)))
+        printed = _printed(arm, baseline, [{name: session[name] for name in running} for session in sessions], blocks)
+        rows.append(_verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy), printed))
     return with_tradeoffs(rows, sessions, _correct(rows, here, accuracy), here.plan.seed)
 
 

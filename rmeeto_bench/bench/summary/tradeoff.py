@@ -1,7 +1,7 @@
-"""Speed against accuracy, with intervals: break-even ratio, Pareto front, images/s per point of accuracy.
+"""Speed against accuracy, with intervals: break-even ratio, images/s per point of accuracy.
 
 These have no closed form, so rounds (of each session, and the sessions) and images are resampled together over all arms,
-as all arms shared them. numpy and scipy only.
+as all arms shared them. Fewer than three sessions give no interval. numpy and scipy only.
 """
 
 from __future__ import annotations
@@ -28,14 +28,6 @@ class ArmSamples:
     ratio: float
     seconds: tuple[Sequence[float], ...]
     correct: NDArray[np.bool_] | None = None
-
-
-@dataclass(frozen=True)
-class FrontPoint:
-    """Whether an arm lies on the Pareto front of speed and top-1, and the share of resamples in which it does."""
-
-    on_front: bool
-    confidence: float
 
 
 def _centres(values: Floats) -> Floats:
@@ -72,14 +64,10 @@ class Tradeoff:
             picked = self._random.integers(0, n, (self.resamples, n))
             for c, column in enumerate(columns):
                 by_session[s, :, c] = _centres(column[picked])
-        if total >= ENOUGH_SESSIONS:
-            chosen = self._random.integers(0, total, (self.resamples, total))
-            drawn = by_session[chosen, np.arange(self.resamples)[:, None]].mean(axis=1)
-            replicates = total
-        else:
-            drawn, replicates = np.median(by_session, axis=0), sum(len(columns[0]) for columns in self._columns)
+        chosen = self._random.integers(0, total, (self.resamples, total))
+        drawn = by_session[chosen, np.arange(self.resamples)[:, None]].mean(axis=1)
         tail = (1 + self.level) / 2
-        stretch = np.sqrt(replicates / (replicates - 1)) * stats.t.ppf(tail, replicates - 1) / stats.norm.ppf(tail)
+        stretch = np.sqrt(total / (total - 1)) * stats.t.ppf(tail, total - 1) / stats.norm.ppf(tail)
         stretched: Floats = self.logs + stretch * (drawn - self.logs)
         return stretched
 
@@ -110,17 +98,10 @@ class Tradeoff:
         value = break_even(ratios, list(np.exp(self.logs[1:])))
         if value is None:
             return None
+        if len(self._columns) < ENOUGH_SESSIONS:
+            return Estimate(value)
         found = [break_even(ratios, list(row)) for row in np.exp(self._resampled_logs[:, 1:])]
         return self._interval(value, np.array([np.inf if ratio is None else ratio for ratio in found]))
-
-    def pareto_front(self) -> list[FrontPoint] | None:
-        """For each arm, whether no other is at least as fast and as accurate and better in one; None without accuracies."""
-        if self._top1 is None:
-            return None
-        values, draws = self._top1
-        now = _undominated(self.logs[None, 1:], values[None])[0]
-        often = _undominated(self._resampled_logs[:, 1:], draws).mean(axis=0)
-        return [FrontPoint(bool(on), float(share)) for on, share in zip(now, often, strict=True)]
 
     def images_per_second_per_point(self, index: int) -> Estimate | None:
         """Images/s that arm `index` gains per percentage point of top-1 it loses against the baseline.
@@ -134,13 +115,8 @@ class Tradeoff:
         if loss <= 0:
             return None
         gain = np.exp(self.logs[0]) * np.expm1(self.logs[1 + index])
+        if len(self._columns) < ENOUGH_SESSIONS:
+            return Estimate(float(gain / loss))
         gains = np.exp(self._resampled_logs[:, 0]) * np.expm1(self._resampled_logs[:, 1 + index])
         unbounded = np.where(gains >= 0, np.inf, -np.inf)
         return self._interval(float(gain / loss), np.divide(gains, losses, out=unbounded, where=losses > 0))
-
-
-def _undominated(speed: Floats, accuracy: Floats) -> NDArray[np.bool_]:
-    """Of [B, arms], in each row the arms that no other dominates."""
-    faster, better = speed[:, None, :] - speed[:, :, None], accuracy[:, None, :] - accuracy[:, :, None]  # [B, arm, other]
-    dominated = (faster >= 0) & (better >= 0) & ((faster > 0) | (better > 0))
-    return np.logical_not(dominated.any(axis=2))

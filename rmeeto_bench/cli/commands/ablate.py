@@ -103,7 +103,7 @@ def main(arguments: argparse.Namespace) -> int:
             left = (total - done) * (shown - started) / done / 60
             output.say(f"  {done} of {total} images, {left:.0f} min left", error=True)
 
-    with graceful("finishing this batch; what was seen by every variant is kept") as should_stop:
+    with graceful("leaving this batch; what was seen by every variant is kept") as should_stop:
         rows = [asdict(row) for row in run_studies(chosen, settings, data, progress, should_stop)]
         stopped = should_stop()
     regime = f"weights of {weights.name}"

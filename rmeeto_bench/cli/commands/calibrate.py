@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="vim_nano", metavar="NAME", help="the model that is timed (default: vim_nano)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per step (default: 128 on a GPU, 32 on a CPU)")
-    parser.add_argument("--processes", type=int, default=5, metavar="N", help="fresh processes per device (default: 5)")
-    parser.add_argument("--rounds", type=int, default=12, metavar="N", help="rounds in each process (default: 12)")
-    parser.add_argument("--block-seconds", type=float, default=1.0, metavar="S", help="length of a block (default: 1)")
+    parser.add_argument("--processes", type=int, default=12, metavar="N", help="fresh processes per device (default: 12)")
+    parser.add_argument("--rounds", type=int, default=8, metavar="N", help="rounds in each process (default: 8)")
+    parser.add_argument("--block-seconds", type=float, default=0.4, metavar="S", help="length of a block (default: 0.4)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="order of rounds, inputs, simulated noise")
     parser.add_argument("--allow-busy", action="store_true", help="keep rounds in which other programs used the device")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the profiles (default: the user's cache)")
@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def describe(profile: NoiseProfile) -> list[str]:
     """A profile in words."""
+    from rmeeto_bench.compare.noise import gate_sentence
+
     noise = profile.noise
     cost = noise.telemetry_cost
     interval = "" if cost.low is None or cost.high is None else f" [{100 * cost.low:+.3f}, {100 * cost.high:+.3f}]"
@@ -45,10 +47,11 @@ def describe(profile: NoiseProfile) -> list[str]:
         f"{profile.device_name}: {noise.sessions} processes, {noise.rounds} rounds",
         f"  within a round      {100 * noise.within_sd:.3f} %",
         f"  between processes   {100 * noise.between_sd:.3f} % of a speed-up, {100 * noise.rate_sd:.3f} % of images/s",
+        f"  within a pair       {100 * noise.pair_speedup_sd:.3f} % of a speed-up, "
+        f"{100 * noise.pair_rate_sd:.3f} % of images/s",
         f"  drift               {100 * noise.drift:+.3f} % per minute",
-        f"  smallest change a gate of 5 processes a side finds: {100 * noise.smallest_speedup_effect:.2f} % of a speed-up, "
-        f"{100 * noise.smallest_rate_effect:.2f} % of images/s",
         f"  telemetry costs     {100 * cost.value:+.3f} %{interval}",
+        f"  {gate_sentence(noise)}",
     ]
     if cost.low is not None and cost.low > NOTICEABLE:
         lines.append("  warning: watching this device slows it down; results carry that cost in every arm alike")
@@ -65,10 +68,12 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.measure.devices.device import find_devices
 
     config(arguments.model)
-    for name, least in (("processes", 2), ("rounds", 6), ("batch_size", 1)):
+    for name, least in (("processes", 4), ("rounds", 6), ("batch_size", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if arguments.processes % 2:
+        raise UsageError(f"--processes must be even, not {arguments.processes}: the processes of a gate come in pairs")
     if not 0.01 <= arguments.block_seconds <= 600:
         raise UsageError(f"--block-seconds lies between 0.01 and 600, not {arguments.block_seconds:g}")
     profiles = []

@@ -8,8 +8,8 @@ from pathlib import Path
 from rmeeto_bench.cli import comparing
 from rmeeto_bench.cli.quantities import percent, points
 
-EPILOGUE = """FASTER, SLOWER: the 95 % interval of the change excludes zero. SAME: it lies within the margin. INCONCLUSIVE:
-neither.
+EPILOGUE = """FASTER, SLOWER: chance does not explain the change, with Holm's correction over everything that is judged.
+SAME: the 95 % interval lies within the margin. INCONCLUSIVE: neither, or fewer than three sessions a side.
 exit codes: 0 nothing is slower or less accurate, 3 something is, 4 inconclusive, 5 refused (simulated or invalid data)
 Runs of different days differ by driver, heat and clocks too: to judge a change of the program use `rmeeto-bench gate`."""
 
@@ -28,25 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     comparing.add_output(parser)
 
 
-def _process_sd(device: str) -> float | None:
-    """Between-process spread that calibration found on this machine's device, if it did."""
-    from rmeeto_bench.compare.noise import load_noise_profile
-
-    profile = load_noise_profile(device)
-    return None if profile is None else profile.noise.rate_sd
-
-
 def main(arguments: argparse.Namespace) -> int:
     """Compare and show."""
-    from rmeeto_bench.compare.stored_runs import PROCESS_SD, Limits, StoredRun, compare
+    from rmeeto_bench.compare.stored_runs import Limits, StoredRun, compare
     from rmeeto_bench.records.run import MANIFEST, load
 
     sides = []
     for path in (arguments.base, arguments.head):
         folder = path.parent if path.name == MANIFEST else path
         sides.append(StoredRun(folder, load(folder)))
-    known = [_process_sd(device.id) for side in sides for device in side.record.devices]
-    spread = max([PROCESS_SD, *(sd for sd in known if sd is not None)])
-    limits = Limits(arguments.margin, arguments.top1_margin, spread)
+    limits = Limits(arguments.margin, arguments.top1_margin)
     base, head = sides
     return comparing.show(compare(base, head, limits, explain=arguments.explain), arguments)

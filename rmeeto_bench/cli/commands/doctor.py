@@ -102,7 +102,7 @@ def _hazard_lines(found: list[tuple[bool, str, str]]) -> list[str]:
 
 def _noise_line(device: Device) -> str:
     """What calibration found of this device."""
-    from rmeeto_bench.compare.noise import load_noise_profile
+    from rmeeto_bench.compare.noise import gate_sentence, load_noise_profile
     from rmeeto_bench.errors import DataError
 
     try:
@@ -112,8 +112,7 @@ def _noise_line(device: Device) -> str:
     if profile is None:
         return "  noise: not measured; `rmeeto-bench calibrate` finds the smallest change that can be told here"
     noise, day = profile.noise, profile.created_utc[:10]
-    rate, speedup = 100 * noise.smallest_rate_effect, 100 * noise.smallest_speedup_effect
-    return f"  noise: changes of {rate:.2g} % in images/s and {speedup:.2g} % in a speed-up can be told (calibrated {day})"
+    return f"  noise (calibrated {day}): {gate_sentence(noise)}"
 
 
 def _lines(device: Device, model: str, state: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import output
-from rmeeto_bench.cli.images import add_data
+from rmeeto_bench.cli.images import add_data, add_workers, workers
 from rmeeto_bench.cli.interrupt import graceful
 from rmeeto_bench.files import write_atomic
 
@@ -27,12 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), a file, a public name, zoo, or bundled (default)"
     )
+    what.add_argument("--ema", action="store_true", help="take the averaged weights (EMA, SWA) in the checkpoints")
     data = parser.add_argument_group("images")
     add_data(data)
     data.add_argument(
         "--images", "--subset", dest="images", type=int, metavar="N", help="N images in the class proportions of the whole"
     )
-    data.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: one per core)")
+    add_workers(data)
     how = parser.add_argument_group("how")
     how.add_argument("--gpus", default="all", metavar="WHICH", help="all (default; they share the images), none, 0,1 or UUIDs")
     how.add_argument("--batch-size", type=int, metavar="N", help="default: 128 on a GPU, 32 on a CPU")
@@ -51,8 +52,6 @@ def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
     from rmeeto_bench.bench.plan.ratios import parse_ratios, parse_rs
     from rmeeto_bench.errors import UsageError
 
-    if arguments.workers is not None and arguments.workers < 0:
-        raise UsageError(f"--workers must be 0 (decode in the main process) or more, not {arguments.workers}")
     if arguments.resume and arguments.out is None:
         raise UsageError("--resume needs --out, the folder of the interrupted evaluation")
     plan = BenchPlan(
@@ -61,6 +60,7 @@ def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
         rs=None if arguments.r is None else parse_rs(arguments.r),
         gpus=arguments.gpus,
         checkpoints=arguments.checkpoints,
+        ema=arguments.ema,
         data=arguments.data,
         labels=arguments.labels,
         class_map=arguments.class_map,
@@ -72,7 +72,7 @@ def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
     )
     return Evaluation(
         plan,
-        workers=arguments.workers,
+        workers=workers(arguments),
         resume=arguments.resume,
         argv=tuple(sys.argv[1:]),
     )
@@ -104,7 +104,8 @@ def main(arguments: argparse.Namespace) -> int:
     plan = evaluation.plan
     folder = arguments.out or Path("runs") / f"eval-{new_run_id(plan)}"
     devices = find_devices(plan.gpus)
-    with graceful("finishing this batch; what is evaluated is kept") as should_stop, PassListener() as listener:
+    stopping = "finishing this batch; what is evaluated is kept, --resume with --out goes on from there"
+    with graceful(stopping) as should_stop, PassListener() as listener:
         if plan.images is not None:
             implied = implied_interval(plan.images)
             listener.note(

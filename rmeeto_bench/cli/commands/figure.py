@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import output
+from rmeeto_bench.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,8 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
     first = arguments.runs[0]
     out = arguments.out or (first if first.is_dir() else first.parent)
     if out.suffix in ENDINGS:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(render(figure, out.suffix[1:], arguments.style))
+        write_atomic(out, render(figure, out.suffix[1:], arguments.style))
         paths = [out]
     else:
         paths = write_figure(figure, out / arguments.kind, arguments.style)

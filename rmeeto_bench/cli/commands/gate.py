@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.cli import comparing, images, output
 from rmeeto_bench.cli.quantities import percent, points
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 EPILOGUE = """A side is a git ref (a branch, tag or commit of the repository here), a folder with rmeeto_bench in it, a wheel,
 or the folder of a stored run (advisory: nothing fails by it). Fresh processes of both sides take turns on one device.
-FAIL: a quantity is worse by more than the margin, at one-sided 95 %. PASS: all are surely not worse by twice the margin.
+FAIL: a quantity is worse by more than its margin. PASS: a loss of twice its margin is excluded for every quantity. Either is
+wrong in at most 5 of 100 gates, both looks together. A speed-up that fell because r = 0 got faster is no regression.
 exit codes: 0 PASS, 3 FAIL, 4 inconclusive after one extension, 5 nothing measured, or simulated or invalid, 6 the machine lacks
 something"""
 PASSED_ON = (
     "model", "ratios", "r", "checkpoints", "data", "labels", "class_map", "on_error", "images", "batch_size", "precision",
     "backend", "seed",
 )  # fmt: skip
+FEW_IMAGES = 32  # of the processes after the first pair: their accuracy is not looked at
 PATHS = ("checkpoints", "data", "labels", "class_map")
 
 
@@ -42,16 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rule.add_argument(
         "--margin",
         type=percent,
-        default=0.005,
+        default=0.0075,
         metavar="P%",
-        help="tolerated loss of images/s (default: 0.5%%); raised to what `calibrate` found this machine can resolve",
+        help="tolerated loss of images/s (default: 0.75%%); raised to what `calibrate` found this machine can resolve",
     )
     rule.add_argument(
         "--top1-margin", type=points, default=0.2, metavar="POINTS", help="tolerated loss of top-1 (default: 0.2)"
     )
     rule.add_argument("--memory-margin", type=percent, default=0.01, metavar="P%", help="tolerated GPU memory (default: 1%%)")
     rule.add_argument(
-        "--pairs", type=int, default=5, metavar="N", help="processes a side before a possible extension (default: 5)"
+        "--pairs", type=int, default=6, metavar="N", help="processes a side before a possible extension (default: 6)"
     )
     what = parser.add_argument_group("what to measure (as for run)")
     what.add_argument(
@@ -62,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     amount.add_argument("--ratios", metavar="LIST", help="default: 0,0.31,0.54")
     amount.add_argument("--r", metavar="LIST")
     images.add_data(what)
-    for name in ("checkpoints", "images", "batch-size", "precision", "backend", "seed"):
+    what.add_argument("--images", type=int, metavar="N", help="for top-1 (default: as many as its margin requires)")
+    for name in ("checkpoints", "batch-size", "precision", "backend", "seed"):
         what.add_argument(f"--{name}", metavar=name.upper().split("-")[-1])
     what.add_argument("--thorough", action="store_true", help="three long sessions per process instead of a short one")
     out = parser.add_argument_group("output")
@@ -70,17 +73,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     comparing.add_output(out)
 
 
-def run_flags(arguments: argparse.Namespace) -> list[str]:
+def run_flags(arguments: argparse.Namespace, images: int | None = None) -> list[str]:
     """The flags of each process. Folders are made absolute, as processes need not share our working directory."""
     words = ["--gpus", _device(arguments.gpus)]
     for name in PASSED_ON:
-        value = getattr(arguments, name)
+        value: Any = images if name == "images" else getattr(arguments, name)
         if value is not None and (name, value) != ("on_error", "stop"):  # a base may be too old to know the default's flag
             absolute = name in PATHS and Path(value).exists()
             words += [f"--{name.replace('_', '-')}", str(Path(value).resolve()) if absolute else str(value)]
     if arguments.ratios is None and arguments.r is None:
         words += ["--ratios", "0,0.31,0.54"]
     return words + ([] if arguments.thorough else ["--quick"])
+
+
+def images_sentence(margin: float, given: int | None) -> str:
+    """How many images the margin of top-1 requires, and how many there will be."""
+    from rmeeto_bench.compare.top1 import TYPICAL_CHANGE, images_needed
+
+    needed = images_needed(margin)
+    says = f"top-1: a margin of {margin:g} points needs {needed:,} images if {100 * TYPICAL_CHANGE:g} % of them change"
+    if given is None:
+        return f"{says}; the first pair sees so many, or all there are"
+    enough = "" if given >= needed else ", which is enough only if fewer change"
+    return f"{says}; the first pair sees {given:,}{enough}"
 
 
 def _device(gpus: str | None) -> str:
@@ -96,51 +111,50 @@ def _device(gpus: str | None) -> str:
     return gpus
 
 
-def _margins(arguments: argparse.Namespace, device: str, *, turns: bool) -> tuple[Margins, str]:
-    """What was asked for, raised to what this device can resolve, and a sentence about that. Calibration compares whole
-    processes; of pairs that take turns it says nothing."""
+def _margins(arguments: argparse.Namespace, device: str) -> tuple[Margins, str]:
+    """What was asked for, raised to what this device can resolve, and a sentence about that."""
+    from rmeeto_bench.compare.gate_power import margin_for
     from rmeeto_bench.compare.gate_rule import Margins
     from rmeeto_bench.compare.noise import load_noise_profile
-    from rmeeto_bench.records.comparison import RATE
 
     given = Margins(arguments.margin, arguments.top1_margin, arguments.memory_margin)
-    if turns:
-        return given, ""
     profile = load_noise_profile(device)
     if profile is None:
         return given, "this device was never calibrated: the margin is as given (`rmeeto-bench calibrate` measures its noise)"
-    noise = profile.noise
-    margins = replace(given, speedup_noise=noise.smallest_speedup_effect, rate_noise=noise.smallest_rate_effect)
-    if margins.of(RATE) > given.rate:
-        wide = f"the margin of images/s is {100 * margins.of(RATE):.2g} %"
-        return margins, f"{wide}: calibration found that this device resolves no less"
-    return margins, ""
+    least = margin_for(profile.noise.pair, arguments.pairs, given.rate)
+    if least > given.rate:
+        wide = f"the margin of images/s is {100 * least:.2g} %"
+        return replace(given, rate=least), f"{wide}: calibration found that this device resolves no less"
+    return given, ""
 
 
 def _accuracy(out: dict[str, Path]) -> Callable[[RunRecord, RunRecord], Differences]:
-    """The paired test of top-1 between the first runs of both sides, whose folders are in `out` by run id."""
-    from rmeeto_bench.compare.gate_rule import ALPHA
+    """The answers of the first runs of both sides by image, from their folders in `out` by run id."""
+    from rmeeto_bench.bench.store.untrusted import open_if_kept
     from rmeeto_bench.compare.top1 import paired_top1
 
-    def test(base: RunRecord, head: RunRecord) -> Differences:
+    def answers(base: RunRecord, head: RunRecord) -> Differences:
         found = {}
         theirs = {(arm.device, arm.arm): arm for arm in head.arms}
-        for arm in base.arms:
-            match = theirs.get((arm.device, arm.arm))
-            if match is None or arm.top1 is None or match.top1 is None:
-                continue
-            delta, _ = paired_top1((out[base.run_id], arm), (out[head.run_id], match), 1 - 2 * ALPHA)
-            if delta is not None:
-                found[arm.device, arm.arm] = (delta, arm.top1.value, match.top1.value)
+        with open_if_kept(out[base.run_id]) as first, open_if_kept(out[head.run_id]) as second:
+            for arm in base.arms:
+                match = theirs.get((arm.device, arm.arm))
+                if match is None or arm.top1 is None or match.top1 is None:
+                    continue
+                paired, _ = paired_top1((first, arm), (second, match))
+                if paired is not None:
+                    found[arm.device, arm.arm] = paired
         return found
 
-    return test
+    return answers
 
 
 def _judge(arguments: argparse.Namespace, sides: dict[str, Side], folder: Path) -> Comparison:
     """Let the processes of both sides take turns, each with a folder of its own, and judge."""
-    from rmeeto_bench.compare.gate import Rules, from_store, round_changes, run_gate
+    from rmeeto_bench.compare.gate import Rules, from_store, run_gate
     from rmeeto_bench.compare.programs import start, start_together, takes_turns
+    from rmeeto_bench.compare.readings import round_changes
+    from rmeeto_bench.compare.top1 import images_needed
     from rmeeto_bench.records.run import load
 
     folders: dict[str, Path] = {}
@@ -150,15 +164,17 @@ def _judge(arguments: argparse.Namespace, sides: dict[str, Side], folder: Path) 
             record = load(side.path)
             folders[record.run_id] = side.path
             stored.append(from_store(name, side.path, record))
-    flags = [] if len(stored) == len(sides) else run_flags(arguments)
-
-    device = stored[0].records[0].devices[0].id if stored else _device_id(flags[1])
+    device = stored[0].records[0].devices[0].id if stored else _device_id(_device(arguments.gpus))
     turns = device == "cpu" and not stored and all(map(takes_turns, sides.values()))
+    if len(stored) < len(sides):
+        output.say(images_sentence(arguments.top1_margin, arguments.images), error=True)
 
-    def measure(names: tuple[str, ...], number: int) -> dict[str, RunRecord]:
+    def measure(names: tuple[str, ...], number: int, *, accuracy: bool) -> dict[str, RunRecord]:
         how = f"{' and '.join(names)} in turns" if turns else ", ".join(names)
         output.say(f"pair {number + 1}: {how}", error=True)
         outs = {name: folder / f"{name}-{number + 1}" for name in names}
+        seen = (arguments.images or images_needed(arguments.top1_margin)) if accuracy else FEW_IMAGES
+        flags = run_flags(arguments, seen)
         if turns:
             records = start_together({name: sides[name] for name in names}, flags, outs)
         else:
@@ -169,7 +185,7 @@ def _judge(arguments: argparse.Namespace, sides: dict[str, Side], folder: Path) 
     def changes_of(base: RunRecord, head: RunRecord) -> Readings:
         return round_changes((folders[base.run_id], base), (folders[head.run_id], head))
 
-    margins, note = _margins(arguments, device, turns=turns)
+    margins, note = _margins(arguments, device)
     rules = Rules(margins, pairs=arguments.pairs)
     labels = (sides["base"].label, sides["head"].label)
     comparison = run_gate(labels, measure, rules, _accuracy(folders), stored, changes_of if turns else None)

@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("source", metavar="WHERE", help="org/repo on the hub, or a folder that `push` wrote")
     parser.add_argument("--out", type=Path, default=Path("checkpoints"), metavar="DIR", help="default: checkpoints")
+    parser.add_argument("--force", action="store_true", help="replace another file of that name in --out")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -20,5 +21,5 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.checkpoints.publish import pull
 
     with tempfile.TemporaryDirectory() as scratch:
-        output.say(pull(arguments.source, arguments.out, Path(scratch)))
+        output.say(pull(arguments.source, arguments.out, Path(scratch), force=arguments.force))
     return 0

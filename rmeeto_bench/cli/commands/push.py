@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, metavar="RUN", help="run that measured this file: its accuracy goes into the card")
     parser.add_argument("--base", metavar="NAME", help="the model it was re-trained from, as org/repo")
     parser.add_argument("--license", default="mit", metavar="ID", help="of the weights (default: mit)")
+    parser.add_argument("--force", action="store_true", help="replace a publication in the folder --to")
     parser.add_argument("--private", action="store_true", help="a repository that only you can see")
 
 
@@ -51,18 +52,26 @@ def _publication(arguments: argparse.Namespace) -> Publication:
     from rmeeto_bench.reduction.schedule import reduction_ratio
 
     provenance = read_checkpoint(arguments.checkpoint).provenance
-    model = arguments.model or provenance.metadata.get("model")
-    r = provenance.trained_r if arguments.r is None else arguments.r
+    for note in provenance.notes:
+        output.say(f"note: {note}", error=True)
+    own_model, own_r = provenance.metadata.get("model"), provenance.trained_r
+    for name, told in (("model", own_model), ("r", own_r)):
+        typed = getattr(arguments, name)
+        if None not in (typed, told) and typed != told:
+            raise UsageError(f"{arguments.checkpoint} says that its {name} is {told}, not {typed}; leave --{name} out")
+    model = arguments.model or own_model
+    r = own_r if arguments.r is None else arguments.r
     if model is None or r is None:
         raise UsageError(f"{arguments.checkpoint} does not say its model and r; give --model and --r")
     sized = config(model)
+    reduction = provenance.reduction or ReductionConfig(r=r)
     return Publication(
         checkpoint=arguments.checkpoint,
         architecture=None if model in BUNDLED else timm_name(model),
         model=model,
         r=r,
-        reduction_ratio=reduction_ratio(sized.token_counts(ReductionConfig(r=r)), sized.num_tokens),
-        num_classes=sized.num_classes,
+        reduction_ratio=reduction_ratio(sized.token_counts(reduction), sized.num_tokens),
+        num_classes=provenance.num_classes or sized.num_classes,
         accuracy=None if arguments.run is None else _accuracy(arguments.run, provenance.sha256),
         base=arguments.base,
         licence=arguments.license,
@@ -75,7 +84,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     publication = _publication(arguments)
     if not is_hub_name(arguments.to):
-        output.say(write_repository(publication, Path(arguments.to)))
+        output.say(write_repository(publication, Path(arguments.to), force=arguments.force))
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         output.say(push(write_repository(publication, Path(scratch)), arguments.to, private=arguments.private))

@@ -86,7 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="at an image or video that cannot be read: stop (default), or take the next one instead and name it at the end",
     )  # fmt: skip
     parser.add_argument("--half", action="store_true", help="write the weights in fp16, half the size")
-    parser.add_argument("--resume", action="store_true", help="go on from the last states in --out, skip what is finished")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--resume", action="store_true", help="go on with the training in --out that was interrupted")
+    there.add_argument("--force", action="store_true", help="replace a training of that name in --out, whatever it is")
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="steps between two states (default: 200)")
     parser.add_argument(
         "--log-every", type=int, default=20, metavar="STEPS", help="steps between two lines of the log (default: 20)"
@@ -156,7 +158,9 @@ def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
         recipe=recipe,
         data=arguments.data,
         init=arguments.init,
-        files=Files(arguments.out, arguments.half, arguments.resume, arguments.save_every, arguments.log_every),
+        files=Files(
+            arguments.out, arguments.half, arguments.resume, arguments.save_every, arguments.log_every, force=arguments.force
+        ),
         backend=arguments.backend,
         reduction=_reduction(arguments),
         workers=arguments.workers,
@@ -167,24 +171,29 @@ def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
 def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
     from rmeeto_bench.retrain.session import finished, train_one
 
+    there = {r: finished(session, r) for r in rs}  # whatever stands in the way is said before anything is trained
+    world.wait()
     with graceful(STOPPING) as should_stop:
-        for r in rs:
-            result = finished(session, r) if session.files.resume else None
-            known = result is not None
-            if result is None:
-                if world.leads:
-                    output.say(f"{session.model} r = {r}, {world.size} x {world.device}: {session.recipe}", error=True)
-                result = train_one(session, r, world, _show, should_stop)
+        for r, result in there.items():
+            if result is not None and world.leads:
+                _report(result, state="already done")
+            if world.any(result is not None):  # the leader's files are what counts
+                continue
             if world.leads:
-                _report(result, known=known)
-            if result.interrupted:
+                output.say(f"{session.model} r = {r}, {world.size} x {world.device}: {session.recipe}", error=True)
+            trained = train_one(session, r, world, _show, should_stop)
+            if world.leads:
+                _report(trained, state="stopped early" if trained.interrupted else "done")
+            if trained.interrupted:
                 return 130
     return 0
 
 
-def _report(result: Trained, *, known: bool) -> None:
-    state = "stopped early" if result.interrupted else "finished before" if known else "done"
-    output.say(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min")
+def _report(result: Trained, state: str) -> None:
+    if result.top1 is None:
+        output.say(f"{result.log}  {state} after {result.minutes:.1f} min, its state is saved: go on with --resume")
+    else:
+        output.say(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min")
     if result.unreadable:
         output.say(
             f"  training files that could not be read and were skipped: {len(result.unreadable)}, {result.unreadable[0]} the "

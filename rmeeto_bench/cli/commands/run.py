@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import output
-from rmeeto_bench.cli.images import add_data
+from rmeeto_bench.cli.images import add_data, add_workers, workers
 from rmeeto_bench.cli.result import add_output, carry_out
 
 if TYPE_CHECKING:
@@ -34,12 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), one file, a public name, bundled, or none"
     )
+    what.add_argument("--ema", action="store_true", help="take the averaged weights (EMA, SWA) in the checkpoints")
     what.add_argument(
         "--inputs", default="auto", metavar="KIND", help="timed on: real images, random noise, or both, compared round by round"
     )
     images = parser.add_argument_group("images")
     add_data(images)
     images.add_argument("--images", type=int, metavar="N", help="evaluate on N images, in the class proportions of the whole")
+    add_workers(images)
     how = parser.add_argument_group("how")
     how.add_argument(
         "--batch-size",
@@ -122,6 +124,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
         rs=None if arguments.r is None else parse_rs(arguments.r),
         gpus=gpus,
         checkpoints=arguments.checkpoints,
+        ema=arguments.ema,
         data=arguments.data,
         labels=arguments.labels,
         class_map=arguments.class_map,
@@ -185,8 +188,13 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
 
     console = output.console()
     devices = discover(plan.gpus)
-    weights = require(plan, devices)
-    for line in (*outline(plan, devices), *(f"  {arm}: {path or 'random weights'}" for arm, path in weights.items())):
+    lines = []
+    for resolved in require(plan, devices).values():
+        for arm, weights in resolved.weights.items():
+            known = f", known by {weights.known_by}" if weights.known_by != "unknown" else ""
+            lines.append(f"  {arm}: " + (f"{weights.path} ({weights.label}{known})" if weights.path else "random weights"))
+        lines += [f"note: {note}" for note in resolved.notes]
+    for line in (*outline(plan, devices), *lines):
         console.print(line, soft_wrap=True)
     console.print(f"files would go to {folder}", soft_wrap=True)
     return 0
@@ -199,7 +207,7 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.records.run import MANIFEST
 
-    plan = plan_from(arguments)
+    plan, readers = plan_from(arguments), workers(arguments)
     folder = arguments.out or Path("runs") / new_run_id(plan)
     if arguments.dry_run:
         return _dry_run(plan, folder)
@@ -207,6 +215,6 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError("--resume needs the folder of the run: --out DIR, or: rmeeto-bench resume DIR")
     if arguments.resume and (folder / MANIFEST).is_file():
         check_same(folder, plan, given(add_arguments, arguments))
-        return carry_out(lambda controls: resume(folder, controls), folder, arguments.json)
+        return carry_out(lambda controls: resume(folder, controls), folder, arguments.json, readers)
     argv = tuple(sys.argv[1:])
-    return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json)
+    return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json, readers)

@@ -80,10 +80,13 @@ def main(arguments: argparse.Namespace) -> int:
         details["devices"] = {device.id: {"name": device.name, **device.details} for device in record.devices}
         console.print(json.dumps(details, indent=1, ensure_ascii=False), soft_wrap=True)
     if arguments.rounds:
-        from rmeeto_bench.bench.store.store import Store
+        from rmeeto_bench.bench.store.untrusted import open_stored
 
-        with Store.open(folder) as store:
+        with open_stored(folder) as store:
             for device in record.devices:
-                for session in dict.fromkeys(block.session for block in store.blocks(device.id)):
-                    console.print(_rounds(device.name, [b for b in store.blocks(device.id) if b.session == session]))
+                sessions: dict[int, list[Block]] = {}
+                for block in store.blocks(device.id):
+                    sessions.setdefault(block.session, []).append(block)
+                for blocks in sessions.values():
+                    console.print(_rounds(device.name, blocks))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,17 +64,14 @@ def _panels(name: str, frames: list[Image.Image], model: ReducedModel, *, stages
     import numpy as np
     import torch
 
-    from rmeeto_bench.data.image_set import IMAGENET
-    from rmeeto_bench.data.layouts import fashion_mnist
-    from rmeeto_bench.data.preprocessing import Preprocessing
+    from rmeeto_bench.data.preprocessing import preprocessing_for
     from rmeeto_bench.models.token_sources import trace
     from rmeeto_bench.report.figures.pictures import Panel, group_map, merged_pictures
 
     shape, sized = model.config.input_shape, model.config
-    prepared, shown = Preprocessing.imagenet(sized.img_size), Preprocessing.imagenet(SIDE)
-    pixels = torch.stack([prepared(frame) for frame in frames])  # [T, 3, S, S]
-    gray = shape[0] == 1
-    images = fashion_mnist.NORMALISATION(pixels.float().mean(1, keepdim=True)) if gray else IMAGENET(pixels)
+    prepared = preprocessing_for(shape)
+    shown = replace(prepared, size=SIDE, short=prepared.short * SIDE // prepared.size, channels=3)
+    images = prepared.normalisation(torch.stack([prepared(frame) for frame in frames]))  # [T, C, S, S]
     clip = len(shape) == 4
     found = trace(model, images.transpose(0, 1)[None] if clip else images)
     originals = [shown(frame).permute(1, 2, 0).numpy() for frame in frames]

@@ -1,4 +1,4 @@
-"""Fashion-MNIST in its original IDX files: the bundled test split, and the training split where the machine has it."""
+"""Fashion-MNIST in its original IDX files: the bundled test split, and the training split if the machine has it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rmeeto_bench.data.image_set import Normalisation, TensorSet
+from rmeeto_bench.data.image_set import FASHION_MNIST, TensorSet
 from rmeeto_bench.errors import DataError
 
 CLASSES = (
@@ -25,7 +25,6 @@ CLASSES = (
     "Bag",
     "Ankle boot",
 )
-NORMALISATION = Normalisation((0.2860,), (0.3530,))
 BUNDLED = Path(__file__).parents[2] / "bundled" / "fashion_mnist"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 LARGEST = 1 << 30  # bytes of one file, unpacked; Fashion-MNIST's largest has 45 MiB, EMNIST's 520
@@ -89,5 +88,5 @@ def load(split: str, folder: Path | None = None) -> TensorSet:
         pixels=torch.from_numpy(images.copy()).unsqueeze(1),
         labels=torch.from_numpy(labels.astype(np.int64)),
         classes=CLASSES,
-        normalisation=NORMALISATION,
+        normalisation=FASHION_MNIST,
     )

@@ -24,20 +24,20 @@ from rmeeto_bench.errors import DataError, printable
 class FileSource:
     """A `Source` of one file per image."""
 
-    name: str
-    root: Path
+    name: str  # what a report calls it
+    root: Path  # folder that was given
     # Of the images, below `root`.
     paths: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64]  # int64 [N]
     # Size in bytes and time of change in ns of each file when it was listed, int64 [N, 2].
     stamps: NDArray[np.int64]
     # The folders listed, with their times of change in ns.
     folders: tuple[tuple[Path, int], ...]
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()  # found when it was listed
+    notes: tuple[str, ...] = ()  # sentences about what was decided
 
     def locate(self, index: int) -> str:
-        """The file."""
+        """Path of the file."""
         return printable(str(self.root / self.paths[index]))
 
     def read(self, index: int) -> bytes:
@@ -53,7 +53,7 @@ class FileSource:
             raise ChangedError("the file vanished while the data set was read") from error
 
     def changed(self) -> str | None:
-        """A folder to which files were added, or from which some were removed."""
+        """The first folder whose files were added or removed since the listing, as a sentence, or None."""
         for folder, modified_ns in self.folders:
             try:
                 now = folder.stat().st_mtime_ns
@@ -73,7 +73,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def trained_on(folder: Path) -> Classes:
-    """The classes of a training set: its class folders, numbered as an evaluation would number them. Raises `DataError`."""
+    """The classes of a training set: its class folders, with the numbers that an evaluation gives them. Raises `DataError`."""
     names = class_folders(folder)
     if not names:
         raise DataError(f"{folder} has no class folders; sort the files into one folder per class first")
@@ -87,7 +87,7 @@ def trained_on(folder: Path) -> Classes:
 
 
 def load_class_folders(folder: Path, classes: Classes, endings: tuple[str, ...] = ENDINGS) -> FileSource:
-    """The images under `folder/<class>/`, however deep, sorted by path. Raises `DataError` where labels would be a guess."""
+    """The images under `folder/<class>/`, however deep, sorted by path. Raises `DataError` if labels would be guessed."""
     names = class_folders(folder)
     numbering = classes.number(names, str(folder), folders=True)
     top = Listing()
@@ -124,7 +124,7 @@ def source_of(
 
 
 def load_flat(folder: Path, label_file: Path | None, classes: Classes) -> FileSource:
-    """The images in `folder`, however deep, with the labels of a file. Raises `DataError` without one."""
+    """The images in `folder`, however deep, with labels from a file. Raises `DataError` if there is none."""
     listing = Listing()
     listing.add(folder, "", ENDINGS)
     if not listing.files:

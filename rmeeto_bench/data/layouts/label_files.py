@@ -1,4 +1,4 @@
-"""Labels of images that lie in one flat folder: the devkit's ground truth, Kaggle's solution file, or a plain list."""
+"""Labels of images in one flat folder: the devkit's ground truth, Kaggle's solution file, or a plain list."""
 
 from __future__ import annotations
 
@@ -72,21 +72,21 @@ LABEL_HEADERS = (
 
 @dataclass(frozen=True)
 class Labels:
-    """What a label file says of the images."""
+    """The contents of a label file."""
 
     # Class number by image.
     label_of: dict[str, int]
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...] = ()  # images and lines that do not fit together
     # What was decided about its form, in sentences.
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """`file` and class word of each line of a list, and which columns they are, in a sentence where there was a choice."""
+    """The files and class words of a list."""
 
-    rows: tuple[tuple[str, str], ...]
-    note: str | None = None
+    rows: tuple[tuple[str, str], ...]  # (file, class word) of each line
+    note: str | None = None  # sentence that names the columns, if there was a choice
 
 
 def lines_in(path: Path) -> list[str]:
@@ -98,7 +98,7 @@ def lines_in(path: Path) -> list[str]:
 
 
 def pairs_in(path: Path, lines: Sequence[str], is_file: Callable[[str], bool], classes: Classes) -> Pairs | None:
-    """The list's files and class words, or None if no column names a file. Raises `DataError` where a column is a guess."""
+    """The list's files and class words, or None if no column names a file. Raises `DataError` if a column is a guess."""
     rows = columns(lines) or [split_at_file(line, is_file) for line in lines]
     if not rows:
         return None
@@ -140,12 +140,12 @@ def _numbers(words: Sequence[str], path: Path, classes: Classes) -> list[int] | 
 
 
 def whole(word: str) -> str:
-    """A number that a spreadsheet wrote with decimals, without them."""
+    """Strip the decimals with which a spreadsheet wrote a whole number."""
     return word.removesuffix(".0") if word.removesuffix(".0").isdecimal() else word
 
 
 class _Names:
-    """The images by every way in which a list may name them: path, file name, or without its ending."""
+    """Finds images by the names that a list may use: path, file name, or file name without its ending."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._levels: list[dict[str, list[str]]] = [{}, {}, {}]
@@ -210,7 +210,7 @@ def _in_order(path: Path, lines: Sequence[str], names: Sequence[str], classes: C
 
 
 def _from_devkit(path: Path, words: Sequence[str]) -> list[str]:
-    """ILSVRC2012_IDs as synsets."""
+    """Translate ILSVRC2012_IDs into synsets."""
     meta = path.parent / META
     if not meta.is_file():
         raise DataError(

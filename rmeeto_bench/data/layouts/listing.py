@@ -1,4 +1,4 @@
-"""The files under a folder, with everything among them that is no readable image."""
+"""List the files under a folder, and name everything among them that is not a readable image."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ OTHER_IMAGES = (".gif", ".tif", ".tiff", ".jp2", ".heic", ".avif", ".jfif", ".pp
 
 @dataclass
 class Listing:
-    """What lies under a folder. `files`: size and time of change in ns by path below the root; `folders`: those walked."""
+    """What lies under a folder."""
 
+    # path below the root -> size in bytes and time of change in ns
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
-    folders: list[tuple[Path, int]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    folders: list[tuple[Path, int]] = field(default_factory=list)  # those that were walked, with their times of change in ns
+    problems: list[Problem] = field(default_factory=list)  # entries that are not readable images
 
     def add(self, root: Path, below: str, endings: tuple[str, ...], *, deep: bool = True) -> int:
         """List the files of these endings in `root / below`, and in its folders; returns how many. A folder that links

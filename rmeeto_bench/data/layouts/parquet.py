@@ -25,13 +25,13 @@ GROUPS_KEPT = 2  # row groups in memory per process: batches cross the border of
 
 @dataclass(frozen=True)
 class Group:
-    """Rows `first` to `first + rows` of the set: one row group of a file, with `before` rows in the file ahead of it."""
+    """One row group of a file, which holds the rows `first` to `first + rows` of the set."""
 
-    file: int
-    group: int
-    first: int
-    rows: int
-    before: int
+    file: int  # index of the file
+    group: int  # index of the row group in the file
+    first: int  # index in the set of its first row
+    rows: int  # number of rows
+    before: int  # rows ahead of it in the file
     # The file's column of images.
     column: str
 
@@ -40,13 +40,14 @@ class Group:
 class ParquetSource:
     """A `Source` over parquet files."""
 
-    name: str
-    files: tuple[Stamp, ...]
-    groups: tuple[Group, ...]
-    firsts: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
+    name: str  # what a report calls it
+    files: tuple[Stamp, ...]  # as they were when listed
+    groups: tuple[Group, ...]  # row groups, in the order of the set
+    firsts: NDArray[np.int64]  # int64, `first` of each group
+    labels: NDArray[np.int64]  # int64 [N]
+    problems: tuple[Problem, ...] = ()  # found when it was listed
+    notes: tuple[str, ...] = ()  # sentences about what was decided
+    # group -> its images; the last few read
     _cache: OrderedDict[int, list[Any]] = field(default_factory=OrderedDict, repr=False, compare=False)
 
     def _find(self, index: int) -> int:
@@ -70,11 +71,11 @@ class ParquetSource:
         return _bytes(value, self.files[group.file].path.parent)
 
     def changed(self) -> str | None:
-        """A file that is not the one listed."""
+        """The first file that changed since the listing, as a sentence, or None."""
         return next((reason for stamp in self.files if (reason := stamp.changed()) is not None), None)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the rows in memory: each worker process reads its own."""
+        """The state without cached rows: each worker process reads its own."""
         return {**self.__dict__, "_cache": OrderedDict()}
 
 
@@ -151,7 +152,7 @@ def _labels(values: Any, names: list[str] | None, path: Path, classes: Classes) 
 def _by_names(
     numbers: NDArray[np.int64], names: list[str], path: Path, classes: Classes
 ) -> tuple[NDArray[np.int64], str | None]:
-    """The model's numbers of a file's own numbers and their names."""
+    """Translate a file's own class numbers, whose names it gives, into the model's."""
     known = classes.given or known_classes(classes.count)
     found = [None if known is None else known.find(name) for name in names]
     if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(names):

@@ -1,4 +1,4 @@
-"""Images in tar shards as webdataset writes them: `KEY.jpg` beside `KEY.cls`; read in place, nothing is unpacked."""
+"""Images in tar shards as webdataset writes them: `KEY.jpg` beside `KEY.cls`. They are read in place, without unpacking."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ LABEL_ENDINGS = (".cls", ".json")
 
 @dataclass(frozen=True)
 class Member:
-    """One image in a shard: its name there and where its bytes lie."""
+    """One image in a shard."""
 
-    shard: int
-    name: str
-    offset: int
-    size: int
+    shard: int  # index of the shard
+    name: str  # in the shard
+    offset: int  # of its first byte in the shard
+    size: int  # bytes
 
 
 @dataclass(frozen=True)
 class TarSource:
     """A `Source` over uncompressed tar files."""
 
-    name: str
-    shards: tuple[Stamp, ...]
-    members: tuple[Member, ...]
-    labels: NDArray[np.int64]
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
-    _open: dict[int, BinaryIO] = field(default_factory=dict, repr=False, compare=False)
+    name: str  # what a report calls it
+    shards: tuple[Stamp, ...]  # as they were when listed
+    members: tuple[Member, ...]  # images, in the order of the set
+    labels: NDArray[np.int64]  # int64 [N]
+    problems: tuple[Problem, ...] = ()  # found when it was listed
+    notes: tuple[str, ...] = ()  # sentences about what was decided
+    _open: dict[int, BinaryIO] = field(default_factory=dict, repr=False, compare=False)  # shard -> its open file; one at a time
 
     def locate(self, index: int) -> str:
         """Shard and member."""
@@ -80,16 +80,16 @@ class TarSource:
         return os.pread(file.fileno(), member.size, member.offset)  # forked readers share the file's position
 
     def changed(self) -> str | None:
-        """A shard that is not the one listed."""
+        """The first shard that changed since the listing, as a sentence, or None."""
         return next((reason for stamp in self.shards if (reason := stamp.changed()) is not None), None)
 
     def __getstate__(self) -> dict[str, object]:
-        """Without open files: each worker process opens its own."""
+        """The state without open files: each worker process opens its own."""
         return {**self.__dict__, "_open": {}}
 
 
 class _Bounded(io.BufferedReader):
-    """A shard whose headers are read a piece at a time: one that announces more than any name takes is refused."""
+    """A shard whose headers are read piece by piece. A header that claims to be longer than any name is refused."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= MOST_HEADER:
@@ -110,7 +110,7 @@ def _word(ending: str, data: bytes) -> str | None:
 
 
 def _members(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
-    """The archive's members that lie wholly in it; one that is cut off raises `tarfile.ReadError`."""
+    """The archive's complete members; a truncated one raises `tarfile.ReadError`."""
     while (info := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined] # tarfile keeps every header it has seen
         if info.offset_data + info.size > size and not info.issparse():
@@ -121,16 +121,16 @@ def _members(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
 
 @dataclass
 class _Shard:
-    """What one shard holds, by key."""
+    """The contents of one shard by key."""
 
-    path: Path
-    number: int
-    images: dict[str, Member] = field(default_factory=dict)
-    words: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    path: Path  # of the shard
+    number: int  # index of the shard
+    images: dict[str, Member] = field(default_factory=dict)  # key -> image
+    words: dict[str, str] = field(default_factory=dict)  # key -> class word
+    problems: list[Problem] = field(default_factory=list)  # found while it was read
 
     def add(self, archive: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-        """One member."""
+        """Take a member into the listing, or note why not."""
         folder, _, base = info.name.rpartition("/")
         stem, _, extension = base.partition(".")
         if f".{extension.lower()}" not in (*ENDINGS, *LABEL_ENDINGS):  # dots in the key itself
@@ -158,7 +158,7 @@ class _Shard:
 
 
 def _index(path: Path, number: int) -> _Shard:
-    """What a shard holds, as far as it can be read."""
+    """List a shard, as far as it can be read."""
     shard = _Shard(path, number)
     size = path.stat().st_size
     if size == 0:

@@ -35,7 +35,7 @@ def random_frame_indices(count: int, frames: int, generator: np.random.Generator
 
 
 def crop_offsets(length: int, size: int, crops: int) -> list[int]:
-    """Where crops of `size` begin along a side of `length`: evenly from one end to the other, or in the middle for one."""
+    """Offsets of `crops` crops of `size` along a side of `length`: evenly from end to end, or centred if there is one."""
     if crops == 1:
         return [(length - size) // 2]
     return [int(j * (length - size) / (crops - 1)) for j in range(crops)]
@@ -43,14 +43,13 @@ def crop_offsets(length: int, size: int, crops: int) -> list[int]:
 
 @dataclass(frozen=True)
 class VideoViews:
-    """`clips` x `crops` views of `frames` frames, short side resized to `size` (bilinear, as OpenCV does: no antialiasing),
-    crops along the long side. The defaults are the published 4 x 3 evaluation of Kinetics-400."""
+    """Views of a video: several clips, and several crops of each. The defaults are the published evaluation of Kinetics-400."""
 
-    size: int = 224
-    frames: int = 8
-    clips: int = 4
-    crops: int = 3
-    normalisation: Normalisation = IMAGENET
+    size: int = 224  # height and width of a view; the short side is resized to it (bilinear, as OpenCV does: no antialiasing)
+    frames: int = 8  # of a clip
+    clips: int = 4  # of a video, spread over its length
+    crops: int = 3  # of a clip, along the long side
+    normalisation: Normalisation = IMAGENET  # still to be applied to the pixels
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,7 +95,7 @@ class VideoViews:
 
 
 def training_clip(data: bytes, frames: int, generator: np.random.Generator) -> list[Image.Image]:
-    """`frames` frames of an encoded video, one at random from each of as many equal segments; at the video's own size.
+    """`frames` frames of an encoded video, one at random from each of as many equal segments, at the video's own size.
 
     Raises `UnreadableImageError`.
     """
@@ -113,7 +112,7 @@ def training_clip(data: bytes, frames: int, generator: np.random.Generator) -> l
 def read_frames(
     data: bytes, choose: Callable[[int], Iterable[int]], convert: Callable[[np.ndarray], Frame]
 ) -> tuple[int, dict[int, Frame]]:
-    """(number of frames, those that `choose` names when told that number, by their place).
+    """(number of frames, index -> frame for the frames that `choose` picks, given that number).
 
     `convert` gets each as uint8 [h, w, 3] when it is decoded. Raises `UnreadableImageError` if one cannot be decoded.
     """
@@ -153,7 +152,7 @@ def _stream(container: Any) -> Any:
 
 
 def _count_frames(av: Any, data: bytes) -> int:
-    """Frames by the packets in the file: containers that state a number are often wrong, and decoding all is slow."""
+    """Count the frames by their packets: the number in the container is often wrong, and decoding all is slow."""
     with av.open(io.BytesIO(data)) as container:
         stream = _stream(container)
         count = sum(

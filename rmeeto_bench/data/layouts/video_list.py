@@ -1,4 +1,4 @@
-"""Kinetics-400 as labs have it: a list of `path,label`, or a folder of videos per class."""
+"""Kinetics-400 in its usual layouts: a list of `path,label`, or a folder of videos per class."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRIED = 50  # videos looked for to find the folder a list is relative to: every 
 
 
 def find_list(path: Path, split: str = "val") -> Path | None:
-    """The list itself, or the one of the split (`train` or `val`) under a usual name in a folder."""
+    """The list itself, or the split's list (`train` or `val`) under one of its usual names in a folder."""
     if path.is_file():
         return path
     return next((path / name for name in LISTS[split] if (path / name).is_file()), None)
@@ -68,7 +68,7 @@ def load_list(path: Path, classes: Classes, split: str = "val") -> FileSource:
 
 
 def _named(lines: list[str]) -> list[str]:
-    """What may be the videos of the first lines: every cell of them that could be a path."""
+    """Every cell of the first lines that could be the path of a video."""
     rows = columns(lines) or [split_at_file(line, lambda name: name.lower().endswith(ENDINGS)) for line in lines]
     return [cell for row in rows[:TRIED] for cell in row if cell and not whole(cell).isdecimal()]
 

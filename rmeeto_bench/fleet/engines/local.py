@@ -1,4 +1,4 @@
-"""What an engine is: it carries tasks to machines of the right kind and brings their events back. It decides nothing else."""
+"""The interface of an engine, which sends tasks to machines of the right kind and returns their events; and the local one."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ CELLS = "cells"  # folder of a fleet's output: a run folder per task
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to wait: `deadline` seconds for a task from its submission, `patience` seconds for a kind of machine that was
-    lost to come back. `tries`: how often a task whose machine was lost is started in all."""
+    """How long an engine waits, and how often it tries."""
 
-    deadline: float = 6 * 3600.0
-    patience: float = 60.0
-    tries: int = 2
+    deadline: float = 6 * 3600.0  # seconds for a task, from its submission
+    patience: float = 60.0  # seconds for a lost kind of machine to come back
+    tries: int = 2  # starts of a task in all, if its machine is lost
 
 
 class Engine(Protocol):
     """Ray, Slurm, or this machine."""
 
     def missing(self, kinds: Sequence[str]) -> Mapping[str, str]:
-        """Kinds that the machines at hand lack, each with what to do about it in one line."""
+        """Kinds that no machine has -> what to do about it, in one line."""
         ...
 
     def run(self, tasks: Sequence[Task], out: Path) -> Iterator[Event]:
@@ -37,7 +36,7 @@ class Engine(Protocol):
 
 
 def profile_of(kind: str) -> GpuProfile:
-    """The profile of a kind that `check_kinds` let pass."""
+    """The profile of a kind that `check_kinds` has accepted."""
     return next(profile for profile in load_profiles() if profile.name == kind)
 
 
@@ -45,7 +44,7 @@ class LocalEngine:
     """This machine, one task after the other."""
 
     def missing(self, kinds: Sequence[str]) -> Mapping[str, str]:
-        """Nothing: a run says itself that it finds no such GPU."""
+        """Nothing: the run itself reports a GPU that it does not find."""
         return {}
 
     def run(self, tasks: Sequence[Task], out: Path) -> Iterator[Event]:
@@ -55,5 +54,5 @@ class LocalEngine:
 
 
 def needs_gpu(task: Task) -> bool:
-    """Whether a task must be given a GPU; a simulated one is asked for too, so that the way of a real one is seen."""
+    """Whether a task must be given a GPU. A simulated GPU is requested, too, so that the path of a real one is tested."""
     return task.kind != CPU

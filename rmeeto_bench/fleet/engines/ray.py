@@ -32,10 +32,10 @@ def _worker(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
 class _Flight:
     """A task under way."""
 
-    task: Task
-    stream: Any
-    attempt: int
-    until: float
+    task: Task  # what runs
+    stream: Any  # Ray's generator of the task's events
+    attempt: int  # number of this start, from 1
+    until: float  # monotonic time of the deadline, seconds
 
 
 class RayEngine:
@@ -74,7 +74,7 @@ class RayEngine:
         return self._labelled(kind) or any(self._resource(kind) in node["Resources"] for node in self._nodes())
 
     def missing(self, kinds: Sequence[str]) -> Mapping[str, str]:
-        """Kinds without a node: Ray itself would let their tasks wait for ever."""
+        """Kinds without a node: Ray itself would keep their tasks waiting without end."""
         prefix = "accelerator_type:"
         names = sorted({name.removeprefix(prefix) for node in self._nodes() for name in node["Resources"] if prefix in name})
         present = ", ".join(names) or "no GPU at all"
@@ -121,7 +121,7 @@ class RayEngine:
             yield from self._again(waiting, flights)
 
     def _next(self, flight: _Flight) -> Event:
-        """The next event of a task whose stream is ready. An exception in the worker or the loss of its node is one too."""
+        """The next event of a task whose stream is ready. A worker's exception and the loss of its node become events, too."""
         try:
             return Event(**self._ray.get(next(flight.stream), timeout=self._limits.patience))
         except StopIteration:
@@ -146,7 +146,7 @@ class RayEngine:
             yield Event(flight.task.id, "lost", "", f"{detail}, or give it longer with --deadline")
 
     def _again(self, waiting: list[tuple[Task, int, float]], flights: list[_Flight]) -> Iterator[Event]:
-        """Start lost tasks again where there is a machine of their kind; give up on those where none came back."""
+        """Restart lost tasks that have a machine of their kind again; give up on those whose patience has run out."""
         for entry in list(waiting):
             task, attempt, until = entry
             if self._has(task.kind):

@@ -21,14 +21,14 @@ LOOK = 2.0  # seconds between two looks at the jobs
 
 
 class SlurmTask:
-    """What a job does. submitit calls it, and `checkpoint` when the job is preempted or times out."""
+    """The function of a job. submitit calls it, and calls `checkpoint` when the job is preempted or times out."""
 
     def __call__(self, task: Task, folder: Path) -> list[Event]:
         """Carry the task out; the run itself is in the shared folder already."""
         return [event for event in carry_out(task, folder, ship=False) if event.final]
 
     def checkpoint(self, task: Task, folder: Path) -> Any:
-        """The same call again: it continues the run, on the same GPU, or starts it anew on another one."""
+        """The same call again: it continues the run on the same GPU, or starts over on another one."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, task, folder)

@@ -1,16 +1,14 @@
-"""A run as one file: packed to travel, unpacked with nothing taken from it but the two files that make a run."""
+"""A run as one archive. Unpacking takes only the two files that make a run, whatever else is in it."""
 
 from __future__ import annotations
 
 import io
 import lzma
-import sqlite3
 import tarfile
-import tempfile
 import zlib
-from contextlib import closing
 from pathlib import Path
 
+from rmeeto_bench.bench.store.untrusted import private_copy
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.records.run import DATABASE, LARGEST_MANIFEST, MANIFEST
 
@@ -20,16 +18,6 @@ LIMITS = {MANIFEST: LARGEST_MANIFEST, DATABASE: 2 << 30}  # bytes of each file, 
 MOST_MEMBERS = 1000
 
 
-def _snapshot(database: Path) -> bytes:
-    """A consistent copy of a database, also while another process writes to it."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / DATABASE
-        with closing(sqlite3.connect(database, timeout=60)) as source, closing(sqlite3.connect(path)) as target:
-            source.backup(target)
-            target.execute("PRAGMA journal_mode=DELETE")  # one file, no journal beside it
-        return path.read_bytes()
-
-
 def pack(folder: Path) -> bytes:
     """Manifest and raw data of a run as a .tar.gz; a run in progress may be packed too. Raises `DataError` without a run."""
     try:
@@ -37,7 +25,8 @@ def pack(folder: Path) -> bytes:
     except OSError as error:
         raise DataError(f"{folder} holds no {MANIFEST}; give the folder of a run") from error
     if (folder / DATABASE).is_file():
-        files[DATABASE] = _snapshot(folder / DATABASE)
+        with private_copy(folder) as copy:
+            files[DATABASE] = copy.read_bytes()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=3) as archive:
         for name, content in files.items():

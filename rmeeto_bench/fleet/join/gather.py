@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rmeeto_bench.errors import DataError
+from rmeeto_bench.files import new_file
 from rmeeto_bench.fleet.join.archive import ENDINGS, unpack
 from rmeeto_bench.fleet.join.merge import Merged, merge
 from rmeeto_bench.fleet.join.stores import merge_raw
+from rmeeto_bench.records.plausible import MOST, check_counts
 from rmeeto_bench.records.run import DATABASE, MANIFEST, RunRecord, load, save
 
 
@@ -22,7 +25,7 @@ def _open(path: Path, scratch: Path) -> tuple[Path, RunRecord]:
 
 
 def gather(paths: Sequence[Path], out: Path, *, prefer: str | None = None, replace: bool = False) -> tuple[Merged, list[str]]:
-    """Merge runs (folders, manifests, archives) into a new run in `out`; returns it and everything worth noting.
+    """Merge runs (folders, manifests, archives) into a new run in `out`; returns it and notes for the user.
 
     `replace`: over the merged run that is there. Nothing is left in `out` if the runs cannot be merged. Raises `DataError`.
     """
@@ -31,9 +34,10 @@ def gather(paths: Sequence[Path], out: Path, *, prefer: str | None = None, repla
     with tempfile.TemporaryDirectory() as scratch:
         runs = [_open(path, Path(scratch) / str(i)) for i, path in enumerate(paths)]
         merged = merge(runs, prefer=prefer)
+        check_counts({name: len(getattr(merged.record, name)) for name in MOST})  # or nothing could read the result
         with tempfile.TemporaryDirectory(dir=scratch) as staging:
             raw_notes = merge_raw(merged.taken, Path(staging))
-            out.mkdir(parents=True, exist_ok=True)
-            (out / DATABASE).write_bytes((Path(staging) / DATABASE).read_bytes())
+            with new_file(out / DATABASE) as target:
+                shutil.copyfile(Path(staging) / DATABASE, target)
         save(merged.record, out)
     return merged, [*merged.notes, *raw_notes]

@@ -1,4 +1,4 @@
-"""Joining runs of machines that never met: every cell once, contradictions named, every number traceable to its run."""
+"""Merge runs from several machines: every cell once, contradictions named, every number traceable to its run."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ SHOWN = 3  # contradictions named in one error
 
 @dataclass(frozen=True)
 class Taken:
-    """Which raw rows of a given run belong to the merged one: (device id in that run, arm) -> lasting device id."""
+    """Which raw rows of a given run belong to the merged one."""
 
-    folder: Path
-    rows: dict[tuple[str, str], str]
+    folder: Path  # of the given run
+    rows: dict[tuple[str, str], str]  # (device id in that run, arm) -> lasting device id
 
 
 @dataclass(frozen=True)
 class Merged:
-    """The joined record, what was noticed on the way (duplicates, repeats, mixed versions), and what to take of each run."""
+    """A merged run before it is written."""
 
-    record: RunRecord
-    notes: tuple[str, ...]
-    taken: tuple[Taken, ...]
+    record: RunRecord  # the joined record
+    notes: tuple[str, ...]  # duplicates, repeats and mixed versions, one sentence each
+    taken: tuple[Taken, ...]  # what to take of each given run, in their order
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One arm as one given run has it; `given` is the run's position in the list."""
+    """One arm as one given run has it."""
 
-    part: Part
-    arm: Arm
-    given: int
+    part: Part  # source and device
+    arm: Arm  # its row
+    given: int  # position of the run in the list
 
     @property
     def run_id(self) -> str:
@@ -46,13 +46,13 @@ class _Candidate:
 
     @property
     def rank(self) -> tuple[bool, int, bool, tuple[str, str, str]]:
-        """The larger, the better: measured at all, more rounds, of a complete run, newer."""
+        """Larger is better: measured at all, more rounds, from a complete run, newer."""
         source = self.part.source
         return self.arm.images_per_second is not None, self.arm.rounds, source.status == "complete", source.order
 
 
 def _overlap(first: Estimate | None, second: Estimate | None) -> bool:
-    """Whether two estimates can be of one value: their intervals meet. One that is missing contradicts nothing."""
+    """Whether the intervals of two estimates overlap. A missing estimate contradicts nothing."""
     if first is None or second is None:
         return True
 
@@ -66,7 +66,7 @@ def _overlap(first: Estimate | None, second: Estimate | None) -> bool:
 
 
 def _contradiction(first: _Candidate, second: _Candidate) -> str | None:
-    """Why the two cannot be one cell, or None."""
+    """Why the two cannot be measurements of one cell, or None."""
     where = f"{first.arm.arm} on {first.part.device.name} ({first.arm.device}) in {first.run_id} and {second.run_id}"
     if first.arm.images_per_second is None or second.arm.images_per_second is None:
         return None  # an arm that failed says nothing about one that did not
@@ -87,7 +87,7 @@ def _same(first: _Candidate, second: _Candidate) -> bool:
 
 
 def _settle(candidates: list[_Candidate], prefer: str | None, notes: dict[str, None]) -> tuple[_Candidate, list[str]]:
-    """The candidate a slot gets, and the contradictions that stand in the way."""
+    """The candidate that a slot gets, and the contradictions that forbid it."""
     preferred = [candidate for candidate in candidates if candidate.run_id == prefer]
     best = max(preferred or candidates, key=lambda candidate: candidate.rank)
     conflicts = []
@@ -120,7 +120,7 @@ def _refuse(conflicts: Sequence[str]) -> None:
 
 
 def _check_devices(parts: Iterable[Part]) -> None:
-    """One id is one device. Raises `DataError`."""
+    """Check that one id always means one device. Raises `DataError`."""
     seen: dict[str, tuple[Part, DeviceRecord]] = {}
     for part in parts:
         earlier, device = seen.setdefault(part.device.id, (part, part.device))
@@ -132,7 +132,7 @@ def _check_devices(parts: Iterable[Part]) -> None:
 
 
 def _join_data(sources: Iterable[Source], used: dict[str, set[str]]) -> tuple[dict[str, object], list[str]]:
-    """What each model was evaluated on, and the contradictions: top-1 on other images is another quantity.
+    """What each model was evaluated on, and the contradictions: top-1 on other images cannot be compared.
 
     `used`: run id -> its models that have an accuracy here.
     """

@@ -1,4 +1,4 @@
-"""A run taken apart into what can be joined with others: one part per device and source run, under lasting device ids."""
+"""Split a run into parts that can be merged with others: one per device and source run, under lasting device ids."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from rmeeto_bench.records.run import MERGED_FROM, Arm, DeviceRecord, RunRecord, 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the arms of a merged run come from: one measured run, with everything its manifest said of itself.
+    """One measured run whose arms are part of a merged run, with everything its manifest said of itself."""
 
-    `sha256`: of its manifest's text. `arms`: lasting device id -> names of the arms taken from it.
-    """
-
-    run_id: str
-    created_utc: str
-    status: str
-    tool_version: str
-    sha256: str
-    argv: tuple[str, ...]
-    plan: dict[str, Any]
-    environment: dict[str, Any]
-    data: dict[str, Any]
-    failures: tuple[str, ...] = ()
-    arms: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    run_id: str  # of that run
+    created_utc: str  # of that run
+    status: str  # of that run
+    tool_version: str  # version that measured it
+    sha256: str  # of its manifest's text
+    argv: tuple[str, ...]  # words of its command line
+    plan: dict[str, Any]  # its settings as plain values
+    environment: dict[str, Any]  # of its machine
+    data: dict[str, Any]  # model -> what it was evaluated on
+    failures: tuple[str, ...] = ()  # one line for each device that it lost
+    arms: dict[str, tuple[str, ...]] = field(default_factory=dict)  # lasting device id -> names of the arms taken from it
 
     @property
     def code(self) -> str:
@@ -39,19 +36,19 @@ class Source:
 
     @property
     def order(self) -> tuple[str, str, str]:
-        """Sorts sources by age, alike on every machine."""
+        """Sort key of sources: oldest first, in the same order on every machine."""
         return self.created_utc, self.run_id, self.sha256
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one source measured on one device; arms carry the device's lasting id. `stored_as`: its id in the source."""
+    """What one source measured on one device."""
 
-    source: Source
-    device: DeviceRecord
-    arms: tuple[Arm, ...]
-    stored_as: str
-    sweep: tuple[SweepRow, ...] = ()
+    source: Source  # the run it comes from
+    device: DeviceRecord  # under its lasting id
+    arms: tuple[Arm, ...]  # under the device's lasting id
+    stored_as: str  # the device's id in the source
+    sweep: tuple[SweepRow, ...] = ()  # rows of these arms, under the device's lasting id
 
     def key(self, arm: Arm) -> CellKey:
         """The id of one of its cells."""
@@ -74,7 +71,7 @@ def _measured_source(record: RunRecord) -> Source:
 
 
 def _read_source(value: Any, run_id: str) -> Source:
-    """A source as a merged run's plan keeps it. Raises `DataError` for one edited by hand."""
+    """A source from the plan of a merged run. Raises `DataError` if it is damaged."""
     try:
         arms = {device: tuple(names) for device, names in value["arms"].items()}
         source = Source(**{**value, "argv": tuple(value["argv"]), "failures": tuple(value.get("failures", ())), "arms": arms})
@@ -117,5 +114,5 @@ def take_apart(record: RunRecord) -> list[Part]:
 
 
 def as_plan(sources: list[Source]) -> dict[str, Any]:
-    """The plan of a merged run: nothing was planned, the sources say how each was."""
+    """The plan of a merged run: the list of its sources, each with its own plan."""
     return {MERGED_FROM: json.loads(json.dumps([asdict(source) for source in sources]))}  # as it will be read again

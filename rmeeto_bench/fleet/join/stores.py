@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.bench.store.store import Store
-from rmeeto_bench.bench.store.untrusted import expected_tables, open_foreign
+from rmeeto_bench.bench.store.untrusted import expected_tables, open_stored
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.fleet.join.merge import Taken
 from rmeeto_bench.records.run import DATABASE
 
+FREE = (("data_set", "name"),)  # machines may keep one set of images under several names
 VARIANT = "@"  # an arm's variants (noise inputs) are stored as NAME@VARIANT
 
 
 @dataclass(frozen=True)
 class _Rewrite:
-    """How the rows of one table and one source become rows of the merged run."""
+    """Turns the rows of one table and one source into rows of the merged run."""
 
-    columns: tuple[str, ...]
-    taken: Taken
-    first_session: dict[str, int]
+    columns: tuple[str, ...]  # of the table
+    taken: Taken  # which rows of the source are taken, and the lasting ids of their devices
+    first_session: dict[str, int]  # lasting device id -> number that the source's session 0 gets
 
     def _value(self, row: Sequence[Any], column: str) -> Any:
         return row[self.columns.index(column)] if column in self.columns else None
@@ -77,7 +78,7 @@ def merge_raw(taken: Sequence[Taken], out: Path) -> list[str]:
             if not (source.folder / DATABASE).is_file():
                 notes.append(f"{source.folder} has no {DATABASE}: its results are merged, its raw blocks are not")
                 continue
-            with open_foreign(source.folder) as connection, target:
+            with open_stored(source.folder) as store, store.transaction() as connection, target:
                 _copy(connection, target, source)
     return notes
 
@@ -87,11 +88,31 @@ def _copy(connection: sqlite3.Connection, target: sqlite3.Connection, source: Ta
     first_session = _free_sessions(target)
     for table, columns in expected_tables().items():
         if table in present:
-            marks = ",".join("?" * len(columns))
             rows: Iterable[Sequence[Any]] = connection.execute(f"SELECT {','.join(columns)} FROM {table}")
             if "device" in columns:
                 rows = _Rewrite(columns, source, first_session).rows(connection, table)
             try:
-                target.executemany(f"INSERT OR IGNORE INTO {table}({','.join(columns)}) VALUES({marks})", rows)
+                _insert(target, table, columns, rows, source.folder / DATABASE)
             except (TypeError, sqlite3.IntegrityError) as error:
                 raise DataError(f"{source.folder / DATABASE}: table {table} holds values no run has ({error})") from error
+
+
+def _insert(target: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> None:
+    """Add rows; one that is there already must be the same. Raises `DataError` naming the one that is not."""
+    keys = [name for (name,) in target.execute("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (table,))]
+    marks, names = ",".join("?" * len(columns)), ",".join(columns)
+    for row in rows:
+        added = target.execute(f"INSERT OR IGNORE INTO {table}({names}) VALUES({marks})", tuple(row)).rowcount
+        if added:
+            continue
+        values = dict(zip(columns, row, strict=True))
+        where = " AND ".join(f"{key} IS ?" for key in keys)
+        there = target.execute(f"SELECT {names} FROM {table} WHERE {where}", [values[key] for key in keys]).fetchone()
+        pairs = zip(columns, row, there, strict=True)
+        unlike = [name for name, mine, theirs in pairs if mine != theirs and (table, name) not in FREE]
+        if unlike:
+            key = ", ".join(f"{name} {str(values[name])[:60]}" for name in keys)
+            raise DataError(
+                f"{path}: table {table} has another {', '.join(unlike)} under {key} than a run merged before it; "
+                "merge runs of one data set, or leave one out"
+            )

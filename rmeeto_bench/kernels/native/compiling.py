@@ -1,4 +1,4 @@
-"""Compiles the C++ kernels for one instruction set. Only the standard library is needed, as the wheel's build uses it, too.
+"""Compile the C++ kernels for one instruction set. Imports only the standard library: the wheel's build uses it, too.
 
 One compiler call of some seconds without torch's headers: the kernels take plain pointers. A library's name holds the
 digest of all that it was made of, so sources that changed never meet an older library.
@@ -66,12 +66,12 @@ def compilers() -> tuple[list[list[str]], list[str]]:
 
 
 def write_digest(library: Path) -> None:
-    """Put the digest of a library beside it: one that was cut short is never loaded."""
+    """Write the digest of a library beside it, so that a truncated one is never loaded."""
     library.with_suffix(".sha256").write_text(hashlib.sha256(library.read_bytes()).hexdigest() + "\n", encoding="ascii")
 
 
 def intact(library: Path) -> bool:
-    """Whether a library is as it was when its digest was written."""
+    """Whether a library is unchanged since its digest was written."""
     try:
         right = library.with_suffix(".sha256").read_text(encoding="ascii").strip()
         return hashlib.sha256(library.read_bytes()).hexdigest() == right
@@ -80,7 +80,7 @@ def intact(library: Path) -> bool:
 
 
 def _foreign(library: Path, machine: str) -> bool:
-    """Whether a library is for processors other than `machine`: compilers for others stand beside our own."""
+    """Whether a library is for processors other than `machine`, as a cross compiler's would be."""
     header = library.read_bytes()[:20]
     return machine in ELF_MACHINES and int.from_bytes(header[18:20], "little") != ELF_MACHINES[machine]
 

@@ -1,6 +1,6 @@
-"""The compiled kernels of this processor: those shipped in the package, those in the user's cache, or built on first use.
+"""The compiled kernels for this processor: shipped in the package, found in the user's cache, or built on first use.
 
-The best instruction set that the processor has is taken; where it can neither be found nor built, the next one.
+The processor's best instruction set is taken; if its kernels can be neither found nor built, the next one is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WRONG = {
 class Library:
     """Loaded kernels."""
 
-    dll: ctypes.CDLL
+    dll: ctypes.CDLL  # the shared library, whose functions take bare addresses
     isa: str  # instruction set: avx512, avx2, sse2, neon or generic
     source: str  # "shipped in the package", or "built in FOLDER" with the command if this process built it
 
@@ -48,7 +48,7 @@ class Library:
 
 
 def _team() -> ctypes.c_void_p | None:
-    """Where torch's OpenMP runtime starts a team of threads; None where it has none that can be found."""
+    """The function of torch's OpenMP runtime that starts a team of threads; None if it cannot be found."""
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -65,7 +65,7 @@ def _team() -> ctypes.c_void_p | None:
 
 
 def _load(path: Path, isa: str, source: str) -> Library:
-    """Load a library that is known to be ours. Raises `OSError` if it is of another architecture or system."""
+    """Load a library that is known to be ours. Raises `OSError` if it is for another architecture or system."""
     dll = ctypes.CDLL(str(path))
     if dll.rmeeto_lanes() != LANES[isa]:
         raise OSError(f"{path} was not compiled for {isa}")
@@ -98,7 +98,7 @@ def _usable_folder(problems: list[str]) -> Path:
 
 
 def _processor_sets() -> list[str]:
-    """The instruction sets of this processor that there are kernels for, best first, as torch sees the processor."""
+    """The instruction sets of this processor (as torch reports it) that have kernels, best first."""
     names = list(instruction_sets())
     capability = torch.backends.cpu.get_cpu_capability()
     if "avx512" in names and "AVX512" not in capability:
@@ -175,7 +175,7 @@ _chosen: list[Library | UnavailableError] = []
 
 
 def library() -> Library:
-    """The kernels of this process, chosen once. Raises `UnavailableError` with the reason where there are none."""
+    """The kernels of this process, chosen once. Raises `UnavailableError` with the reason if there are none."""
     if not _chosen:
         try:
             _chosen.append(find(_processor_sets()))
@@ -197,7 +197,7 @@ def describe() -> str | None:
 
 @contextmanager
 def using(isa: str) -> Iterator[Library]:
-    """The kernels of another instruction set for a while, to compare them."""
+    """Use the kernels of another instruction set within the `with` block, to compare them."""
     _chosen.append(find([isa]))
     try:
         yield library()
@@ -206,5 +206,5 @@ def using(isa: str) -> Iterator[Library]:
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where a tensor's data lies, for a call of the library; null for None. The caller keeps the tensor alive."""
+    """The address of a tensor's data, for a call of the library; null for None. The caller keeps the tensor alive."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -1,4 +1,4 @@
-"""What the native kernels check of their operands: they are given bare addresses and would read whatever lies there."""
+"""Checks of the native kernels' operands: the kernels take bare addresses and would read any memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVED = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def floats(name: str, tensor: Tensor, *shape: int) -> Tensor:
-    """The tensor in fp32, after a look at its device, dtype and shape. Raises `UsageError` if one is not as it must be."""
+    """The tensor in fp32, after a check of its device, dtype and shape. Raises `UsageError` if one is wrong."""
     if tensor.device.type != "cpu":
         raise UsageError(f"{name} lies on {tensor.device}; the native kernels are for the CPU")
     if tensor.dtype not in SERVED:

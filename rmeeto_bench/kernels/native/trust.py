@@ -1,4 +1,4 @@
-"""Which files may be loaded as code: those that nobody else could have written."""
+"""Which files may be loaded as code: only those that no other user could have written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def _private_group(gid: int) -> bool:
-    """Whether this is the user's own group without other members, as Debian and Fedora give one to each user."""
+    """Whether this group belongs to the user alone; Debian and Fedora give each user such a group."""
     try:
         user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
     except KeyError:
@@ -26,7 +26,7 @@ def _writable_by_others(status: os.stat_result) -> bool:
 
 
 def distrust(path: Path, owners: Collection[int] = ()) -> str | None:
-    """Why a file or folder must not be trusted: itself or a folder above it is another user's, or others may write it.
+    """Why a file or folder must not be trusted: another user owns it or a folder above it, or others may write there.
 
     Root and this user are trusted, and `owners`. A folder above that others may write is fine if it is sticky, as /tmp is.
     """

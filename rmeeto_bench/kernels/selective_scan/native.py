@@ -1,4 +1,4 @@
-"""The scan in C++ for the CPU: all operands read once, states in L1, states computed again in the backward."""
+"""The scan in C++ for the CPU: it reads all operands once, keeps the states in L1 and recomputes them in the backward."""
 
 from __future__ import annotations
 

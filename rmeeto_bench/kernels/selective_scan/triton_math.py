@@ -1,4 +1,4 @@
-"""What the Triton kernels of the scan share."""
+"""Arithmetic that the Triton kernels of the scan share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a processor says around each block: load, clock, and how much of it other programs took. Linux; less elsewhere."""
+"""Telemetry of a processor around each block: load, clock, and what other programs used. Complete only on Linux."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CpuTelemetry:
         self._start: tuple[float, float, float | None] = (0.0, 0.0, None)
 
     def before_block(self) -> None:
-        """Note wall time, our own and everybody's processor time."""
+        """Note the wall time, and the processor time of this process and of all programs."""
         self._start = (time.perf_counter(), time.process_time(), _busy_seconds(self._stat))
 
     def after_block(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Devices behind one protocol: what runs a block of steps and says how long it took."""
+"""Devices behind one protocol: a device runs a block of steps and returns how long it took."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Device(Protocol):
 
     @property
     def torch_device(self) -> torch.device:
-        """Where models and inputs go."""
+        """The torch device for models and inputs."""
         ...
 
     def details(self) -> dict[str, Any]:
-        """What a record should keep: memory, capability, threads."""
+        """Details for the record: memory, capability, threads."""
         ...
 
     def time_block(self, step: Callable[[], Any], steps: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What the driver says about a GPU, read through NVML and never set. Without a driver the answer is the reason why not."""
+"""Read the driver's view of a GPU through NVML; nothing is ever set. Without a driver the answer is the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def gpu_uuid(uuid: str) -> str:
 
 
 def _asked(nvml: Any, question: Callable[[], Any]) -> Any:
-    """The answer, or None where this GPU or driver has none."""
+    """The answer to a query, or None if this GPU or driver does not support it."""
     try:
         return question()
     except (nvml.NVMLError, *ABSENT):
@@ -195,7 +195,7 @@ class NvmlTelemetry:
         return seen
 
     def close(self) -> None:
-        """End the sampling process and let go of NVML."""
+        """End the sampling process and release NVML."""
         if self._poller is not None:
             self._poller.close()
         if self._open:

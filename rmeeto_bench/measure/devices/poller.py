@@ -1,4 +1,4 @@
-"""Samples NVML from another process, so that no lock and no cycle of the timed program is touched while a block runs.
+"""Sample NVML in another process, so that sampling takes no lock and no cycle from the timed program during a block.
 
 Run as `python -m rmeeto_bench.measure.devices.poller GPU-...`. It samples between the lines `start` and `stop` on its standard
 input, answers a `stop` with one JSON line of samples, and ends with its input, even if the parent was killed.

@@ -1,4 +1,4 @@
-"""A simulated GPU with a virtual clock: hours of measuring in milliseconds, with a truth to compare the statistics with.
+"""A simulated GPU with a virtual clock: hours of measuring take milliseconds, and the true cost of every step is known.
 
 Its results carry the verdict SIMULATED and enter neither paper tables nor gates.
 """
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from rmeeto_bench.measure.devices.telemetry import HW_THERMAL, POWER_CAP
 from rmeeto_bench.measure.verdict import Evidence
@@ -29,53 +28,47 @@ FOREIGN_PID = 4242
 class Scenario:
     """How a simulated device misbehaves; the default one is quiet and unlimited. Relative effects are shares: 0.01 is 1 %.
 
-    `drift`: slow-down of the whole device, growing linearly over `drift_seconds` and then constant · `ar_sd`, `ar_rho`:
-    stationary standard deviation and block-to-block correlation of slow device noise · `idiosyncratic_sd`: independent
-    noise of each block · `outlier_share`, `outlier_size`: rare slow blocks · `process_sd`: between sessions, of each arm by
-    itself · `throttle_share` of blocks (of `throttle_arms`, default all) begins an episode of `throttle_blocks` blocks
-    slower by `throttle_depth`, of which telemetry sees `throttle_detected` · `contended_share`, `contended_depth`: another
-    process, always seen · `launch_floor`: seconds the host needs per step, which no step can beat · `power_cap_w` (None:
-    none) lowers the clock · `temperature_c` once warm · `memory_growth`: bytes the allocator grows by in each block ·
-    `host_stall`: wall time beyond device time · `telemetry_cost`: slow-down of blocks that are observed. The rest are facts
-    for `SimDevice.evidence`; a step of an arm in `out_of_memory` raises torch's error.
+    The fields from `mig` on are facts for `SimDevice.evidence`.
     """
 
-    drift: float = 0.0
-    drift_seconds: float = 120.0
-    ar_sd: float = 0.001
-    ar_rho: float = 0.9
-    idiosyncratic_sd: float = 0.001
-    outlier_share: float = 0.0
-    outlier_size: float = 0.05
-    process_sd: float = 0.0
-    throttle_share: float = 0.0
-    throttle_blocks: int = 1
-    throttle_depth: float = 0.12
-    throttle_detected: float = 1.0
-    throttle_arms: tuple[str, ...] = ()
-    contended_share: float = 0.0
-    contended_depth: float = 0.3
-    launch_floor: float = 0.0
-    power_cap_w: float | None = None
-    temperature_c: float = 65.0
-    memory_growth: int = 0
-    host_stall: float = 0.0
-    telemetry_cost: float = 0.0
-    mig: bool = False
-    slow_path: bool = False
-    tokens_mismatch: bool = False
-    identity_failed: bool = False
-    environment_changed: bool = False
-    out_of_memory: tuple[str, ...] = ()
+    drift: float = 0.0  # slow-down of the whole device, growing linearly over `drift_seconds` and then constant
+    drift_seconds: float = 120.0  # time over which the drift grows
+    ar_sd: float = 0.001  # stationary standard deviation of slow device noise
+    ar_rho: float = 0.9  # correlation of slow device noise from block to block
+    idiosyncratic_sd: float = 0.001  # standard deviation of independent noise of each block
+    outlier_share: float = 0.0  # share of the blocks that are outliers
+    outlier_size: float = 0.05  # slow-down of an outlier
+    process_sd: float = 0.0  # standard deviation between sessions, of each arm by itself
+    throttle_share: float = 0.0  # share of the blocks that begin an episode of throttling
+    throttle_blocks: int = 1  # length of an episode in blocks
+    throttle_depth: float = 0.12  # slow-down of the blocks of an episode
+    throttle_detected: float = 1.0  # share of the throttled blocks that telemetry sees as such
+    throttle_arms: tuple[str, ...] = ()  # arms whose blocks can begin an episode; empty: all
+    contended_share: float = 0.0  # share of the blocks during which another process runs; telemetry always sees it
+    contended_depth: float = 0.3  # slow-down of these blocks
+    launch_floor: float = 0.0  # seconds that the host needs per step, which no step can beat
+    power_cap_w: float | None = None  # lowers the clock; None: no cap
+    temperature_c: float = 65.0  # of the device once it is warm
+    warm_seconds: float = WARM_SECONDS  # time constant of warming up
+    heat: tuple[tuple[str, float], ...] = ()  # arms, and how much slower each is on the warm device than on the cold one
+    memory_growth: int = 0  # bytes by which the allocator grows in each block
+    host_stall: float = 0.0  # wall time beyond device time, as a share of it
+    telemetry_cost: float = 0.0  # slow-down of blocks that are observed
+    mig: bool = False  # the device is a MIG slice
+    slow_path: bool = False  # the fast path that was asked for does not run
+    tokens_mismatch: bool = False  # the model's tokens differ from the schedule
+    identity_failed: bool = False  # the timed program differs from the evaluated one
+    environment_changed: bool = False  # the environment changes between sessions
+    out_of_memory: tuple[str, ...] = ()  # arms whose steps raise torch's out-of-memory error
 
 
 @dataclass(frozen=True)
 class SimStep:
-    """A step of known true cost; calling it lets the virtual clock of its device pass."""
+    """A step of known true cost. Calling it advances the virtual clock of its device."""
 
-    name: str
-    seconds: float
-    device: SimDevice
+    name: str  # of the arm
+    seconds: float  # true time of a step on the device, without a power cap or launch floor
+    device: SimDevice  # the device whose clock it advances
 
     def __call__(self) -> None:
         """One step outside a block, without noise."""
@@ -83,7 +76,7 @@ class SimStep:
 
 
 class SimTelemetry:
-    """What the simulated driver would say of the last block."""
+    """Telemetry of the simulated driver for the last block."""
 
     def __init__(self, device: SimDevice) -> None:
         self._device = device
@@ -95,7 +88,7 @@ class SimTelemetry:
         self._device.observed = True
 
     def after_block(self) -> dict[str, Any]:
-        """As NVML's, consistent with what slowed the block down."""
+        """Readings like NVML's, consistent with what slowed the block down."""
         self._device.observed = False
         return self._device.seen(self._device.clock() - self._start)
 
@@ -118,6 +111,7 @@ class SimDevice:
         self._random = np.random.default_rng([seed, session, zlib.crc32(profile.name.encode())])
         self._process_seed = (seed, session)
         self._process: dict[str, float] = {}
+        self._hotter = dict(self.scenario.heat)
         self._noise: list[float] = []
         self._draws: list[tuple[float, float, float]] = []
         self._index = CHUNK
@@ -155,7 +149,7 @@ class SimDevice:
         return SimTelemetry(self)
 
     def evidence(self) -> Evidence:
-        """What the other parts of a run would find out in this scenario."""
+        """The evidence that the other parts of a run would find in this scenario."""
         scenario = self.scenario
         return Evidence(
             simulated=True,
@@ -168,7 +162,7 @@ class SimDevice:
         )
 
     def step(self, name: str, seconds: float) -> SimStep:
-        """A step that truly takes `seconds` on this device, or the launch floor if that is more."""
+        """A step whose true cost on this device is `seconds`, or the launch floor if that is more."""
         return SimStep(name, seconds, self)
 
     def pass_time(self, seconds: float) -> None:
@@ -200,7 +194,7 @@ class SimDevice:
 
     def seen(self, seconds: float) -> dict[str, Any]:
         """Telemetry of the last block or blocks, over `seconds`."""
-        heat = 1 - float(np.exp(-self._now / WARM_SECONDS))
+        heat = self._heat()
         slow = 1 + self._drift() + (self.scenario.throttle_depth if self._reasons & HW_THERMAL else 0)
         mhz = round(self.profile.boost_mhz * self._clock_share / slow)
         energy = self._power_w * seconds
@@ -219,11 +213,17 @@ class SimDevice:
             "reserved_delta_bytes": growth,
         }
 
+    def _heat(self) -> float:
+        """How warm the device is: 0 when idle, 1 after a long time of work."""
+        return 1 - float(np.exp(-self._now / self.scenario.warm_seconds))
+
     def _drift(self) -> float:
         return self.scenario.drift * min(1.0, self._now / self.scenario.drift_seconds)
 
     def _refill(self) -> None:
         """Noise of the next blocks, drawn at once."""
+        from scipy.signal import lfilter
+
         scenario, draw = self.scenario, self._random
         innovation = np.sqrt(1 - scenario.ar_rho**2) * draw.normal(0, scenario.ar_sd, CHUNK)
         innovation[0] += scenario.ar_rho * self._slow_noise
@@ -235,7 +235,7 @@ class SimDevice:
         self._index = 0
 
     def _process_effect(self, name: str) -> float:
-        """The arm's own factor in this session: fixed by seed, session and name, not by what was measured before."""
+        """The arm's own factor in this session. It depends on seed, session and name, not on earlier measurements."""
         if name not in self._process:
             generator = np.random.default_rng([*self._process_seed, zlib.crc32(name.encode()), 1])
             self._process[name] = float(np.exp(generator.normal(0, self.scenario.process_sd)))
@@ -248,7 +248,7 @@ class SimDevice:
         scenario, noise = self.scenario, self._noise[self._index]
         throttle, detect, contend = self._draws[self._index]
         self._index += 1
-        factor = noise * (1 + self._drift())
+        factor = noise * (1 + self._drift()) * (1 + self._hotter.get(name, 0.0) * self._heat())
         if scenario.process_sd:
             factor *= self._process_effect(name)
         self._reasons = POWER_CAP if self._capped else 0

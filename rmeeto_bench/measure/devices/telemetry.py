@@ -1,4 +1,4 @@
-"""What a device says about itself around each block, and which of it makes a block unfit to count.
+"""Telemetry of a device around each block, and the rules by which it rejects a block.
 
 Keys of a block's telemetry, each present only where it is known: `sm_mhz_mean`, `sm_mhz_min`, `memory_mhz`, `temperature_c`,
 `power_w` (mean over the block), `energy_j` (the device's counter), `energy_integrated_j` (power over time), `reasons` (clock
@@ -41,12 +41,12 @@ class Telemetry(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what watching needed."""
+        """Release the resources of watching."""
         ...
 
 
 class NoTelemetry:
-    """Watches nothing, where a device has nothing to say."""
+    """Watches nothing, for devices without telemetry."""
 
     def before_block(self) -> None:
         """Nothing to note."""

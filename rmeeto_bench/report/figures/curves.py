@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
-from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, settings
+from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES
 from rmeeto_bench.report.groups import groups
 
 
@@ -74,8 +73,8 @@ def look(index: int) -> dict[str, Any]:
 
 def bars(estimates: Sequence[Estimate]) -> list[list[float]]:
     """Lengths of error bars below and above; none where there is no interval."""
-    below = [e.value - e.low if e.low is not None else 0.0 for e in estimates]
-    above = [e.high - e.value if e.high is not None else 0.0 for e in estimates]
+    below = [max(0.0, e.value - e.low) if e.low is not None else 0.0 for e in estimates]
+    above = [max(0.0, e.high - e.value) if e.high is not None else 0.0 for e in estimates]
     return [below, above]
 
 
@@ -95,8 +94,3 @@ def legend(axes: Axes, style: str, **where: Any) -> None:
         figure.legend(*handles, fontsize="small", frameon=False, loc="outside lower left", labelspacing=0.25)
     else:
         axes.legend(fontsize="small", frameon=False, **where)
-
-
-def with_style(style: str) -> Any:
-    """The context in which a figure of this style is drawn."""
-    return matplotlib.rc_context(settings(STYLES[style]))

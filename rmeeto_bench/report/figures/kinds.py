@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.measure.statistics import break_even
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
-from rmeeto_bench.report.figures.curves import Line, blank, curve, legend, lines_of, look, with_style
-from rmeeto_bench.report.figures.style import COLOURS, draw_speed_accuracy
+from rmeeto_bench.report.figures.curves import Line, blank, curve, legend, lines_of, look
+from rmeeto_bench.report.figures.style import COLOURS, draw_speed_accuracy, drawing
 
 GREY = "0.4"
 
@@ -22,7 +22,7 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
     lines = lines_of(records)
     accuracy = any(arm.top1 for line in lines for arm in line.arms)
     devices = list(dict.fromkeys(line.device for line in lines)) or [""]
-    with with_style(style):
+    with drawing(style):
         figure, panels = blank(style, panels=len(devices))
         for axes, device in zip(panels, devices, strict=True):
             here = [line for line in lines if line.device == device]
@@ -61,7 +61,7 @@ def speedup(records: Sequence[RunRecord], style: str) -> Figure:
     lines = [line for line in lines_of(records) if any(arm.r and arm.speedup for arm in line.arms)]
     if not lines:
         raise DataError("these runs have no speed-up; measure r = 0 and at least one other")
-    with with_style(style):
+    with drawing(style):
         figure, (axes,) = blank(style)
         largest = 0.0
         for index, line in enumerate(lines):
@@ -103,7 +103,7 @@ def retraining(records: Sequence[RunRecord], style: str) -> Figure:
             "no model has accuracies both before and after re-training; give a run with re-trained checkpoints "
             "and one with the baseline's for all r (--checkpoints FILE)"
         )
-    with with_style(style):
+    with drawing(style):
         figure, (axes,) = blank(style)
         for index, (model, weights) in enumerate(models.items()):
             colour = look(index)["color"]
@@ -144,7 +144,7 @@ def energy(records: Sequence[RunRecord], style: str, joules: Joules) -> Figure:
                 drawn.append((line.name, [ratio for ratio, _ in pairs], [value for _, value in pairs]))
     if not drawn:
         raise DataError("these runs have no energy that can be trusted; it needs a GPU whose driver counts it")
-    with with_style(style):
+    with drawing(style):
         figure, (axes,) = blank(style)
         for index, (name, ratios, values) in enumerate(drawn):
             curve(axes, ratios, values, index, name)
@@ -165,7 +165,7 @@ def kernel_times(checks: Sequence[Mapping[str, object]], style: str) -> Figure:
         rows.append((str(provenance.get("device")), {k: v for k, v in kernels.items() if isinstance(v, Mapping) and "ms" in v}))
     names = list(dict.fromkeys(name for _, kernels in rows for name in kernels))
     names.sort(key=lambda name: max(kernels[name]["ms"] for _, kernels in rows if name in kernels))
-    with with_style(style):
+    with drawing(style):
         figure, (axes,) = blank(style)
         thick = 0.8 / len(rows)
         for index, (device, kernels) in enumerate(rows):

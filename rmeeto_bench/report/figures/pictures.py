@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rmeeto_bench.files import new_file
+
 Pixels = NDArray[np.uint8]
 Groups = NDArray[np.int64]
 FILL = 0.8  # share of the group's mean colour in a merged region; the rest is the photograph
@@ -93,7 +95,8 @@ def beside(pictures: list[Pixels], gap: int = 8) -> Pixels:
 
 def save_picture(pixels: Pixels, path: Path) -> None:
     """Write an image file, in the format of its ending."""
-    Image.fromarray(pixels).save(path)
+    with new_file(path) as temporary:
+        Image.fromarray(pixels).save(temporary)
 
 
 @dataclass(frozen=True)
@@ -109,20 +112,24 @@ def contact_sheet(rows: list[list[Panel]], path: Path, title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns, side = max(len(row) for row in rows), 2.3
-    heading = 0.35
-    figure = Figure(figsize=(side * columns, (side + 0.28) * len(rows) + heading), dpi=200)
-    FigureCanvasAgg(figure)
-    height = figure.get_size_inches()[1]
-    top = 1 - heading / height
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for r, row in enumerate(rows):
-        for c, axes in enumerate(grid[r]):
-            axes.axis("off")
-            if c < len(row):
-                axes.imshow(row[c].pixels, interpolation="none")
-                axes.set_title(row[c].caption, fontsize=7, pad=3)
-    margins = {"left": 0.005, "right": 0.995, "bottom": 0.005, "top": top - 0.2 / height}
-    figure.subplots_adjust(**margins, wspace=0.03, hspace=0.12)
-    figure.suptitle(title, fontsize=8, y=1 - 0.1 / height, va="top")
-    figure.savefig(path)
+    from rmeeto_bench.report.figures.style import drawing
+
+    with drawing("screen"):
+        columns, side = max(len(row) for row in rows), 2.3
+        heading = 0.35
+        figure = Figure(figsize=(side * columns, (side + 0.28) * len(rows) + heading), dpi=200)
+        FigureCanvasAgg(figure)
+        height = figure.get_size_inches()[1]
+        top = 1 - heading / height
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for r, row in enumerate(rows):
+            for c, axes in enumerate(grid[r]):
+                axes.axis("off")
+                if c < len(row):
+                    axes.imshow(row[c].pixels, interpolation="none")
+                    axes.set_title(row[c].caption, fontsize=7, pad=3)
+        margins = {"left": 0.005, "right": 0.995, "bottom": 0.005, "top": top - 0.2 / height}
+        figure.subplots_adjust(**margins, wspace=0.03, hspace=0.12)
+        figure.suptitle(title, fontsize=8, y=1 - 0.1 / height, va="top")
+        with new_file(path) as temporary:
+            figure.savefig(temporary)

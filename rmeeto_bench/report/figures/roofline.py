@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rmeeto_bench.profiles import GpuProfile
-from rmeeto_bench.report.figures.style import COLOURS, STYLES, settings
+from rmeeto_bench.report.figures.style import COLOURS, STYLES, drawing
 
 if TYPE_CHECKING:
     from rmeeto_bench.cost.attainable import RooflineArm
@@ -68,8 +67,8 @@ def _rates(axes: Axes, arms: Sequence[RooflineArm]) -> None:
     values = [arm.achieved for arm in reached if arm.achieved]
     if reached:
         xs, ys = [arm.reduction_ratio for arm in reached], [value.value for value in values]
-        below = [value.value - (value.low or value.value) for value in values]
-        above = [(value.high or value.value) - value.value for value in values]
+        below = [max(0.0, value.value - (value.low or value.value)) for value in values]
+        above = [max(0.0, (value.high or value.value) - value.value) for value in values]
         axes.errorbar(xs, ys, yerr=[below, above], fmt="-.s", color=COLOURS[1], markersize=5, linewidth=1.2, label="measured")
         for arm, x, y in zip(reached, xs, ys, strict=True):
             axes.annotate(f"{y / arm.limit:.0%}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize="small")
@@ -85,7 +84,7 @@ def roofline(title: str, profile: GpuProfile, arms: Sequence[RooflineArm], style
     chosen = STYLES[style]
     beside = style == "screen"
     size = (1.55 * chosen.width, chosen.height) if beside else (chosen.width, 1.9 * chosen.height)
-    with matplotlib.rc_context(settings(chosen)):
+    with drawing(style):
         figure = Figure(figsize=size, layout="constrained")
         left, right = figure.subplots(1, 2) if beside else figure.subplots(2, 1)
         _roofs(left, profile, arms)

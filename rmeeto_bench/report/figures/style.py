@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.run import Arm
 
 # Okabe and Ito's colours are told apart by every kind of colour vision; markers and line styles carry the rest in grey.
@@ -37,9 +40,21 @@ class Style:
 STYLES = {"screen": Style(6.4, 4.2, 10), "paper": Style(3.35, 2.4, 8, 300)}
 
 
-def settings(style: Style) -> dict[Any, Any]:
-    """Fonts embedded as outlines that camera-ready checks accept, and the same bytes every time."""
+@contextmanager
+def drawing(style: str) -> Iterator[Style]:
+    """The context in which a figure is made and written. Names are text, never mathematics, and a user's own defaults
+    (a matplotlibrc with TeX, say) do not count. Fonts are outlines that camera-ready checks accept; files are the same bytes
+    every time."""
+    chosen = STYLES[style]
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_settings(chosen))
+        yield chosen
+
+
+def _settings(style: Style) -> dict[Any, Any]:
     return {
+        "text.parse_math": False,
         "font.size": style.font,
         "font.family": "DejaVu Sans",
         "pdf.fonttype": 42,
@@ -52,8 +67,8 @@ def settings(style: Style) -> dict[Any, Any]:
 
 
 def _errors(values: list[tuple[float, float | None, float | None]]) -> list[list[float]]:
-    below = [value - low if low is not None else 0.0 for value, low, _ in values]
-    above = [high - value if high is not None else 0.0 for value, _, high in values]
+    below = [max(0.0, value - low) if low is not None else 0.0 for value, low, _ in values]
+    above = [max(0.0, high - value) if high is not None else 0.0 for value, _, high in values]
     return [below, above]
 
 
@@ -97,17 +112,15 @@ def draw_speed_accuracy(axes: Axes, index: int, name: str, arms: list[Arm], *, a
 
 def render(figure: Figure, kind: str, style: str = "screen") -> bytes:
     """The figure as `png`, `pdf` or `svg`, equal bytes for equal input."""
-    chosen = STYLES[style]
     buffer = io.BytesIO()
-    with matplotlib.rc_context(settings(chosen)):
+    with drawing(style) as chosen:
         figure.savefig(buffer, format=kind, dpi=chosen.dpi, metadata=METADATA[kind])
     return buffer.getvalue()
 
 
 def write_figure(figure: Figure, stem: Path, style: str = "screen") -> list[Path]:
     """Write `<stem>.png`, `.pdf` and `.svg`, making the folder if need be; returns their paths."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in METADATA]
     for path, kind in zip(paths, METADATA, strict=True):
-        path.write_bytes(render(figure, kind, style))
+        write_atomic(path, render(figure, kind, style))
     return paths

@@ -1,17 +1,16 @@
-"""The paper's Figures 1b and 4 from its published numbers, with ours over them where there are any."""
+"""The paper's Figures 1b and 4 from its published numbers, with our points drawn over them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rmeeto_bench import published
 from rmeeto_bench.records.run import Arm, Estimate
-from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, settings
+from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, drawing
 from rmeeto_bench.report.paper.sources import Sources
 from rmeeto_bench.report.paper.tables.throughput import PAPER_PRECISION, on_gpu
 
@@ -28,8 +27,7 @@ SERIES = (
 
 
 def _canvas(style: str, draw: Callable[[Axes], None]) -> Figure:
-    chosen = STYLES[style]
-    with matplotlib.rc_context(settings(chosen)):
+    with drawing(style) as chosen:
         figure = Figure(figsize=(chosen.width, chosen.height), layout="constrained")
         axes = figure.subplots()
         draw(axes)
@@ -38,7 +36,7 @@ def _canvas(style: str, draw: Callable[[Axes], None]) -> Figure:
 
 
 def _has_place(arm: Arm) -> bool:
-    """Figure 4 is about speed and accuracy in the paper's precision."""
+    """Whether an arm belongs on Figure 4: it has a speed and an accuracy, in the paper's precision."""
     return arm.precision == PAPER_PRECISION and arm.images_per_second is not None and arm.top1 is not None
 
 
@@ -89,14 +87,14 @@ def _stars(axes: Axes, points: list[tuple[float, Estimate]], colour: str, label:
     """Our points: filled stars with the intervals of their accuracy."""
     if points:
         xs, ys = [x for x, _ in points], [y for _, y in points]
-        below = [y.value - (y.low or y.value) for y in ys]
-        above = [(y.high or y.value) - y.value for y in ys]
+        below = [max(0.0, y.value - (y.low or y.value)) for y in ys]
+        above = [max(0.0, (y.high or y.value) - y.value) for y in ys]
         values = [y.value for y in ys]
         axes.errorbar(xs, values, yerr=[below, above], fmt="*", color=colour, markersize=9, label=label, zorder=3)
 
 
 def _legend(axes: Axes, *, above: bool) -> None:
-    """One entry per name; above the axes where lines fill all of them."""
+    """A legend with one entry per name, above the axes if lines fill all of them."""
     handles, names = axes.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     if above:

@@ -1,4 +1,4 @@
-"""Our side of the paper's ablation tables: what `rmeeto-bench ablate --out` wrote, found by the setting a row is about.
+"""Our side of the paper's ablation tables: results of `rmeeto-bench ablate --out`, found by the setting of a row.
 
 `ablate` switches settings on one set of weights, without training each of them: only training-free numbers of the paper have
 one of ours beside them, and only where those weights were not trained with merging on.
@@ -41,15 +41,15 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Ablated:
-    """One variant of one study on one model: top-1 in percent, and its standard deviation over seeds where it draws."""
+    """The result of one variant of one study on one model."""
 
-    model: str
-    r: int
-    study: str
-    label: str
-    top1: Estimate
-    spread: float | None
-    data: str
+    model: str  # name of the model
+    r: int  # tokens that each merge removes
+    study: str  # name of the study
+    label: str  # name of the variant
+    top1: Estimate  # percent
+    spread: float | None  # standard deviation over seeds, in points; None for one run
+    data: str  # name of the data, and the number of images
 
 
 def _rows(path: Path) -> list[Ablated]:

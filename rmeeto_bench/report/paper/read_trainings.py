@@ -1,4 +1,4 @@
-"""Finished trainings as the logs of `rmeeto-bench retrain` tell them. `training` finds the rows of the paper they belong to."""
+"""Read finished trainings from the logs of `rmeeto-bench retrain`. `training` finds the rows of the paper they belong to."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from rmeeto_bench.report.training import TrainingLog, read_logs
 
 @dataclass(frozen=True)
 class Training:
-    """One finished training. `reduction`: its settings as plain values, r among them · `minutes` of training · `top1` in
-    percent of `n_images` · `n_devices` processes on `device`, one GPU each."""
+    """One finished training."""
 
-    model: str
-    reduction: dict[str, Any]
-    recipe: dict[str, Any]
-    epochs: float
-    top1: float
-    n_images: int
-    minutes: float
-    device: str
-    n_devices: int
-    data: str
+    model: str  # name of the model
+    reduction: dict[str, Any]  # its settings as plain values, r among them
+    recipe: dict[str, Any]  # its settings as plain values
+    epochs: float  # of the training
+    top1: float  # percent
+    n_images: int  # images behind top1; 0: not known
+    minutes: float  # of training
+    device: str  # name of the device
+    n_devices: int  # processes, one device each
+    data: str  # name of the training data
 
     @property
     def of_whole(self) -> float:
-        """The part of the training images it saw."""
+        """The share of the training images that it used."""
         return float(self.recipe.get("fraction", 1.0))
 
     @property
     def twins(self) -> str:
-        """Equal for trainings that differ by their seed alone, or by the machine."""
+        """A key that is equal for trainings that differ only by seed or machine."""
         recipe = {name: value for name, value in self.recipe.items() if name != "seed"}
         return json.dumps([self.model, self.reduction, recipe, self.data, self.n_images], sort_keys=True)
 

@@ -58,7 +58,7 @@ def chosen(names: list[str]) -> tuple[list[Item], list[str]]:
 
 
 def _keys(row: PaperRow) -> dict[str, str]:
-    """Heading -> text of everything that says what a number is of."""
+    """Heading -> text, for everything that identifies a number."""
     return {
         "model": row.model,
         "method": row.method,

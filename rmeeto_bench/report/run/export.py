@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord, to_json
-from rmeeto_bench.report.run.tables import to_frame
+from rmeeto_bench.report.run.tables import to_csv
 
 MEASURES = {"images_per_second": "images/s", "speedup": "x", "top1": "%"}  # field -> unit; of all, larger is better
 
@@ -52,7 +52,7 @@ def bmf(record: RunRecord) -> str:
 
 def csv(record: RunRecord) -> str:
     """One row per arm with every field."""
-    return str(to_frame(record).to_csv(index=False))
+    return to_csv(record)
 
 
 FORMATS: dict[str, Callable[[RunRecord], str]] = {"gab": gab, "bmf": bmf, "csv": csv, "json": to_json}

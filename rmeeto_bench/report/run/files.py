@@ -9,13 +9,13 @@ from rmeeto_bench.records.run import RunRecord
 from rmeeto_bench.report.figures.kinds import speed_accuracy
 from rmeeto_bench.report.figures.style import write_figure
 from rmeeto_bench.report.run.html import Blocks, html
-from rmeeto_bench.report.run.tables import latex, markdown, to_frame
+from rmeeto_bench.report.run.tables import latex, markdown, to_csv
 
 
 def write_all(record: RunRecord, folder: Path, style: str = "screen", blocks: Blocks | None = None) -> list[Path]:
     """Write table.csv, .md, .tex, speed_accuracy.png, .pdf, .svg and report.html; returns their paths."""
     texts = {
-        "table.csv": to_frame(record).to_csv(index=False),
+        "table.csv": to_csv(record),
         "table.md": markdown(record),
         "table.tex": latex(record),
         "report.html": html(record, blocks),

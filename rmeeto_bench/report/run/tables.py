@@ -12,11 +12,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rmeeto_bench.records.run import ESTIMATES, Arm, Estimate, RunRecord
+from rmeeto_bench.records.run import ESTIMATES, Arm, Estimate, RunRecord, SweepRow
+from rmeeto_bench.report.fitted import NEVER, Column, fitted
 from rmeeto_bench.report.groups import groups
+from rmeeto_bench.report.plain import csv_cell, tex
+from rmeeto_bench.report.plain import markdown as as_markdown
 
 DASH = "—"
-WIDE = 120  # columns of a terminal from which intervals stand beside their values
+WIDE = 120  # columns of a terminal from which a verdict stands on one line
 
 
 def to_frame(record: RunRecord) -> pd.DataFrame:
@@ -34,6 +37,11 @@ def to_frame(record: RunRecord) -> pd.DataFrame:
         row["labels"] = " ".join(arm.labels)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def to_csv(record: RunRecord) -> str:
+    """The data frame as a file for spreadsheets and programs."""
+    return str(to_frame(record).map(csv_cell).to_csv(index=False))
 
 
 def interval(estimate: Estimate | None, digits: int, *, sign: str = "") -> str:
@@ -124,16 +132,16 @@ def _columns(arms: list[Arm]) -> list[str]:
 
 BESIDE = ("paper's protocol", "p50/p90/p99 ms", "J/image", "noise")  # a narrow terminal has them in a table below
 OPTIONAL = ("paper images/s", *BESIDE, "verdict")
-NARROW = ("r", "realised", "images/s", "speed-up", "top-1 %", "Δ points", "GFLOPs", "weights", "verdict")
+# What a narrow terminal shows first; the rest goes, the last first.
+IMPORTANCE = (
+    *("r", "speed-up", "images/s", "top-1 %", "Δ points", "verdict", "weights", "realised", "GFLOPs"),
+    *("ratio", "tokens", "paper images/s", *BESIDE),
+)
 
 
-def _shown(arms: list[Arm], *, wide: bool) -> list[str]:
-    """The columns of a terminal table; in a narrow one a verdict takes the place of others."""
-    columns = _columns(arms)
-    if wide:
-        return columns
-    less = ("GFLOPs", "realised") if "verdict" in columns else ()
-    return [name for name in columns if name in NARROW and name not in less]
+def _column(name: str) -> Column:
+    kept = name in ("r", "speed-up")
+    return Column(name, NEVER if kept else IMPORTANCE.index(name), left=name in ("weights", "verdict"))
 
 
 def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
@@ -148,44 +156,21 @@ def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
 
 
 def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
-    """One table per model of a device, fitted to a terminal of `width` columns: narrow ones put intervals below."""
+    """One table per model of a device, fitted to `width` columns; a narrow one has what was measured beside it in a second."""
     tables = []
     for _, _, arms in groups(record, device):
-        wide = width >= WIDE
-        columns = _shown(arms, wide=wide)
-        table = Table(
-            title=caption(record, device, arms),
-            title_justify="left",
-            box=None,
-            pad_edge=False,
-            padding=(0, 2, 0, 0) if wide else (0, 1, 0, 0),
-        )
-        for name in columns:
-            table.add_column(name, justify="left" if name in ("weights", "verdict") else "right", no_wrap=True)
-        for arm in arms:
-            cells = _cells(arm, _common(arms))
-            joint = " " if wide else "\n"
-            if not wide:
-                cells["verdict"] = (cells["verdict"][0].replace("_", "\n").replace(" [", "\n["), "")
-            table.add_row(*(joint.join(part for part in cells[name] if part) for name in columns))
+        common = _common(arms)
+        rows = [_cells(arm, common) for arm in arms]
+        if width < WIDE:
+            for row in rows:
+                row["verdict"] = (row["verdict"][0].replace("_", "\n").replace(" [", "\n["), "")
+        columns = [_column(name) for name in _columns(arms)]
+        table, left_out = fitted(caption(record, device, arms), columns, rows, width)
         tables.append(table)
-        if not wide:
-            tables += _beside(arms)
+        below = [name for name in left_out if name in BESIDE]
+        if below:
+            tables.append(fitted(None, [_column(name) for name in ("r", *below)], rows, width)[0])
     return tables
-
-
-def _beside(arms: list[Arm]) -> list[Table]:
-    """What was measured beside the main table, as a small one; none if there is nothing."""
-    columns = [name for name in _columns(arms) if name in BESIDE]
-    if not columns:
-        return []
-    table = Table(box=None, pad_edge=False)
-    for name in ("r", *columns):
-        table.add_column(name, justify="right", no_wrap=True)
-    for arm in arms:
-        cells = _cells(arm)
-        table.add_row(*(cells[name][0] for name in ("r", *columns)))
-    return [table]
 
 
 def overview_table(record: RunRecord) -> list[Table]:
@@ -209,6 +194,12 @@ def overview_table(record: RunRecord) -> list[Table]:
     return tables
 
 
+def _sweep_cell(row: SweepRow | None) -> str:
+    if row is None:
+        return DASH
+    return f"{rate_text(row.images_per_second)}{'*' if row.knee else ' '}" if row.images_per_second else row.verdict
+
+
 def sweep_table(record: RunRecord, device: str) -> list[Group]:
     """Images/s over the batch size, a column per arm; `*` marks the knee. No table for a run without a sweep."""
     tables = []
@@ -222,10 +213,7 @@ def sweep_table(record: RunRecord, device: str) -> list[Group]:
             table.add_column(name, justify="right", no_wrap=True)
         for size in dict.fromkeys(row.batch_size for row in mine):
             found = {row.arm: row for row in mine if row.batch_size == size}
-            cells = [
-                f"{rate_text(row.images_per_second)}{'*' if row.knee else ' '}" if row.images_per_second else row.verdict
-                for row in (found[arm] for arm in arms)
-            ]
+            cells = [_sweep_cell(found.get(arm)) for arm in arms]
             table.add_row(str(size), *cells)
         tables.append(Group(Text(title, "italic"), table))  # a title of the table's own is cut to its width
     return tables
@@ -246,37 +234,11 @@ def markdown(record: RunRecord) -> str:
     blocks = []
     for device, _, arms in groups(record):
         columns, rows = plain_rows(arms)
-        lines = [f"**{caption(record, device, arms)}**".replace("|", "\\|"), "", "| " + " | ".join(columns) + " |"]
+        lines = [f"**{as_markdown(caption(record, device, arms))}**", "", "| " + " | ".join(columns) + " |"]
         lines.append("|" + "|".join(" ---: " if name not in ("weights", "verdict") else " --- " for name in columns) + "|")
-        lines.extend("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+        lines.extend("| " + " | ".join(map(as_markdown, row)) + " |" for row in rows)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
-
-
-TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "Δ": r"$\Delta$",
-    "—": "---",
-    "·": r"$\cdot$",
-    "±": r"$\pm$",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-}
-
-
-def escape_tex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return "".join(TEX.get(character, character) for character in text)
 
 
 def latex(record: RunRecord) -> str:
@@ -285,14 +247,14 @@ def latex(record: RunRecord) -> str:
     for device, _, arms in groups(record):
         columns, rows = plain_rows(arms)
         align = "".join("l" if name in ("weights", "verdict") else "r" for name in columns)
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_tex(caption(record, device, arms))}}}"]
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(caption(record, device, arms))}}}"]
         lines += [
             rf"\begin{{tabular}}{{{align}}}",
             r"\toprule",
-            " & ".join(map(escape_tex, columns)) + r" \\",
+            " & ".join(map(tex, columns)) + r" \\",
             r"\midrule",
         ]
-        lines += [" & ".join(f"{{{escape_tex(cell)}}}" for cell in row) + r" \\" for row in rows]
+        lines += [" & ".join(f"{{{tex(cell)}}}" for cell in row) + r" \\" for row in rows]
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

@@ -1,4 +1,4 @@
-"""Tables that change one decision of the method: rows of the method as it is from stored runs, the others from `ablate`."""
+"""Tables that change one decision of the method. The unchanged method comes from stored runs, the rest from `ablate`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _ablation(name: str, title: str, models: str, checkpoints: str, changed: str
 
 
 def _shuffle_rows() -> tuple[PaperRow, ...]:
-    """Table 5a as it is laid out; its values are not among the reference data."""
+    """The rows of Table 5a; the reference data has no values of it."""
     return tuple(
         PaperRow("5a", model, "merging", regime, "", r, "shuffle_ratio", "", "top1", float("nan"), "%", "value unknown")
         for model, r in (("Vim-Ti", "5"), ("Vim-S", "11"))

@@ -1,4 +1,4 @@
-"""Table 10, r and reduction ratio: arithmetic, so ours is always there."""
+"""Table 10, r and reduction ratio: it is arithmetic, so our value is always known."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def on_gpu(sources: Sources, model: str, r: int, column: str) -> Iterator[Stored
 
 
 def stack(stored: StoredArm) -> str:
-    """What is the same as in the paper's measurement and what is not."""
+    """What is the same as in the paper's measurement, and what differs."""
     arm = stored.arm
     parts = [f"same GPU kind ({stored.device.name})"]
     parts.append("same kernels" if arm.backend == PAPER_KERNELS else f"other kernels ({arm.backend})")

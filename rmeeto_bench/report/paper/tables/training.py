@@ -49,7 +49,7 @@ METHODS = {"merging": False, "R-MeeTo": False, "R-MeeTo (odd-block)": False, "R-
 
 
 def reduction_of(row: PaperRow) -> ReductionConfig | None:
-    """What a row was trained with, or None where that is not known."""
+    """The reduction that a row was trained with, or None if it is not known."""
     prune, rule = METHODS.get(row.method), RULES.get(row.setting_name)
     if prune is None or rule is None or not row.r.isdecimal() or (row.setting_name and not row.setting_value):
         return None
@@ -58,7 +58,7 @@ def reduction_of(row: PaperRow) -> ReductionConfig | None:
 
 
 def _epochs(row: PaperRow) -> float | None:
-    """Epochs a row was trained for, None where it does not say."""
+    """Epochs that a row was trained for, or None if it does not say."""
     if row.setting_name == "epochs":
         return float(row.setting_value)
     said = row.regime.rpartition(" ")[2].removesuffix("ep")
@@ -104,16 +104,16 @@ def retrained(row: PaperRow, sources: Sources) -> Ours | None:
 
 
 def _paper_machine(training: Training) -> bool:
-    """Four A100, as far as the paper says what it trained on."""
+    """Whether it ran on the paper's machine: four A100, as far as the paper says."""
     return training.n_devices == 4 and "A100" in training.device
 
 
 def _minutes(trainings: list[Training], *, comparable: bool) -> Ours:
-    """Mean minutes of those that ran on the first one's machine."""
+    """Mean minutes of the trainings that ran on the same machine as the first."""
     first = trainings[0]
-    alike = [training for training in trainings if (training.device, training.n_devices) == (first.device, first.n_devices)]
-    match = f"{describe(alike)}; {first.n_devices} x {first.device}"
-    return Ours(fmean(training.minutes for training in alike), match, comparable=comparable)
+    same = [training for training in trainings if (training.device, training.n_devices) == (first.device, first.n_devices)]
+    match = f"{describe(same)}; {first.n_devices} x {first.device}"
+    return Ours(fmean(training.minutes for training in same), match, comparable=comparable)
 
 
 def _on_hardware(row: PaperRow, model: str, sources: Sources) -> Ours | None:
