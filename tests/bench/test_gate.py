@@ -130,6 +130,26 @@ def test_what_slows_both_sides_alike_is_not_seen_between_rounds_side_by_side(tmp
     assert round_changes(base, side("short", 1.0, rounds=2)) == {}
 
 
+def test_a_round_that_one_side_dropped_takes_only_its_partner_with_it(tmp_path: Path) -> None:
+    """The machine slows down by 1 % a round; the base drops its third round and measures one more at the end."""
+
+    def side(name: str, numbers: range, dropped: int | None = None) -> tuple[Path, RunRecord]:
+        run, folder = cpu_run(), tmp_path / name
+        save(run, folder)
+        with Store.create(folder) as store:
+            session = store.begin_session("cpu", "vim_nano", "timing", {})
+            for number in numbers:
+                for place, arm in enumerate(run.arms):
+                    reason = "THROTTLED: hot" if number == dropped and place == 0 else None
+                    seconds = 0.1 * 1.01**number
+                    store.add_block(Block("cpu", session, number, place, arm.arm, 1, 32, seconds, seconds, reason))
+            store.end_session("cpu", session, "done", {})
+        return folder, run
+
+    changes = round_changes(side("base", range(9), dropped=2), side("head", range(8)))
+    assert changes["cpu", "vim_nano/r0", RATE] == pytest.approx(0.0, abs=1e-9)
+
+
 def test_rounds_taken_for_replicates_would_raise_false_alarms() -> None:
     """The reason for fresh processes: guards the simulation, whose process effect a naive rule must stumble over."""
     rng = np.random.default_rng(21)

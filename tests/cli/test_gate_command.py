@@ -36,7 +36,7 @@ if (here / "broken").exists():
 record = json.loads((here / "manifest.json").read_text())
 factor = float((here / "speed.txt").read_text()) * random.uniform(0.999, 1.001)
 for arm in record["arms"]:
-    arm["images_per_second"]["value"] *= factor
+    arm["images_per_second"] = {name: factor * value for name, value in arm["images_per_second"].items()}
 record["run_id"] = str(out)
 if (here / "simulated").exists():
     record["devices"][0]["kind"] = "sim"
