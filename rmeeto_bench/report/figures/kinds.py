@@ -14,6 +14,7 @@ from rmeeto_bench.report.figures.curves import Line, blank, curve, legend, lines
 from rmeeto_bench.report.figures.style import COLOURS, draw_speed_accuracy, drawing
 
 GREY = "0.4"
+MANY = 16  # curves; more are drawn in one panel without a legend
 
 
 def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figure:
@@ -22,6 +23,8 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
     lines = lines_of(records)
     accuracy = any(arm.top1 for line in lines for arm in line.arms)
     devices = list(dict.fromkeys(line.device for line in lines)) or [""]
+    if len(lines) > MANY:
+        return _folded(lines, style, accuracy=accuracy)
     with drawing(style):
         figure, panels = blank(style, panels=len(devices))
         for axes, device in zip(panels, devices, strict=True):
@@ -37,6 +40,23 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
                 axes.legend(fontsize="small", frameon=False, title="hollow: training-free" if hollow else None)
         figure.supxlabel("images/s (labels: reduction ratio)" if accuracy else "reduction ratio", fontsize="medium")
         figure.supylabel("top-1 (%)" if accuracy else "images/s", fontsize="medium")
+    return figure
+
+
+def _folded(lines: Sequence[Line], style: str, *, accuracy: bool) -> Figure:
+    """All devices in one panel, a thin line each: hundreds of panels or entries of a legend tell nothing."""
+    with drawing(style):
+        figure, (axes,) = blank(style)
+        for line in lines:
+            known = [(arm, arm.images_per_second) for arm in line.arms if arm.images_per_second and (arm.top1 or not accuracy)]
+            rates = [rate.value for _, rate in known]
+            if accuracy:
+                axes.plot(rates, [_top1(arm).value for arm, _ in known], "-", color=COLOURS[0], linewidth=0.6, alpha=0.4)
+            else:
+                axes.plot([arm.reduction_ratio for arm, _ in known], rates, "-", color=COLOURS[0], linewidth=0.6, alpha=0.4)
+        axes.set_title(f"{len(lines)} curves, one for each device and model", fontsize="medium")
+        axes.set_xlabel("images/s" if accuracy else "reduction ratio")
+        axes.set_ylabel("top-1 (%)" if accuracy else "images/s")
     return figure
 
 
@@ -77,7 +97,8 @@ def speedup(records: Sequence[RunRecord], style: str) -> Figure:
         axes.set_xlabel("reduction ratio")
         axes.set_ylabel("speed-up over no merging")
         axes.margins(y=0.12)
-        legend(axes, style, loc="upper left")
+        if len(lines) <= MANY:
+            legend(axes, style, loc="upper left")
     return figure
 
 
@@ -151,7 +172,8 @@ def energy(records: Sequence[RunRecord], style: str, joules: Joules) -> Figure:
         axes.set_xlabel("reduction ratio")
         axes.set_ylabel("J/image")
         axes.set_ylim(0, None)
-        legend(axes, style)
+        if len(drawn) <= MANY:
+            legend(axes, style)
     return figure
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from rmeeto_bench.measure.verdict import LABELS
 from rmeeto_bench.records.run import Block, RunRecord
-from rmeeto_bench.report.figures.kinds import energy, speed_accuracy, speedup
+from rmeeto_bench.report.figures.kinds import MANY, energy, speed_accuracy, speedup
 from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.run.energy import energy_of_run
 from rmeeto_bench.report.run.summary import sentences
@@ -36,7 +36,10 @@ def _figures(record: RunRecord, blocks: Blocks) -> list[tuple[str, Markup]]:
     energy where it was counted."""
     texts = {f"arm{i}": describe(arm, record.device(arm.device).name) for i, arm in enumerate(record.arms)}
     found = []
-    for number, device in enumerate(record.devices):
+    many = len(record.devices) > MANY
+    if many:
+        found.append((f"All {len(record.devices)} devices", page_svg(speed_accuracy([record]), "speed", texts)))
+    for number, device in enumerate(() if many else record.devices):
         here = [(i, arm) for i, arm in enumerate(record.arms) if arm.device == device.id and arm.images_per_second]
         accuracy = any(arm.top1 for _, arm in here)
         if here:
@@ -50,7 +53,7 @@ def _figures(record: RunRecord, blocks: Blocks) -> list[tuple[str, Markup]]:
             found.append((f"{device.name}: {what}; bars are 95 % intervals", page_svg(figure, f"speed{number}", texts)))
     if any(arm.r and arm.speedup for arm in record.arms):
         figure = speedup([record], "screen")
-        for i, arm in enumerate(record.arms):
+        for i, arm in enumerate(() if many else record.arms):
             if arm.speedup is not None:
                 add_hit(figure.axes[0], arm.reduction_ratio, arm.speedup.value, f"arm{i}")
         found.append(("Speed-up over no merging, and what the tokens alone would allow", page_svg(figure, "ratio", texts)))
@@ -83,7 +86,7 @@ def _verdicts(record: RunRecord) -> list[dict[str, str]]:
 def _round_tables(record: RunRecord, blocks: Blocks) -> list[dict[str, Any]]:
     """A table per device and session: a row per round with each arm's ms per image, and why a round was dropped."""
     tables = []
-    for device in record.devices:
+    for device in record.devices[:MANY]:  # the rounds of more are in `show --rounds` and the database
         known = blocks.get(device.id, ())
         for session in dict.fromkeys(block.session for block in known):
             here = [block for block in known if block.session == session]
