@@ -113,7 +113,7 @@ FLEET = [
     Row(  # No such GPU is here: the task is planned as the flags say, refused, and the fleet says what is missing.
         "fleet of absent GPUs",
         "fleet --engine local --kinds h200 --model vim_tiny --r 0 --labels listed.txt --class-map map.txt --inputs random "
-        "--precision bf16 --backend triton --no-graphs --rigorous --paper-mode --energy --out f4",
+        "--precision bf16 --backend triton --no-graphs --rigorous --paper-mode --energy --ema --out f4",
         {
             "--labels": lambda d: d.task("f4")["labels"].endswith("listed.txt"),
             "--class-map": lambda d: d.task("f4")["class_map"].endswith("map.txt"),
@@ -122,6 +122,7 @@ FLEET = [
             "--backend": lambda d: d.task("f4")["backend"] == "triton",
             "--no-graphs": lambda d: d.task("f4")["graphs"] is False,
             "--rigorous": lambda d: d.task("f4")["preset"] == "rigorous",
+            "--ema": lambda d: d.task("f4")["ema"],
             "--paper-mode": lambda d: d.task("f4")["paper_mode"],
             "--energy": lambda d: d.task("f4")["energy"] and d.warns("no GPU h200"),
         },

@@ -65,6 +65,12 @@ RETRAIN = [
             "--prune": lambda d: d.log(d.one("ck3", ".jsonl"))[0]["reduction"]["prune"],
         },
     ),
+    Row(
+        "retrain by force",
+        "retrain -r 5 --data fm --prune --set img_size=14 --set optimisation.batch_size=8 --epochs 1 --out ck3 --force",
+        {"--force": lambda d: d.says(r"ck3/.* done top-1") and d.warns("step 2/2")},
+        needs=("retrain pruned",),
+    ),
     Row("recipe", "retrain --show --epochs 7", {"--show": lambda d: d.says("7 epochs|epochs=7|epochs.? 7")}),
 ]
 SIMULATED = "--device sim --model vim_tiny --ratios 0,0.31"
@@ -97,6 +103,28 @@ RUN = [
         "--gpus none --quick --r 0,11 --out a --resume",
         {"--resume": lambda d: d.json("a/manifest.json")["run_id"] == d.json("a.json")["run_id"] and "session" not in d.err},
         needs=("run",),
+    ),
+    Row(
+        "run of averages",
+        "--gpus none --r 0 --checkpoints ck --ema --dry-run",
+        {"--ema": lambda d: d.warns("EMA")},
+        code=2,
+        refusal="no EMA weights",
+        needs=("retrain",),
+    ),
+    *(
+        Row(
+            f"{command} by less than no process",
+            f"{command} {rest} --workers -1",
+            {"--workers": lambda d: d.warns("--workers must be 0")},
+            code=2,
+            refusal="--workers must be 0",
+        )
+        for command, rest in (
+            ("run", "--gpus none"),
+            ("resume", "a"),
+            ("rerun", "a"),
+        )
     ),
     Row("run twice", "--gpus none --out a", {}, code=2, refusal="already holds a run", needs=("run",)),
     Row(
@@ -187,6 +215,14 @@ EVAL = [
         EVALUATED + " --resume --json -",
         {"--resume": lambda d: d.json()["arms"] == d.json("e.json")["arms"]},
         needs=("eval",),
+    ),
+    Row(
+        "eval of averages",
+        "eval --gpus none --r 0 --checkpoints ck --ema --out e4",
+        {"--ema": lambda d: d.warns("EMA")},
+        code=2,
+        refusal="no EMA weights",
+        needs=("retrain",),
     ),
     Row(
         "eval where it cannot",

@@ -197,6 +197,23 @@ PUBLISH = [
         prepare=with_hub,
     ),
     Row(
+        "push once more",
+        "push {bundled}/vim_nano_r11.safetensors --to published2",
+        {"--to": lambda d: "README.md" in d.files("published2")},
+    ),
+    Row(
+        "pull by force",
+        "pull published2 --force",
+        {"--force": lambda d: d.sha256("checkpoints/vim_nano_r11.safetensors") == d.sha256("published2/model.safetensors")},
+        needs=("pull a folder", "push once more"),
+    ),
+    Row(
+        "push by force",
+        "push {bundled}/vim_nano_r0.safetensors --to published2 --force",
+        {"--force": lambda d: d.json("published2/config.json")["rmeeto_bench"]["r"] == 0},
+        needs=("pull by force",),
+    ),
+    Row(
         "pull a folder", "pull published", {"source": lambda d: d.says("checkpoints/vim_nano_r11.safetensors")}, needs=("push",)
     ),
     Row(

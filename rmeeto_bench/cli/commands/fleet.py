@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rmeeto_bench.fleet.engines.local import Engine
     from rmeeto_bench.fleet.host import Event
 
-UNUSED = ("--gpus", "--resume", "--dry-run", "--schedule", "--json")  # of `run`: a fleet decides these itself
+UNUSED = ("--gpus", "--resume", "--dry-run", "--schedule", "--workers", "--json")  # of `run`: a fleet decides these itself
 
 
 def _fleet_arguments(parser: argparse.ArgumentParser) -> None:
