@@ -59,7 +59,7 @@ def test_each_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
         place = tmp_path / f"folder{number}"
         place.mkdir()
         (tmp_path / name).rename(place / f"vim_nano_r0{Path(name).suffix}")
-        folders.append(["eval", "--gpus", "none", "--r", "0", "--images", "8", "--checkpoints", place.name])
+        folders.append(["eval", "--gpus", "none", "--r", "0", "--checkpoints", place.name])
     runs = [["run", *words[1:], "--dry-run"] for words in folders]
     evaluated = commands(*folders, *runs, cwd=tmp_path)
     for done, says in zip([*verified, *evaluated], [*expected.values()] * 3, strict=True):
