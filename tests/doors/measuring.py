@@ -41,7 +41,7 @@ RETRAIN = [
     Row(
         "retrain again",
         TRAINING + " --resume",
-        {"--resume": lambda d: d.out.count("finished before") == 2 and "step" not in d.err},
+        {"--resume": lambda d: d.out.count("already done") == 2 and "step" not in d.err},
         needs=("retrain",),
     ),
     Row(
@@ -158,7 +158,7 @@ RUN = [
         "--gpus none --rigorous --r 0 --dry-run --out nothing",
         {
             "--dry-run": lambda d: d.says("timing in all") and not (d.world.root / "nothing").exists(),
-            "--rigorous": lambda d: d.says("5 sessions of 30 to 60 rounds"),
+            "--rigorous": lambda d: d.says("12 sessions of 12 rounds"),
         },
     ),
     Row(
