@@ -1,4 +1,4 @@
-"""Print the tables of docs/method.md: how often printed intervals cover the truth, and which rows are VALID.
+"""Print the tables of docs/intervals.md: how often printed intervals cover the truth, and which rows are VALID.
 
     python benchmarks/intervals.py            # all tables, some minutes
     python benchmarks/intervals.py width      # one of: width, cover, heat

@@ -42,7 +42,7 @@ CPU_BLOCK = 0.5  # seconds of a block on a CPU: processes differ by more than sh
 CPU_WARMUP_LIMIT = 120.0  # seconds over all sessions: a CPU's fans and clock settle in seconds
 # A first look tolerates other programs on the machine; 600 s of every arm is MLPerf's idea of a steady state.
 QUICK = Protocol("quick", 0.4, 1, 6, 8, 2.0, 10.0, 35.0, 2, max_rejected=4, reject=(THROTTLED,))
-# Sessions are the replicates: six of eight rounds are worth more than three of twenty (docs/method.md has the table).
+# Sessions are the replicates: six of eight rounds are worth more than three of twenty (docs/intervals.md has the table).
 DEFAULT = Protocol("default", 1.0, 2, 8, 8, 10.0, 300.0, 180.0, 8, target=0.01, sessions=6)
 RIGOROUS = Protocol("rigorous", 1.0, 8, 12, 12, 10.0, 300.0, 1800.0, 30, target=0.005, sessions=12, max_rejected=30)
 SUSTAINED = Protocol("sustained", 10.0, 8, 60, 60, 60.0, 300.0, 4 * 3600.0, 70)

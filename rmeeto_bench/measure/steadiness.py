@@ -1,7 +1,7 @@
 """Whether the arms kept their relation over a run, from its rounds and temperatures. numpy and scipy only.
 
 An interval covers what differs from process to process. It cannot cover what changes the same way in every process, such as
-heat that slows one arm more than another. What these tests see is NOT_STEADY; docs/method.md says what they cannot see.
+heat that slows one arm more than another. What these tests see is NOT_STEADY; docs/intervals.md says what they cannot see.
 """
 
 from __future__ import annotations

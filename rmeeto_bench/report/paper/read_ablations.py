@@ -58,10 +58,8 @@ def _rows(path: Path) -> list[Ablated]:
             raise DataError(f"{path} is larger than any file of ablations; it is not read")
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         settings = value["settings"]
-        if settings.get("weights_r") != 0:  # re-trained, or nobody knows: not the paper's training-free rows
-            return []
         data = f"{settings['data']}, {int(settings['images'])} images"
-        return [
+        rows = [
             Ablated(
                 model=str(settings["model"]),
                 r=int(settings["r"]),
@@ -74,6 +72,7 @@ def _rows(path: Path) -> list[Ablated]:
             for row in value["rows"]
             if row["top1"] is not None
         ]
+        return rows if settings["weights_r"] == 0 else []  # re-trained, or nobody knows: not the paper's training-free rows
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no file of `rmeeto-bench ablate --out` ({type(error).__name__}: {error})") from error
 
