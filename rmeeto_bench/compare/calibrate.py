@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from rmeeto_bench.measure.devices.device import Device
     from rmeeto_bench.measure.rounds import Block, TimedArm
 
-SIMULATED_STEP = 0.1  # seconds
-
 
 @dataclass(frozen=True)
 class Job:
@@ -44,12 +42,16 @@ class Job:
 
 def _arms(device: Device, job: Job) -> list[TimedArm]:
     """The same program three times: as it is, as a second copy, and the first again without telemetry."""
+    from rmeeto_bench.bench.plan.estimate import profile_of, true_seconds
+    from rmeeto_bench.bench.plan.plan import BenchPlan, cells
     from rmeeto_bench.compare.noise import ARM, TWIN, UNOBSERVED
     from rmeeto_bench.measure.devices.simulated import SimDevice
     from rmeeto_bench.measure.rounds import TimedArm
 
     if isinstance(device, SimDevice):
-        first, second = device.step(ARM, SIMULATED_STEP), device.step(TWIN, SIMULATED_STEP)
+        (cell,) = cells(BenchPlan(models=(job.model,), rs=(0,)), job.model)
+        seconds = true_seconds(cell, profile_of(device), job.batch_size)
+        first, second = device.step(ARM, seconds), device.step(TWIN, seconds)
         return [
             TimedArm(ARM, first, job.batch_size),
             TimedArm(TWIN, second, job.batch_size),

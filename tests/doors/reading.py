@@ -92,10 +92,10 @@ COMPARE = [
         "compare others",
         "compare m f --json -",
         {"--json": lambda d: "backend" in str(d.json()["notes"])},
-        code=3,
+        code=4,
         needs=("merge",),
     ),
-    Row("compare simulated", "compare s3 s4", {}, code=5, says="REFUSED", needs=("rerun",)),
+    Row("compare simulated", "compare s3 s4", {}, code=5, refusal="cannot be compared", needs=("rerun",)),
     Row(
         "compare simulated, explained",
         "compare s3 s4 --explain",
