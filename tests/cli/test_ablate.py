@@ -97,11 +97,17 @@ def test_a_stochastic_variant_draws_by_seed_and_by_batch() -> None:
 
 
 def test_stopping_keeps_whole_batches() -> None:
+    asked: list[None] = []
+
+    def in_the_second_batch() -> bool:
+        asked.append(None)
+        return len(asked) > 3  # two variants a batch
+
     checkpoint = bundled_checkpoint("vim_nano", 0)
     assert checkpoint is not None
     chosen = choose_studies(("cls-position",), 11)
     rows = run_studies(
-        chosen, Settings("vim_nano", checkpoint, batch_size=20), fashion_mnist.load("test"), lambda *_: None, lambda: True
+        chosen, Settings("vim_nano", checkpoint, batch_size=20), fashion_mnist.load("test"), lambda *_: None, in_the_second_batch
     )
     assert [row.images for row in rows] == [20, 20]
 

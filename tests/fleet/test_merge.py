@@ -71,16 +71,16 @@ def test_an_earlier_copy_of_a_run_adds_nothing() -> None:
     early = replace(whole, status="running", arms=(replace(whole.arms[0], rounds=6),))
     for order in permutations((whole, early)):
         merged = joined(*order)
-        assert [arm.rounds for arm in merged.record.arms] == [12, 12]
+        assert [arm.rounds for arm in merged.record.arms] == [48, 48]
         assert "two copies of a differ" in merged.notes[0]
         assert merged.record.status == "complete"
 
 
 def test_a_repeated_measurement_keeps_the_one_with_more_rounds() -> None:
     first, second = a_run("a"), a_run("b")
-    second = replace(second, arms=tuple(replace(arm, rounds=40) for arm in second.arms))
+    second = replace(second, arms=tuple(replace(arm, rounds=80) for arm in second.arms))
     merged = joined(first, second)
-    assert [arm.rounds for arm in merged.record.arms] == [40, 40]
+    assert [arm.rounds for arm in merged.record.arms] == [80, 80]
     assert [source.run_id for source in sources_of(merged.record)] == ["b"]
     assert "measured in b and in a" in merged.notes[0]
 

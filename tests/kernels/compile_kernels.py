@@ -194,7 +194,7 @@ def calls(s: Shape) -> Iterator[tuple[str, Callable[[], None]]]:
     for first in (True, False):
         yield f"add_norm first={first}", lambda first=first: run_add_norm(s, first=first)  # type: ignore[misc]
     most = s.length // 2
-    for r, cls, moved in ((1, 0, 0), (most, 1, 1)) if most else ():
+    for r, cls, moved in ((1, 0, 0), (most, 1, 1)) if s.length > 2 else ():
         yield f"match r={r} cls={cls}", lambda r=r, cls=cls, moved=moved: run_match(s, r, cls, moved)  # type: ignore[misc]
         for sized in (True, False):
             yield f"merge r={r} sized={sized}", lambda r=r, sized=sized: run_merge(s, r, sized=sized)  # type: ignore[misc]
