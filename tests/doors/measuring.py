@@ -57,6 +57,12 @@ RETRAIN = [
             "--ema": lambda d: d.log(d.one("ck2", ".jsonl"))[0]["recipe"]["ema_decay"] == 0.5,
         },
     ),
+    Row(  # What it changes is shown by tests/checkpoints/test_nothing_is_overwritten.py.
+        "retrain by a map",
+        "retrain -r 5 --data fm --class-map map.txt --out ck4",
+        {"--class-map": lambda d: d.warns("--class-map map.txt has no use: the data has no class folders")},
+        code=2,
+    ),
     Row(
         "retrain pruned",
         "retrain -r 5 --data fm --prune --set img_size=14 --set optimisation.batch_size=8 --epochs 1 --out ck3",
