@@ -107,7 +107,11 @@ def test_stopping_keeps_whole_batches() -> None:
     assert checkpoint is not None
     chosen = choose_studies(("cls-position",), 11)
     rows = run_studies(
-        chosen, Settings("vim_nano", checkpoint, batch_size=20), fashion_mnist.load("test"), lambda *_: None, in_the_second_batch
+        chosen,
+        Settings("vim_nano", checkpoint, batch_size=20),
+        fashion_mnist.load("test"),
+        lambda *_: None,
+        in_the_second_batch,
     )
     assert [row.images for row in rows] == [20, 20]
 
