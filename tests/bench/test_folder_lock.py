@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -33,8 +34,11 @@ def refuse_locks(descriptor: int, how: int) -> None:
 
 
 @pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(locking, "BEAT", 0.05)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background work ignores it
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_folder_belongs_to_one_process_and_the_other_is_told_which(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_what_has_no_limit_is_named_and_left_out(tmp_path: Path, capsys: pytest.
     run = two_gpus()
     for change, reason in (
         ({"precision": "fp32"}, "half precision"),
-        ({"token_counts": (197,) * 24}, "tokens per block"),
+        ({"token_counts": (197,) * 24, "final_tokens": 197}, "tokens per block"),
         ({"model": "vim_huge"}, "unknown model"),
         ({"images_per_second": None, "verdict": "OOM"}, "nothing measured (OOM)"),
     ):

@@ -254,7 +254,8 @@ def test_image_folders_train_end_to_end(tmp_path: Path) -> None:
     result = train_one(folders, 20, CPU)
     assert 0 <= result.top1 <= 100
     assert finished(folders, 20) == result
-    assert finished(replace(folders, recipe=tiny_recipe()), 20) is None
+    with pytest.raises(UsageError, match="not what is asked for: .*recipe.optimisation.batch_size 4, not 16"):
+        finished(replace(folders, recipe=tiny_recipe()), 20)
 
 
 def test_the_minutes_stand_beside_the_papers(tmp_path: Path) -> None:

@@ -150,9 +150,10 @@ def share(
                 if kind == "progress":
                     progress[shard] = value
                     on_progress(joined(list(progress.values())))
-                elif kind == "note" and value not in notes:
-                    notes.add(value)
-                    on_note(value)
+                elif kind == "note":
+                    if value not in notes:
+                        notes.add(value)
+                        on_note(value)
                 elif kind == "error":
                     running.discard(shard)
                     failure = failure or value

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,7 +112,8 @@ class _Heart(threading.Thread):
         while not self.ended.wait(BEAT):
             with suppress(OSError):  # a disk that is away for a moment
                 if not self.ours():
-                    _thread.interrupt_main()
+                    heard = callable(signal.getsignal(signal.SIGINT))  # a shell's background work ignores Ctrl-C
+                    _thread.interrupt_main(signal.SIGINT if heard else signal.SIGTERM)
                     return
                 os.utime(self.descriptor)
 
