@@ -93,7 +93,7 @@ def test_what_has_no_limit_is_named_and_left_out(tmp_path: Path, capsys: pytest.
     for change, reason in (
         ({"precision": "fp32"}, "half precision"),
         ({"token_counts": (197,) * 24, "final_tokens": 197}, "tokens per block"),
-        ({"model": "vim_huge"}, "unknown model"),
+        ({"model": "vim_huge", "arm": "vim_huge/r20"}, "unknown model"),
         ({"images_per_second": None, "verdict": "OOM"}, "nothing measured (OOM)"),
     ):
         save(replace(run, arms=(*run.arms[:-1], replace(run.arms[-1], **change))), tmp_path)
