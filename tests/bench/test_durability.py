@@ -185,7 +185,8 @@ def test_being_asked_to_stop_finishes_the_block_and_can_be_continued(tmp_path: P
     record = run(PLAN, folder, listening)
     assert record.status == "interrupted"
     with Store.open(folder) as store:
-        assert [session.status for session in store.sessions("sim:rtx4090")] == ["stopped"]
+        (first,) = store.sessions("sim:rtx4090")  # of three; on a busy machine its five rounds may be done before it is asked
+        assert first.status in ("stopped", "done")
     assert structure(resume(folder, controls()))[1:] == [
         ("sim:rtx4090", f"vim_tiny/r{r}", "SIMULATED", 3, (), 3 * ROUNDS) for r in (0, 20)
     ]
