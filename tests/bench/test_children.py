@@ -122,7 +122,7 @@ def test_a_run_on_image_files_ends_and_sees_what_eval_sees(
 
 
 def test_a_reader_that_is_killed_ends_the_evaluation_in_one_line_and_it_goes_on(images: Path, tmp_path: Path) -> None:
-    words = command("eval", "--gpus", "none", "--r", "0", "--data", str(images), "--batch-size", "1")
+    words = command("eval", "--gpus", "none", "--r", "0,5,10,11,13,15,20", "--data", str(images), "--batch-size", "1")
     words += ["--out", str(tmp_path / "run")]
     process = subprocess.Popen([*words, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
