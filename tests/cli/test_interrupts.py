@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 SLEEPING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal: background work of a shell ignores it
 import rmeeto_bench.cli.commands.report as report
 def draw(arguments):
     print("drawing", flush=True)
