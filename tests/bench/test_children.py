@@ -139,7 +139,7 @@ def test_a_reader_that_is_killed_ends_the_evaluation_in_one_line_and_it_goes_on(
 
 
 def test_a_killed_calibration_leaves_no_program(tmp_path: Path) -> None:
-    words = command("calibrate", "--gpus", "none", "--processes", "2", "--out", str(tmp_path))
+    words = command("calibrate", "--gpus", "none", "--processes", "4", "--out", str(tmp_path))
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def sessions() -> list[int]:
