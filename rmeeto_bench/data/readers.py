@@ -149,7 +149,7 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], count: int) 
     try:
         for task in itertools.islice(waiting, count):
             readers.append(_Reader(work, readers))
-            _send(readers[-1].link, task)
+            _ask(readers[-1], task)
         turns = list(readers)
         while turns:
             reader = turns.pop(0)
@@ -157,12 +157,26 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], count: int) 
             if error is not None:
                 raise error
             for task in itertools.islice(waiting, 1):
-                _send(reader.link, task)
+                _ask(reader, task)
                 turns.append(reader)
             yield answer
     finally:
         for reader in readers:
             reader.end()
+
+
+def _died(reader: _Reader) -> UnavailableError:
+    return UnavailableError(
+        f"a process that decodes images {reader.fate()}; what was done is kept, go on with --resume and fewer workers"
+    )
+
+
+def _ask(reader: _Reader, task: Any) -> None:
+    """Hand over a task. Raises `UnavailableError` for a process that died."""
+    try:
+        _send(reader.link, task)
+    except ConnectionError:  # a broken pipe: of the reader, not of our own standard output
+        raise _died(reader) from None
 
 
 def _answer(reader: _Reader) -> tuple[Any, RmeetoError | None]:
@@ -179,7 +193,5 @@ def _answer(reader: _Reader) -> tuple[Any, RmeetoError | None]:
     try:
         found: tuple[Any, RmeetoError | None] = _receive(reader.link, look)
     except (EOFError, ConnectionError):
-        raise UnavailableError(
-            f"a process that decodes images {reader.fate()}; what was done is kept, go on with --resume and fewer workers"
-        ) from None
+        raise _died(reader) from None
     return found

@@ -146,9 +146,7 @@ def test_coverage_of_the_intervals_to_choose_from(differences: NDArray[np.float6
     assert coverage["percentile"] < coverage["t"]
     for name, table in TABLE.items():
         assert coverage[name] == pytest.approx(table[rounds], abs=0.045), name
-    assert (
-        coverage["bca"] < 0.93
-    )  # it covers too little; 300 sessions give 0.81 to 0.89
+    assert coverage["bca"] < 0.93  # it covers too little; 300 sessions give 0.81 to 0.89
 
 
 def test_the_estimate_is_robust_where_a_mean_is_not(differences: NDArray[np.float64]) -> None:
