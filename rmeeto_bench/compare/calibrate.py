@@ -9,13 +9,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import IO, TYPE_CHECKING
 
 from rmeeto_bench import children
-from rmeeto_bench.compare.programs import POLL, end
+from rmeeto_bench.compare.programs import end
 from rmeeto_bench.compare.turn_server import Turnstile
 from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.models.sizes import config
@@ -133,12 +132,7 @@ def _in_fresh_processes(jobs: Sequence[Job]) -> list[Block]:
         for job in jobs:
             variables = {VARIABLE: turnstile.variable(str(job.session))} if len(jobs) > 1 else {}
             running[str(job.session)] = Child.start(job, variables)
-        left = set(running)
-        while left:
-            for name in [name for name in left if running[name].process.poll() is not None]:
-                turnstile.ended(name)
-                left.remove(name)
-            time.sleep(POLL)
+        turnstile.serve({name: child.process for name, child in running.items()})
         return [block for child in running.values() for block in child.blocks()]
     finally:
         turnstile.close()

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from rmeeto_bench.records.run import MANIFEST, RunRecord, load
 
 PACKAGE = Path("rmeeto_bench", "__init__.py")
 TURNS = Path("rmeeto_bench", "measure", "turns.py")
-POLL = 0.05  # seconds between two looks at the processes
 FAREWELL = 5.0  # seconds for a side that was told to end
 OWN_ROOT = Path(__file__).parents[2]
 
@@ -164,12 +162,7 @@ def start_together(sides: Mapping[str, Side], flags: Sequence[str], outs: Mappin
     try:
         for name, side in sides.items():
             running[name] = _launch(side, flags, outs[name], {VARIABLE: turnstile.variable(name)})
-        left = set(sides)
-        while left:
-            for name in [name for name in left if running[name].process.poll() is not None]:
-                turnstile.ended(name)
-                left.remove(name)
-            time.sleep(POLL)
+        turnstile.serve({name: one.process for name, one in running.items()})
     finally:
         turnstile.close()
         for one in running.values():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rmeeto_bench.measure.turns import DONE, GO, WAIT
 
+POLL = 0.05  # seconds between two looks at the processes
 ABSENT, WORKING, WAITING, FINISHED, ENDED = "absent", "working", "waiting", "finished", "ended"
 
 
@@ -41,6 +44,15 @@ class Turnstile:
     def ended(self, name: str) -> None:
         """The process of a side is gone: nobody waits for it."""
         self._set(name, ENDED)
+
+    def serve(self, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+        """Let the processes of the names take turns until all have ended."""
+        left = set(processes)
+        while left:
+            for name in [name for name in left if processes[name].poll() is not None]:
+                self.ended(name)
+                left.remove(name)
+            time.sleep(POLL)
 
     def close(self) -> None:
         """Let everybody go."""
