@@ -99,7 +99,7 @@ def test_show_prints_the_run_and_its_rounds(
     assert load(folder).run_id in text
     assert "ms per image (place)" in text
     assert '"preset": "quick"' in text
-    assert len(re.findall(r"^\d +\d+ +[\d.]+ \([01]\) +[\d.]+ \([01]\)", text, re.MULTILINE)) == sum(
+    assert len(re.findall(r"^ *\d +\d+ +[\d.]+ \([01]\) +[\d.]+ \([01]\)", text, re.MULTILINE)) == sum(
         arm.rounds for arm in load(folder).arms if arm.r == 0
     )
 
