@@ -304,7 +304,7 @@ def run(
             tool_version=__version__,
             argv=argv,
             plan=plan.as_dict(),
-            environment=environment(),
+            environment=environment(torch=any(device.kind != "sim" for device in devices)),
             devices=devices,
             arms=(),
             parent_run=parent_run,
