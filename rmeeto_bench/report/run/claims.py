@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scipy import stats
+from scipy.special import ndtri
 
 from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS, holm, p_same
 from rmeeto_bench.records.run import Arm, Estimate
@@ -84,7 +84,7 @@ def _surely_within(arm: Arm, tested: int) -> bool:
     delta = arm.delta_top1
     if delta is None or delta.low is None:
         return False
-    stretch = float(stats.norm.ppf(1 - ALPHA / 2 / tested) / stats.norm.ppf(1 - ALPHA / 2))
+    stretch = float(ndtri(1 - ALPHA / 2 / tested) / ndtri(1 - ALPHA / 2))
     return delta.value - stretch * (delta.value - delta.low) >= -WITHIN
 
 
