@@ -36,6 +36,9 @@ class GraphedForward:
         self.refused: str | None = None
         self._graphs: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
         self._pool: Any = None
+        self._tables = [module._parameters for module in model.modules()]  # a walk of the modules costs a millisecond a call
+        self._ids: tuple[int, ...] = ()  # of the parameters at the last call
+        self._versioned: list[Tensor] = []  # those of them that count their changes
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -48,9 +51,7 @@ class GraphedForward:
         """Images [B, in_chans, H, W] -> logits [B, num_classes]."""
         if not self.eligible(images):
             return self.model(images)
-        weight = self.model.head.weight
-        version = sum(parameter._version for parameter in self.model.parameters())  # prepared constants are in the graph
-        key = (tuple(images.shape), images.dtype, self.model.reduction, weight.data_ptr(), weight.dtype, version)
+        key = (tuple(images.shape), images.dtype, self.model.reduction, self.model.head.weight.dtype, self._state())
         captured = self._graphs.get(key)
         if captured is None:
             captured = self._capture(images)
@@ -64,9 +65,20 @@ class GraphedForward:
         captured.graph.replay()
         return captured.logits.clone()
 
+    def _state(self) -> tuple[object, ...]:
+        """What changes with any parameter: prepared constants are in the graph. One made in inference mode has no version."""
+        found = [parameter for table in self._tables for parameter in table.values() if parameter is not None]
+        ids = tuple(map(id, found))
+        if ids != self._ids:
+            self._ids = ids
+            self._versioned = [parameter for parameter in found if not parameter.is_inference()]
+        return ids, self.model.head.weight.data_ptr(), sum([parameter._version for parameter in self._versioned])
+
     def _capture(self, images: Tensor) -> _Captured | None:
         """Warm up on a side stream, so that nothing is compiled or allocated for the first time in the capture."""
-        static = images.clone()
+        with torch.inference_mode(mode=False):
+            static = torch.empty_like(images)  # outside of inference mode it could not be written to otherwise
+        static.copy_(images)
         try:
             stream = torch.cuda.Stream(images.device)
             stream.wait_stream(torch.cuda.current_stream(images.device))
@@ -80,8 +92,8 @@ class GraphedForward:
                 logits = self.model(static)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # an operation that synchronises, or a driver without graphs
-            self.refused = str(error).splitlines()[0]
+        except Exception as error:  # an operation that synchronises, a driver without graphs, a compiler of many types
+            self.refused = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             torch.cuda.synchronize(images.device)
             return None
         return _Captured(graph, static, logits)

@@ -153,7 +153,8 @@ def run_scan(s: Shape, *, backward: bool) -> None:
         grad, BC = s.new(s.batch, s.length, inner), s.new(2, s.batch, s.length, 2 * s.states, dtype=f32)
         scan_back.scan_backward._init_fn(grad, u, dt, A, BC, D, z, bias, 0.5)
         return
-    B, C = s.new(2, s.batch, s.length, 3 + 2 * s.states)[..., 3:].chunk(2, dim=-1)
+    rank = -(-s.dim // 16)
+    B, C = s.new(2, s.batch, s.length, rank + 2 * s.states)[..., rank:].chunk(2, dim=-1)
     scan.selective_scan(ScanArguments(u, dt, A, B, C, D, z, bias, 0.5))
 
 

@@ -70,6 +70,54 @@ def test_scan_gradients_in_half_precision_have_its_digits_and_repeat_to_the_bit(
         assert torch.equal(gradient, again[name]), name
 
 
+@pytest.mark.parametrize("shape", scan_triton.SHAPES)
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "states", "dtype"),
+    [
+        (1, 1, 4, 4, torch.float32),
+        (2, 2, 40, 8, torch.float16),
+        (1, 7, 33, 16, torch.bfloat16),
+        (1, 6, 9, 16, torch.float16),
+        (129, 1, 4, 4, torch.bfloat16),
+    ],
+)
+def test_every_launch_shape_gives_the_same_scan(
+    monkeypatch: pytest.MonkeyPatch,
+    shape: scan_triton.LaunchShape,
+    batch: int,
+    length: int,
+    channels: int,
+    states: int,
+    dtype: torch.dtype,
+) -> None:
+    monkeypatch.setattr(scan_triton, "launch_shape", lambda *_: shape)
+    _, arguments = scan_operands(batch, length, channels, states)
+    x_dbl = torch.cat([torch.zeros(2, batch, length, 2), arguments.B, arguments.C], dim=-1).detach().to(dtype)
+    B, C = x_dbl[..., 2:].chunk(2, dim=-1)  # rows at a multiple of 4 bytes, as the model's
+    arguments = replace(arguments, B=B, C=C, **{n: getattr(arguments, n).detach().to(dtype) for n in ("u", "dt", "z")})
+    with torch.no_grad():
+        expected = reference.selective_scan(
+            replace(arguments, **{n: getattr(arguments, n).float() for n in ("u", "dt", "B", "C", "z")})
+        )
+        assert_close([expected], [scan_triton.selective_scan(arguments).float()], max(2e-5, 2 * torch.finfo(dtype).eps))
+
+
+def test_the_scan_does_not_overflow_where_the_gated_halves_are_finite() -> None:
+    _, arguments = scan_operands(1, 3, 4, 4)
+    half = {n: getattr(arguments, n).detach().half() for n in ("u", "dt", "B", "C", "z")}
+    half["u"][:] = 6e4
+    half["z"][:] = -12.0  # silu(-12) is -7e-5
+    arguments = replace(arguments, D=arguments.D.detach().abs() + 2, **half)
+    with torch.no_grad():
+        out = scan_triton.selective_scan(arguments)
+    assert torch.isfinite(out).all()
+
+
+def test_small_batches_take_both_directions_at_once_and_no_card_a_second_wave_for_little() -> None:
+    assert scan_triton.launch_shape(1, 768, 132, 32).pair
+    assert not scan_triton.launch_shape(128, 768, 132, 32).pair
+
+
 @pytest.mark.parametrize("shift", [-30.0, -5.0, 0.0, 19.0, 60.0])
 def test_scan_keeps_its_digits_where_softplus_changes_form(shift: float) -> None:
     _, arguments = scan_operands(1, 5, 16, 8)

@@ -21,9 +21,9 @@ def _silu(x):
     return x / (1.0 + tl.exp(-x))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "length"])
 def conv_kernel(x, weight, bias, out, x_image, x_row, batch, length, inner, TOKENS: tl.constexpr, CHANNELS: tl.constexpr):
-    """One program: TOKENS x CHANNELS of one image. Grid (batch, token blocks, channel blocks); weight [2, 4, D]."""
+    """One program: TOKENS x CHANNELS of one image. Grid (batch, token blocks, channel blocks); weight [2, D, 4]."""
     image = tl.program_id(0).to(tl.int64)
     t = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)[:, None]
     d = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
@@ -31,8 +31,8 @@ def conv_kernel(x, weight, bias, out, x_image, x_row, batch, length, inner, TOKE
     forward = tl.zeros((TOKENS, CHANNELS), tl.float32) + tl.load(bias + d, mask=inside, other=0.0).to(tl.float32)
     backward = tl.zeros((TOKENS, CHANNELS), tl.float32) + tl.load(bias + inner + d, mask=inside, other=0.0).to(tl.float32)
     for k in tl.static_range(4):
-        taps = tl.load(weight + k * inner + d, mask=inside, other=0.0).to(tl.float32)
-        mirrored = tl.load(weight + (4 + k) * inner + d, mask=inside, other=0.0).to(tl.float32)
+        taps = tl.load(weight + 4 * d + k, mask=inside, other=0.0).to(tl.float32)
+        mirrored = tl.load(weight + 4 * (inner + d) + k, mask=inside, other=0.0).to(tl.float32)
         before, after = t - 3 + k, t + 3 - k
         past = tl.load(x + image * x_image + before * x_row + d, mask=inside & (before >= 0) & (before < length), other=0.0)
         future = tl.load(x + image * x_image + after * x_row + d, mask=inside & (after < length), other=0.0)
@@ -66,6 +66,6 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     def fast(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x = x if x.stride(2) == 1 else x.contiguous()
-        return _conv(x, weight.transpose(1, 2).contiguous(), bias.contiguous())
+        return _conv(x, weight.contiguous(), bias.contiguous())
 
     return with_gradients(fast, reference.causal_conv1d, x, weight, bias)

@@ -14,7 +14,7 @@ LEAST = 16  # the smallest side of a matrix product in Triton
 MOST = 256  # sources an image may have: beyond, the score matrix no longer fits the registers of a program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["cls", "moved", "removed", "length"])
 def match_kernel(
     metric, survivors, merged, slots, m_image, m_row, cls, moved, removed, length, channels,
     TOKENS: tl.constexpr, FEATURES: tl.constexpr,
@@ -62,7 +62,7 @@ def match_kernel(
     tl.store(slots + image * removed + rank, own_slot, mask=gone)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "left", "removed"])
 def merge_add_norm_kernel(
     hidden, residual, size, survivors, merged, slots, weight, out, total, new_size, length, left, removed, channels, eps,
     HAS_SIZE: tl.constexpr, BLOCK: tl.constexpr,
