@@ -135,7 +135,9 @@ def test_scan_in_half_precision_keeps_an_fp32_recurrence() -> None:
     assert float(((out.double() - exact).norm() / exact.norm()).detach()) < 2 * torch.finfo(torch.float16).eps
 
 
-@pytest.mark.parametrize(("batch", "length", "channels"), [(1, 1, 16), (2, 3, 20), (1, 8, 130), (2, 19, 40)])
+@pytest.mark.parametrize(
+    ("batch", "length", "channels"), [(1, 1, 16), (2, 3, 20), (1, 8, 130), (2, 19, 40), (1, 33, 8), (129, 2, 4)]
+)
 def test_conv_matches_reference_with_all_gradients(batch: int, length: int, channels: int) -> None:
     generator = torch.Generator().manual_seed(1)
     shapes = ((batch, length, 2 * channels), (2, channels, 4), (2, channels))
