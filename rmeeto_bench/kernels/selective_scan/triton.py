@@ -50,6 +50,20 @@ def _read(p, n: tl.constexpr, PACKED: tl.constexpr):
 
 
 @triton.jit
+def _states(p, N: tl.constexpr, PACKED: tl.constexpr):
+    """All N values of B or C of a token, as sixteen names; those beyond N repeat others and are not used."""
+    v0, v1, v2, v3 = _read(p, 0, PACKED)
+    v4, v5, v6, v7, v8, v9, v10, v11 = v0, v1, v2, v3, v0, v1, v2, v3
+    v12, v13, v14, v15 = v0, v1, v2, v3
+    if N > 4:
+        v4, v5, v6, v7 = _read(p, 4, PACKED)
+    if N > 8:
+        v8, v9, v10, v11 = _read(p, 8, PACKED)
+        v12, v13, v14, v15 = _read(p, 12, PACKED)
+    return v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15
+
+
+@triton.jit
 def _wide(v, HIGH: tl.constexpr, T: tl.constexpr, PACKED: tl.constexpr):
     if PACKED:
         return _half(v, HIGH, T)
@@ -144,26 +158,18 @@ def scan_kernel(
         next_z, next_out = tl.load(z_at, mask=ok, other=0.0), zero
         if phase == 1:
             next_out = tl.load(out_at, mask=ok, other=0.0)
-        b0, b1, b2, b3 = _read(b_at, 0, PACKED)
-        c0, c1, c2, c3 = _read(b_at, N, PACKED)
-        if N > 4:
-            b4, b5, b6, b7 = _read(b_at, 4, PACKED)
-            c4, c5, c6, c7 = _read(b_at, N + 4, PACKED)
-        if N > 8:
-            b8, b9, b10, b11 = _read(b_at, 8, PACKED)
-            c8, c9, c10, c11 = _read(b_at, N + 8, PACKED)
-            b12, b13, b14, b15 = _read(b_at, 12, PACKED)
-            c12, c13, c14, c15 = _read(b_at, N + 12, PACKED)
+        b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11, b12, b13, b14, b15 = _states(b_at, N, PACKED)
+        c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15 = _states(
+            b_at + (N // 2 if PACKED else N), N, PACKED
+        )
         for i in range(count):
             value, raw = next_u.to(tl.float32), next_dt.to(tl.float32) + offset
             gate, y = next_z, next_out
             store_at, store_ok = out_at, ok
-            m0, m1, m2, m3, n0, n1, n2, n3 = b0, b1, b2, b3, c0, c1, c2, c3
-            if N > 4:
-                m4, m5, m6, m7, n4, n5, n6, n7 = b4, b5, b6, b7, c4, c5, c6, c7
-            if N > 8:
-                m8, m9, m10, m11, n8, n9, n10, n11 = b8, b9, b10, b11, c8, c9, c10, c11
-                m12, m13, m14, m15, n12, n13, n14, n15 = b12, b13, b14, b15, c12, c13, c14, c15
+            m0, m1, m2, m3, m4, m5, m6, m7 = b0, b1, b2, b3, b4, b5, b6, b7
+            m8, m9, m10, m11, m12, m13, m14, m15 = b8, b9, b10, b11, b12, b13, b14, b15
+            n0, n1, n2, n3, n4, n5, n6, n7 = c0, c1, c2, c3, c4, c5, c6, c7
+            n8, n9, n10, n11, n12, n13, n14, n15 = c8, c9, c10, c11, c12, c13, c14, c15
             if PAIR:
                 inside = (t + step >= 0) & (t + step < length)
                 move = tl.where(inside, step, 0)
@@ -183,16 +189,10 @@ def scan_kernel(
             next_z = tl.load(z_at, mask=mask, other=0.0)
             if phase == 1:
                 next_out = tl.load(out_at, mask=mask, other=0.0)
-            b0, b1, b2, b3 = _read(b_at, 0, PACKED)
-            c0, c1, c2, c3 = _read(b_at, N, PACKED)
-            if N > 4:
-                b4, b5, b6, b7 = _read(b_at, 4, PACKED)
-                c4, c5, c6, c7 = _read(b_at, N + 4, PACKED)
-            if N > 8:
-                b8, b9, b10, b11 = _read(b_at, 8, PACKED)
-                c8, c9, c10, c11 = _read(b_at, N + 8, PACKED)
-                b12, b13, b14, b15 = _read(b_at, 12, PACKED)
-                c12, c13, c14, c15 = _read(b_at, N + 12, PACKED)
+            b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11, b12, b13, b14, b15 = _states(b_at, N, PACKED)
+            c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15 = _states(
+                b_at + (N // 2 if PACKED else N), N, PACKED
+            )
             delta = softplus(raw, FAST)
             x, total = delta * value, skip * value
             h0, h1, h2, h3, total = _four_states(
@@ -253,7 +253,7 @@ def launch_shape(batch: int, inner: int, processors: int, most_programs: int) ->
     return min(SHAPES, key=cycles)
 
 
-def _card(device: torch.device) -> tuple[int, int]:
+def card(device: torch.device) -> tuple[int, int]:
     """Multiprocessors of the device, and programs at once on each; without a GPU one of each."""
     if device.type != "cuda":
         return 1, 1
@@ -262,18 +262,24 @@ def _card(device: torch.device) -> tuple[int, int]:
     return facts.multi_processor_count, few.get((facts.major, facts.minor), 32)
 
 
-@torch.library.custom_op("rmeeto_bench::selective_scan", mutates_args=())
-def _scan(u: Tensor, dt: Tensor, A: Tensor, BC: Tensor, D: Tensor, z: Tensor, dt_bias: Tensor, scale: float) -> Tensor:
-    _, batch, length, inner = u.shape
-    out = torch.empty_like(u[0])
-    shape = launch_shape(batch, inner, *_card(u.device))
-    row = BC.stride(2)
-    packed = BC.element_size() == 2 and row % 2 == 0 and BC.data_ptr() % 4 == 0
+def launch(shape: LaunchShape, a: ScanArguments, out: Tensor) -> None:
+    """Run the kernel in this shape into out [B, L, D]. B and C lie side by side: C follows B in each row."""
+    _, batch, length, inner = a.u.shape
+    row = a.B.stride(2)
+    packed = a.B.element_size() == 2 and row % 2 == 0 and a.B.data_ptr() % 4 == 0
     scan_kernel[batch, triton.cdiv(inner, shape.block // (1 + shape.pair))](
-        u, dt, A, BC, D, dt_bias, z, out, z.stride(0), z.stride(1), row, scale, batch, length, inner,
-        N=A.shape[2], BLOCK=shape.block, PAIR=shape.pair, PACKED=packed, FAST=COMPILED,
+        a.u, a.dt, a.A, a.B, a.D, a.dt_bias, a.z, out, a.z.stride(0), a.z.stride(1), row, a.scale, batch, length, inner,
+        N=a.A.shape[2], BLOCK=shape.block, PAIR=shape.pair, PACKED=packed, FAST=COMPILED,
         num_warps=shape.warps, enable_fp_fusion=True,  # Triton 3.10 turns it off by default
     )  # fmt: skip
+
+
+@torch.library.custom_op("rmeeto_bench::selective_scan", mutates_args=())
+def _scan(u: Tensor, dt: Tensor, A: Tensor, BC: Tensor, D: Tensor, z: Tensor, dt_bias: Tensor, scale: float) -> Tensor:
+    out = torch.empty_like(u[0])
+    B, C = BC.chunk(2, dim=-1)
+    shape = launch_shape(u.shape[1], u.shape[3], *card(u.device))
+    launch(shape, ScanArguments(u, dt, A, B, C, D, z, dt_bias, scale), out)
     return out
 
 
