@@ -18,10 +18,13 @@ ARG PYTHON=3.12-slim-bookworm
 # ---------------------------------------------------------------- the wheel of this checkout
 FROM python:${PYTHON} AS wheel
 ARG VERSION=
+# g++ compiles the CPU kernels into the wheel; its version is the base image's
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --no-install-recommends -y g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY locks/build.txt locks/build.txt
 RUN pip install --no-cache-dir --require-hashes -r locks/build.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY rmeeto_bench rmeeto_bench
 COPY profiles profiles
 COPY results/paper results/paper
@@ -34,7 +37,7 @@ LABEL org.opencontainers.image.title="rmeeto-bench" \
       org.opencontainers.image.description="Speed and accuracy of token-merged Vision Mamba models" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}"
-# gcc and g++: Triton compiles its launchers and the CPU kernels are built on first use; their versions are the base image's
+# g++: Triton compiles its launchers, and the mamba stages need it; its version is the base image's
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --no-install-recommends -y g++ \

@@ -4,6 +4,9 @@ Run it on a quiet machine:
 
     python benchmarks/cpu_path.py --out results/cpu_path/NAME.json
 
+`--only sets` compares the instruction sets of this machine in processor time with one thread, which other programs disturb
+less than wall time; its ratios are of turns that follow each other at once.
+
 Alternatives to the shipped kernels (torch.compile, numba) live here only: they were measured and not taken.
 """
 
@@ -23,14 +26,15 @@ import torch
 import rmeeto_bench as rb
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.kernels.arguments import ScanArguments
+from rmeeto_bench.kernels.native import library
 from rmeeto_bench.kernels.selective_scan import chunked, native, reference
-from rmeeto_bench.measure.device import find_devices
+from rmeeto_bench.measure.devices.device import find_devices
 from rmeeto_bench.measure.rounds import Protocol, TimedArm, Watch, measure
 from rmeeto_bench.measure.statistics import paired_speedup, rate
 
 BATCH = 8
-SCAN = Protocol("scan", 0.2, 1, 8, 8, 1.0, 5.0, 120.0, reject=())
-MODEL = Protocol("model", 1.0, 1, 10, 10, 3.0, 20.0, 200.0, reject=())
+SCAN = Protocol("scan", 0.2, 1, 8, 8, 1.0, 5.0, 120.0, minutes=1.0, reject=())
+MODEL = Protocol("model", 1.0, 1, 10, 10, 3.0, 20.0, 200.0, minutes=1.0, reject=())
 
 
 def vim_tiny_operands() -> ScanArguments:
@@ -153,6 +157,62 @@ def models() -> dict[str, Any]:
     return rounds({name: (lambda model=model: model(images)) for name, model in built.items()}, "vim_tiny", MODEL)
 
 
+@torch.inference_mode()
+def in_turns(steps: dict[str, Callable[[], Any]], baseline: str, images: int, repeats: int) -> dict[str, Any]:
+    """Milliseconds of processor and wall time an image of every step, the least of `repeats` turns, and the median over
+    turns of the baseline's processor time over the step's."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    for _ in range(repeats):
+        for name, step in steps.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            step()
+            spent[name].append((time.process_time() - processor, time.perf_counter() - wall))
+    result = {}
+    for name, turns in spent.items():
+        ratios = [base[0] / own[0] for base, own in zip(spent[baseline], turns)]
+        processor, wall = (1000 * min(values) / images for values in zip(*turns))
+        result[name] = {"processor_ms": processor, "wall_ms": wall, "ratio": float(np.median(ratios))}
+    return result
+
+
+def instruction_sets(repeats: int) -> dict[str, Any]:
+    """One layer's scan and Vim-Ti on every instruction set of this machine, with DeiT-Ti and `chunked`, on one thread."""
+    operands, generator = vim_tiny_operands(), torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, 224, 224, generator=generator)
+    built = {f"vim_tiny r={r}": rb.create_model("vim_tiny", r=r).eval().freeze() for r in (0, 20)}
+    deit = timm.create_model("deit_tiny_patch16_224").eval()
+    scan_steps: dict[str, Callable[[], Any]] = {"chunked": lambda: chunked.selective_scan(operands)}
+    model_steps: dict[str, Callable[[], Any]] = {"deit_tiny_patch16_224": lambda: deit(images)}
+
+    def on(isa: str, step: Callable[[], Any]) -> Callable[[], Any]:
+        def call() -> Any:
+            with library.using(isa):
+                return step()
+
+        return call
+
+    for isa in library._processor_sets():
+        scan_steps[isa] = on(isa, lambda: native.selective_scan(operands))
+        for name, model in built.items():
+            model_steps[f"{name} {isa}"] = on(isa, lambda model=model: model(images))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        scan = in_turns(scan_steps, "chunked", BATCH, repeats)
+        return {"scan": scan, "models": in_turns(model_steps, "deit_tiny_patch16_224", BATCH, repeats)}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def show_turns(title: str, table: dict[str, Any]) -> None:
+    """Print one table of processor times."""
+    print(f"\n{title}")
+    for name, row in table.items():
+        print(f"  {name:26} {row['processor_ms']:9.2f} ms processor, {row['wall_ms']:9.2f} ms wall  {row['ratio']:8.3f}x")
+
+
 def show(title: str, table: dict[str, Any]) -> None:
     """Print one table."""
     print(f"\n{title}")
@@ -164,12 +224,19 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", choices=("sets", "paths"), help="one of the two parts")
+    parser.add_argument("--repeats", type=int, default=9, metavar="N", help="turns of every step in `sets` (default: 9)")
     arguments = parser.parse_args()
     result = {"environment": environment(), "batch": BATCH, "threads": torch.get_num_threads()}
-    result["scans"] = scans()
-    show("selective scan of one Vim-Ti layer, both directions (ratio over the plain loop)", result["scans"])
-    result["models"] = models()
-    show("models at 224 px (ratio over vim_tiny)", result["models"])
+    if arguments.only != "paths":
+        result["sets"] = instruction_sets(arguments.repeats)
+        show_turns("scan of one Vim-Ti layer by instruction set, an image on one thread (over chunked)", result["sets"]["scan"])
+        show_turns("models at 224 px by instruction set, an image on one thread (over DeiT-Ti)", result["sets"]["models"])
+    if arguments.only != "sets":
+        result["scans"] = scans()
+        show("selective scan of one Vim-Ti layer, both directions (ratio over the plain loop)", result["scans"])
+        result["models"] = models()
+        show("models at 224 px (ratio over vim_tiny)", result["models"])
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -22,15 +22,15 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from rmeeto_bench.bench.accuracy import Pass, one_pass
-from rmeeto_bench.bench.arms import BuiltArm, Setting
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan import Cell
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.plan.plan import Cell
+from rmeeto_bench.bench.session.accuracy_pass import Pass, one_pass
+from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.data.find import find_data
 from rmeeto_bench.data.preprocessing import Preprocessing, decode
 from rmeeto_bench.data.reading import EncodedSet, Reading, cores
-from rmeeto_bench.measure.device import CpuDevice
+from rmeeto_bench.measure.devices.device import CpuDevice
 from rmeeto_bench.models.vim import Vim, VimConfig
 from rmeeto_bench.reduction.config import ReductionConfig
 

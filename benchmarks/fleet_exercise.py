@@ -49,8 +49,8 @@ def follow(process: subprocess.Popen[str], on_line: Callable[[str], None] = lamb
 
 def verify(out: Path) -> dict[str, Any]:
     """Whether the merged run has every cell once, with its raw blocks."""
-    from rmeeto_bench.bench.store import Store
-    from rmeeto_bench.records import load
+    from rmeeto_bench.bench.store.store import Store
+    from rmeeto_bench.records.run import load
 
     record = load(out)
     found = [(arm.device, arm.arm) for arm in record.arms]
@@ -222,7 +222,7 @@ def start_slurm(folder: Path) -> list[subprocess.Popen[bytes]]:
 
 def kind_in_slurm(kind: str) -> str:
     """What a profile's GPU is called there."""
-    from rmeeto_bench.fleet.engine import profile_of
+    from rmeeto_bench.fleet.engines.local import profile_of
 
     return profile_of(kind).slurm
 

@@ -5,7 +5,7 @@
 
 Needs torch, triton and numpy only; timm for the DeiT-S yardstick and mamba-ssm with causal-conv1d for the paper's own
 kernels where they are installed, or where --sdists DIR has their source distributions and nvcc builds them in time. What is
-done is written after every part, so a time limit loses only the part in hand.
+done is written after every part, so a time limit loses only the part that is running.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import reference as merge_reference
 from rmeeto_bench.kernels.registry import Kernels, Operands, scan_gradients, select
 from rmeeto_bench.kernels.selective_scan import chunked
-from rmeeto_bench.measure.device import cpu_name
+from rmeeto_bench.measure.devices.device import cpu_name
 from rmeeto_bench.models.graphs import GraphedForward
 from rmeeto_bench.models.vim import Vim, VimConfig
 from rmeeto_bench.profiles import match_profile

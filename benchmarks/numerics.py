@@ -18,7 +18,7 @@ from torch import Tensor
 
 import rmeeto_bench as rb
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.registry import Kernels, Operands, sample_arguments, select
 from rmeeto_bench.kernels.selective_scan import chunked

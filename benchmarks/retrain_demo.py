@@ -26,10 +26,10 @@ import torch
 from scipy import stats
 
 import rmeeto_bench as rb
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.checkpoints.reader import load_checkpoint
-from rmeeto_bench.data import fashion_mnist
-from rmeeto_bench.models.zoo import bundled_checkpoint
-from rmeeto_bench.records import write_atomic
+from rmeeto_bench.data.layouts import fashion_mnist
+from rmeeto_bench.files import write_atomic
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.retrain.distributed import World
 from rmeeto_bench.retrain.loop import Progress

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 import rmeeto_bench as rb
-from rmeeto_bench.measure.device import cpu_name
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.measure.devices.device import cpu_name
 from rmeeto_bench.measure.statistics import paired_speedup
-from rmeeto_bench.records import write_atomic
 from rmeeto_bench.retrain.distill import training_loss
 from rmeeto_bench.retrain.optimiser import Stepper
 from rmeeto_bench.retrain.presets import preset

@@ -9,21 +9,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rmeeto_bench import timm_hook as _timm_hook
+from rmeeto_bench.models import timm_hook as _timm_hook
+from rmeeto_bench.version import __version__
 
 if TYPE_CHECKING:
     from rmeeto_bench.api import load_run, run
-    from rmeeto_bench.bench.plan import BenchPlan
+    from rmeeto_bench.bench.plan.plan import BenchPlan
     from rmeeto_bench.checkpoints.reader import load_checkpoint
     from rmeeto_bench.models.zoo import create_model
     from rmeeto_bench.reduction.config import Ablation, ReductionConfig, VitOptions
     from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
     from rmeeto_bench.reduction.pruning import HiddenStateAlignment, TokenRecognition
 
-try:
-    from rmeeto_bench._version import __version__  # written by the build, from the tags
-except ImportError:  # a checkout that was never installed
-    __version__ = "0.1.0.dev0+checkout"
 __all__ = [
     "Ablation",
     "BenchPlan",
@@ -32,6 +29,7 @@ __all__ = [
     "ReductionConfig",
     "TokenRecognition",
     "VitOptions",
+    "__version__",
     "create_model",
     "load_checkpoint",
     "load_run",
@@ -43,7 +41,7 @@ _HOME = {
     "HiddenStateAlignment": "reduction.pruning",
     "TokenRecognition": "reduction.pruning",
     "VitOptions": "reduction.config",
-    "BenchPlan": "bench.plan",
+    "BenchPlan": "bench.plan.plan",
     "MergeResult": "reduction.merging",
     "ReductionConfig": "reduction.config",
     "create_model": "models.zoo",
@@ -61,7 +59,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)
 
 
 _timm_hook.install()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from rmeeto_bench import records
-from rmeeto_bench.bench import runner
-from rmeeto_bench.bench.plan import BenchPlan
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.run import runner
 from rmeeto_bench.measure.rounds import RoundsProgress
-from rmeeto_bench.report.files import write_all
-from rmeeto_bench.report.summary import sentences
-from rmeeto_bench.report.tables import to_frame
+from rmeeto_bench.records import run as records
+from rmeeto_bench.report.run.files import write_all
+from rmeeto_bench.report.run.summary import sentences
+from rmeeto_bench.report.run.tables import to_frame
 
 
 @dataclass(frozen=True)

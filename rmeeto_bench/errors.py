@@ -5,6 +5,16 @@
 
 from __future__ import annotations
 
+import re
+
+# What a terminal obeys instead of showing (escape sequences), what turns text around, bytes that are no UTF-8.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may show it: control characters and undecodable bytes become visible escapes."""
+    return UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode("ascii"), text)
+
 
 class RmeetoError(Exception):
     """Base of all errors this package raises on purpose."""

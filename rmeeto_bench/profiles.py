@@ -1,4 +1,4 @@
-"""What is known about each kind of GPU: names it goes by, rates, memory, and what software it needs.
+"""Each kind of GPU: its names, rates and memory, and the software it needs.
 
 One TOML file per kind in `profiles/`; rates are the vendor's, `source` says from where.
 """
@@ -12,9 +12,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rmeeto_bench.errors import DataError
-from rmeeto_bench.shipped import shipped
-from rmeeto_bench.typecheck import check
+from rmeeto_bench.errors import DataError, UsageError
+from rmeeto_bench.files import shipped
+from rmeeto_bench.records.check import check
+
+
+def profile_named(name: str) -> GpuProfile:
+    for profile in load_profiles():
+        if profile.name == name:
+            return profile
+    raise UsageError(f"unknown GPU {name!r}; `rmeeto-bench profiles` lists the names")
+
 
 LARGEST = 100_000  # bytes of a profile
 LONGEST_PATTERN = 200
@@ -23,33 +31,28 @@ NESTED_REPEAT = re.compile(r"[+*}][^()]*\)[+*{]")  # (a+)+ backtracks exponentia
 
 @dataclass(frozen=True)
 class GpuProfile:
-    """One kind of device. Rates: `fp16_tflops` dense tensor with fp32 accumulation, `fp32_tflops`, `sfu_per_clock` special
-    functions per clock and multiprocessor, `bandwidth_gbs` GB/s; `memory_gib` range tells variants of one name apart.
+    """One kind of device, with the vendor's rates (0 for a processor)."""
 
-    `pattern` is a regular expression on the device name as the driver gives it. `paper_column`: the paper's name of this
-    GPU in its Table 12, empty for none. `ray`, `slurm`, `kubernetes`: what those schedulers call it.
-    """
-
-    name: str
-    display: str
-    pattern: str
-    memory_gib: tuple[float, float]
-    architecture: str
-    compute_capability: str
-    multiprocessors: int
-    boost_mhz: int
-    fp16_tflops: float
-    fp32_tflops: float
-    sfu_per_clock: int
-    bandwidth_gbs: float
-    l2_mib: float
-    power_w: int
-    source: str
-    paper_column: str = ""
-    software: str = ""
-    ray: str = ""
-    slurm: str = ""
-    kubernetes: str = ""
+    name: str  # as given on the command line, and name of the file
+    display: str  # name for people
+    pattern: str  # regular expression on the device name that the driver gives
+    memory_gib: tuple[float, float]  # from, to; tells variants of one name apart
+    architecture: str  # vendor's name, as in Hopper
+    compute_capability: str  # as in 9.0
+    multiprocessors: int  # 0 where no rates are known
+    boost_mhz: int  # boost clock
+    fp16_tflops: float  # dense tensor cores with fp32 accumulation, 10^12 operations/s
+    fp32_tflops: float  # 10^12 operations/s, two per multiply-add
+    sfu_per_clock: int  # special functions per clock and multiprocessor
+    bandwidth_gbs: float  # DRAM bandwidth, GB/s
+    l2_mib: float  # size of the L2 cache
+    power_w: int  # board power limit
+    source: str  # document from which the rates were taken
+    paper_column: str = ""  # the paper's name of this GPU in its Table 12; empty: not in it
+    software: str = ""  # what software this GPU needs, in one sentence; empty: nothing special
+    ray: str = ""  # name of this GPU in Ray
+    slurm: str = ""  # name of this GPU in Slurm
+    kubernetes: str = ""  # name of this GPU in Kubernetes
 
     def matches(self, device_name: str, memory_gib: float | None) -> bool:
         """Whether a device of this name (and memory, where known) is of this kind."""
@@ -85,7 +88,7 @@ def _read(path: Path) -> GpuProfile:
 
 
 def _check(profile: GpuProfile, path: Path) -> None:
-    """Values that would break a terminal, a division or a search. Raises `DataError`."""
+    """Refuse values that would break a terminal, a division or a search. Raises `DataError`."""
     check(profile, GpuProfile, f"profile {path}")
     if len(profile.pattern) > LONGEST_PATTERN or NESTED_REPEAT.search(profile.pattern):
         raise DataError(f"profile {path}: pattern is over {LONGEST_PATTERN} long, or repeats a repetition and may never end")
@@ -105,5 +108,5 @@ def load_profiles(folder: Path | None = None) -> tuple[GpuProfile, ...]:
 
 
 def match_profile(device_name: str, memory_gib: float | None = None) -> GpuProfile | None:
-    """The profile of a device by the name its driver gives it, or None for a kind nobody described yet."""
+    """The profile of a device by the name its driver gives it, or None if no profile describes its kind."""
     return next((profile for profile in load_profiles() if profile.matches(device_name, memory_gib)), None)

@@ -14,11 +14,11 @@ from typing import IO, Any
 
 import torch
 
-from rmeeto_bench.bench.desk import Job
-from rmeeto_bench.bench.plan import BenchPlan
-from rmeeto_bench.bench.runner import Controls
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.bench.worker import serve
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.run.runner import Controls
+from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.bench.session.worker import serve
+from rmeeto_bench.bench.store.store import Store
 
 set_num_threads = torch.set_num_threads  # as it is before any test replaces it
 

@@ -4,8 +4,42 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "kernels"))
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 os.environ.setdefault("RMEETO_BENCH_LOCKS", tempfile.mkdtemp(prefix="rmeeto-bench-locks-"))  # no queue behind real runs
+
+from fresh import commands
+from made_images import write_grey_folders
+
+
+class Retrained(NamedTuple):
+    """What `retrain` wrote in a process of its own, for tests that only read it."""
+
+    # The folder of checkpoints.
+    folder: Path
+    # The file of the pruning at r = 11.
+    file: Path
+    # The data, with train/ and val/ of three classes.
+    data: Path
+    # The flags of the training, --data and --out left out.
+    flags: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
+    """vim_nano, re-trained for three steps on three classes with pruning at r = 11."""
+    place = tmp_path_factory.mktemp("retrained")
+    write_grey_folders(place / "data", {"coat": 4, "bag": 8, "shoe": 9})
+    flags = ("--device", "cpu", "--workers", "0", "--epochs", "1", "--batch-size", "8", "-r", "11", "--prune")
+    (done,) = commands(["retrain", *flags, "--data", "data", "--out", "checkpoints"], cwd=place)
+    assert done.code == 0, done
+    return Retrained(place / "checkpoints", place / "checkpoints" / "vim_nano_r11-prune.safetensors", place / "data", flags)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=1, metavar="TIMES", help="try the kernels on TIMES as many random operands")

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from rmeeto_bench.data.layouts import fashion_mnist
+
 CLASSES = 20
 PER_CLASS = 100
 SIZE = (500, 375)
@@ -114,4 +116,19 @@ def write_parquet(made: Made, folder: Path, *, names: Sequence[str] | None = Non
     for i, (low, high) in enumerate(zip(bounds, bounds[1:])):
         table = pa.table({"image": rows[low:high], "label": pa.array(labels[low:high])}).replace_schema_metadata(metadata)
         pq.write_table(table, folder / "data" / f"validation-{i:05d}-of-{files:05d}.parquet", row_group_size=100)
+    return folder
+
+
+def write_grey_folders(folder: Path, classes: dict[str, int], *, training: int = 10, validation: int = 6) -> Path:
+    """Fashion-MNIST as PNG files in train/ and val/: name of a class folder -> class. The last class is missing in val/."""
+    every = fashion_mnist.load("test")
+    for name, label in classes.items():
+        own = every.pixels[every.labels == label, 0].numpy()
+        parts = {"train": own[:training], "val": own[training : training + validation]}
+        for part, pixels in parts.items():
+            if part == "val" and name == [*classes][-1]:
+                continue
+            (folder / part / name).mkdir(parents=True)
+            for i, image in enumerate(pixels):
+                Image.fromarray(image).save(folder / part / name / f"{i}.png")
     return folder

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from sample_runs import cpu_run
 
-from rmeeto_bench import reference
+from rmeeto_bench import files
+from rmeeto_bench import published as reference
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.profiles import load_profiles, match_profile
-from rmeeto_bench.records import from_json, load, require_measured, save, to_json, write_atomic
+from rmeeto_bench.records.run import from_json, load, require_measured, save, to_json
 
 
 def test_a_record_survives_the_file(tmp_path: Path) -> None:
@@ -49,14 +50,14 @@ def test_values_that_json_cannot_hold_are_refused() -> None:
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
-    write_atomic(path, "old")
+    files.write_atomic(path, "old")
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_atomic(path, "new")
+        files.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
@@ -126,7 +127,7 @@ def test_an_earlier_manifest_and_a_later_minor_one_load() -> None:
     for name in ("sweep", "failures", "resumed_utc", "parent_run"):
         del value[name]
     for arm in value["arms"]:
-        for name in ("sessions", "latency_ms", "paper_mode", "noise_speed"):
+        for name in ("latency_ms", "paper_mode", "noise_speed"):
             del arm[name]
     old = from_json(json.dumps(value | {"schema": "rmeeto-bench/1"}))
     assert replace(old, schema=cpu_run().schema) == cpu_run()

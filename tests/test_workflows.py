@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from rmeeto_bench.cli.main import COMMANDS
-from rmeeto_bench.comparisons import EXIT_CODES
+from rmeeto_bench.records.comparison import EXIT_CODES
 
 FOLDER = Path(__file__).parents[1] / ".github" / "workflows"
 NAMES = ("tests", "gpu-regression", "gpu-nightly")
@@ -90,7 +90,7 @@ def test_every_command_line_in_the_workflows_is_one_we_take() -> None:
             words = shlex.split(found.group(1))
             command = words.pop(0) if words[0] in COMMANDS else "run"
             parser = argparse.ArgumentParser(exit_on_error=False)
-            importlib.import_module(f"rmeeto_bench.cli.{command}").add_arguments(parser)
+            importlib.import_module(f"rmeeto_bench.cli.commands.{command}").add_arguments(parser)
             assert parser.parse_args(words)
             checked += 1
     assert checked == 3

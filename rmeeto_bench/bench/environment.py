@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from rmeeto_bench.measure.nvml import snapshot
+from rmeeto_bench.kernels.native.library import describe
+from rmeeto_bench.measure.devices.nvml import snapshot
 
 DRIVER = ("driver", "power_limit_w", "unavailable")
 PACKAGES = ("torch", "triton", "timm", "numpy", "scipy", "mamba-ssm", "causal-conv1d")
@@ -51,6 +52,7 @@ def _commit() -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
@@ -59,13 +61,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def package_path() -> dict[str, str]:
-    """This process's variables, with this package findable for a Python that is started with them."""
-    values = dict(os.environ)
-    values["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [values.get("PYTHONPATH")])])
-    return values
 
 
 def environment(gpu: str | None = None) -> dict[str, Any]:
@@ -83,6 +78,7 @@ def environment(gpu: str | None = None) -> dict[str, Any]:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_kernels": describe(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "load_average": round(os.getloadavg()[0], 2),
         "git_commit": _commit(),

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rmeeto_bench.measure.statistics import holm, mcnemar
-from rmeeto_bench.measure.tradeoff import ArmSamples, Tradeoff
+from rmeeto_bench.bench.summary.tradeoff import ArmSamples, Tradeoff
+from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS, holm, mcnemar, more_accurate, p_same, run_speedup
 from rmeeto_bench.measure.verdict import FEWEST_ROUNDS
-from rmeeto_bench.records import Arm
+from rmeeto_bench.records.run import Arm
 
 Correct = Mapping[str, NDArray[np.bool_]]
 
@@ -19,14 +19,32 @@ Correct = Mapping[str, NDArray[np.bool_]]
 def with_tradeoffs(
     rows: Sequence[Arm], sessions: Sequence[Mapping[str, list[float]]], correct: Correct, seed: int
 ) -> list[Arm]:
-    """The rows with break-even, Pareto front, price per point and McNemar's p-values; the first row is the baseline.
+    """The rows with break-even, price per point, and p-values of McNemar's and of being beaten; the first row is the baseline.
 
     sessions: seconds per image of each arm by session and round · correct: right or wrong by image, for evaluated arms.
     """
-    return _with_p_values(_with_front(list(rows), sessions, correct, seed), correct)
+    return _with_p_values(with_beaten(_with_prices(list(rows), sessions, correct, seed), sessions, correct), correct)
 
 
-def _with_front(rows: list[Arm], sessions: Sequence[Mapping[str, list[float]]], correct: Correct, seed: int) -> list[Arm]:
+def with_beaten(rows: list[Arm], sessions: Sequence[Mapping[str, list[float]]], correct: Correct) -> list[Arm]:
+    """The rows with the p-value of being slower and less accurate than one other arm. Of two claims that must both hold the
+    weaker counts; the largest p-value of a pair is adjusted for all pairs."""
+    known = [row.arm for row in rows if row.arm in correct and row.rounds >= FEWEST_ROUNDS]
+    if len(sessions) < ENOUGH_SESSIONS or len(known) < 2:
+        return rows
+    pairs = [(arm, other) for arm in known for other in known if arm != other]
+    p_values = []
+    for arm, other in pairs:
+        faster = run_speedup([session[arm] for session in sessions], [session[other] for session in sessions])
+        p_faster = p_same(faster, len(sessions)) / 2 if faster.value > 1 else 1.0
+        p_values.append(max(p_faster, more_accurate(correct[arm], correct[other])))
+    found: dict[str, float] = {}
+    for (arm, _), p in zip(pairs, holm(p_values), strict=True):
+        found[arm] = min(p, found.get(arm, 1.0))
+    return [replace(row, beaten_p=found.get(row.arm)) for row in rows]
+
+
+def _with_prices(rows: list[Arm], sessions: Sequence[Mapping[str, list[float]]], correct: Correct, seed: int) -> list[Arm]:
     timed = [row for row in rows if row.rounds >= FEWEST_ROUNDS]
     if len(timed) < 2 or timed[0] is not rows[0]:
         return rows
@@ -34,12 +52,10 @@ def _with_front(rows: list[Arm], sessions: Sequence[Mapping[str, list[float]]], 
         ArmSamples(row.reduction_ratio, tuple(session[row.arm] for session in sessions), correct.get(row.arm)) for row in timed
     ]
     tradeoff = Tradeoff(samples, seed=seed)
-    front = tradeoff.pareto_front()
     found = {}
     for index, row in enumerate(timed):
         price = tradeoff.images_per_second_per_point(index) if index else None
-        share = None if front is None else front[index].confidence
-        found[row.arm] = replace(row, images_per_second_per_point=price, front_share=share)
+        found[row.arm] = replace(row, images_per_second_per_point=price)
     found[rows[0].arm] = replace(found[rows[0].arm], break_even=tradeoff.break_even())
     return [found.get(row.arm, row) for row in rows]
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from rmeeto_bench.reduction.config import ReductionConfig, tome
+
+TOME = "ToMe"
+BUNDLED = Path(__file__).parents[1] / "bundled" / "vim_nano"
 VIM_LICENCE = "Apache-2.0"
 HUB = "https://huggingface.co/"
 RMEETO = "Soptq/R-Meeto"
@@ -13,12 +18,18 @@ TRAINED_FILES = ("model_best.pth", "checkpoint.pth")  # what the image training 
 VIDEO_FILES = ("checkpoint-best.pth", "checkpoint-latest.pth")
 
 
+def bundled_checkpoint(name: str, r: int) -> Path | None:
+    """The checkpoint shipped for this model at this r, if there is one."""
+    path = BUNDLED / f"{name}_r{r}.safetensors"
+    return path if path.is_file() else None
+
+
 @dataclass(frozen=True)
 class PublicCheckpoint:
     """A public file. `model` and `r`: what it is for (r = 0: no merging in its training). `repo`: a hub repository, or the
     folder of a plain download (https). `filenames`: names to try in order, the first that is there.
     `top1` is the reported accuracy in percent, of the EMA weights where `ema` is set. `sha256`: full, or the leading digits
-    that its publisher put into the name; None until somebody has had the file in hand."""
+    that its publisher put into the name; None until somebody has hashed the file."""
 
     name: str
     model: str
@@ -32,6 +43,11 @@ class PublicCheckpoint:
     sha256: str | None = None
     size: int | None = None
     note: str = ""
+
+    @property
+    def reduction(self) -> ReductionConfig:
+        """What it was trained with: the paper's method, or ToMe's."""
+        return tome(self.r) if self.note == TOME else ReductionConfig(r=self.r)
 
     @property
     def filename(self) -> str:
@@ -67,7 +83,7 @@ def _tome(size: str, letter: str, top1: float) -> PublicCheckpoint:
     model = f"deit_{size}"
     filename = f"f367470145_deit_{letter}_r13.pth"
     name = f"{model}_tome_r13"
-    return PublicCheckpoint(name, model, FACEBOOK + "tome", (filename,), top1, r=13, licence="CC-BY-NC-4.0", note="ToMe")
+    return PublicCheckpoint(name, model, FACEBOOK + "tome", (filename,), top1, r=13, licence="CC-BY-NC-4.0", note=TOME)
 
 
 def _rmeeto(model: str, r: int, folder: str, top1: float, *, ema: bool = False, note: str = "") -> PublicCheckpoint:

@@ -7,8 +7,6 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from rmeeto_bench.checkpoints.catalogue import PUBLIC, PublicCheckpoint, find
 from rmeeto_bench.checkpoints.reader import sha256
@@ -24,7 +22,7 @@ def resolve(name: str | Path) -> Path:
     `CheckpointError` saying which file to put where.
     """
     path = Path(name)
-    if path.exists():
+    if path.exists() or path.is_symlink():  # a dead link is named as what it is
         return path
     text = str(name)
     public = find(text)
@@ -48,6 +46,9 @@ def cached(repo: str, filename: str) -> Path | None:
     if repo.startswith("https://"):
         path = _torch_cache() / Path(filename).name
         return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(hf_hub_download(repo, filename, local_files_only=True))
     except (LocalEntryNotFoundError, EntryNotFoundError):
@@ -92,6 +93,8 @@ def missing(entry: PublicCheckpoint) -> str:
             f"{entry.name} is not on this machine and cannot be downloaded; fetch {entry.address} where there is a "
             f"network and put it into {_torch_cache()}, or into a folder as {place} and give --checkpoints FOLDER"
         )
+    from huggingface_hub import constants
+
     also = "".join(f" (or {name})" for name in entry.filenames[1:])
     # A file in a folder is read without its averaged weights, so the hub's cache is the only place for those.
     folder = "" if entry.ema else f", or put the file into a folder as {place} and give --checkpoints FOLDER"
@@ -107,6 +110,9 @@ def _torch_cache() -> Path:
 
 def _download(repo: str, filename: str) -> Path | None:
     """Fetch a file into the client's cache, or None where it cannot be had."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
     try:
         if not repo.startswith("https://"):
             return Path(hf_hub_download(repo, filename))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from huggingface_hub.utils import validate_repo_id
 
 from rmeeto_bench.checkpoints.reader import Checkpoint, read_checkpoint, sha256
+from rmeeto_bench.checkpoints.trained import in_words, written
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.errors import CheckpointError, UnavailableError
-from rmeeto_bench.records import Estimate, write_atomic
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.records.run import Estimate
+from rmeeto_bench.reduction.config import ReductionConfig
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 OWN = "rmeeto_bench"  # our entry of config.json
@@ -120,16 +123,21 @@ def _use(publication: Publication) -> list[str]:
 def card(publication: Publication, checkpoint: Checkpoint, published_sha256: str) -> str:
     """The model card's text: what it is, accuracy with interval, recipe, provenance, how to use it."""
     provenance = checkpoint.provenance
-    recipe: dict[str, object] = {key: value for key, value in provenance.metadata.items() if key != "top1"}
+    said = {"top1", "reduction", "num_classes"}  # in rows of their own
+    recipe: dict[str, object] = {key: value for key, value in provenance.metadata.items() if key not in said}
     recipe |= {key: value for key, value in provenance.args.items() if isinstance(value, (str, int, float, bool))}
+    known = provenance.reduction or ReductionConfig(r=publication.r)
+    kind = "token pruning" if known.prune else "token merging"
     lines = [
-        f"# {publication.model} with token merging, r = {publication.r}",
+        f"# {publication.model} with {kind}, {in_words(known)}",
         "",
-        f"A Vision Mamba that merges {publication.r} tokens in every second block (R-MeeTo, {PAPER}), re-trained so.",
+        f"A model that was trained with {kind} (R-MeeTo, {PAPER}), {in_words(known)}, for {publication.num_classes} classes.",
         "",
         "| | |",
         "| --- | --- |",
         f"| tokens removed per merge | {publication.r} |",
+        f"| reduction | {in_words(known)} |",
+        f"| classes | {publication.num_classes} |",
         f"| reduction ratio | {publication.reduction_ratio:.4f} |",
         *_accuracy_lines(publication, provenance.metadata),
         f"| base model | {_text(publication.base or 'not said')} |",
@@ -157,8 +165,8 @@ def _config(publication: Publication, digest: str) -> dict[str, Any]:
     }
 
 
-def write_repository(publication: Publication, folder: Path) -> Path:
-    """Write weights, config and card into `folder`, and return it.
+def write_repository(publication: Publication, folder: Path, *, force: bool = False) -> Path:
+    """Write weights, config and card into `folder`, and return it; `force` replaces those of another publication.
 
     Raises `CheckpointError` for a file that is no checkpoint, or for a folder with other things in it.
     """
@@ -166,8 +174,13 @@ def write_repository(publication: Publication, folder: Path) -> Path:
     others = sorted(path.name for path in folder.iterdir() if path.name not in allowed) if folder.is_dir() else []
     if others:
         raise CheckpointError(f"{folder} holds {others[0]}, which would be published too; choose an empty folder")
+    if (folder / WEIGHTS).exists() and not force:
+        raise CheckpointError(f"{folder} holds a publication already; --force replaces it, or choose another --to")
     checkpoint = read_checkpoint(publication.checkpoint)
+    known = checkpoint.provenance.reduction
     metadata = {**checkpoint.provenance.metadata, "model": publication.model, "r": str(publication.r)}
+    if known is not None:
+        metadata["reduction"] = written(known)
     weights = save_checkpoint(checkpoint.state_dict, folder / WEIGHTS, metadata=metadata)
     digest = sha256(weights)
     write_atomic(folder / CONFIG, json.dumps(_config(publication, digest), indent=1) + "\n")
@@ -196,15 +209,15 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
         api.create_repo(repo, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=[WEIGHTS, CONFIG, CARD])
         return str(done.commit_url)
-    except (OSError, HfHubHTTPError) as error:
+    except (OSError, HfHubHTTPError, ValueError) as error:  # ValueError: something else than a hub answers, a proxy say
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UnavailableError(f"cannot push to {repo} ({reason}); log in with the hub's client: hf auth login") from error
 
 
-def _fetch(source: str, target: Path) -> Path:
-    """The three files of a folder or a repository, in `target`."""
+def _fetch(source: str, target: Path, names: Sequence[str]) -> Path:
+    """Some of the files of a folder or a repository, in `target`."""
     if Path(source).is_dir():
-        for name in (WEIGHTS, CONFIG, CARD):
+        for name in names:
             path = Path(source) / name
             if path.is_symlink() or (name != CARD and not path.is_file()):
                 raise CheckpointError(f"{source} has no {name}; give a folder that `push` wrote, or org/repo on the hub")
@@ -214,8 +227,8 @@ def _fetch(source: str, target: Path) -> Path:
     if not is_hub_name(source):
         raise CheckpointError(f"{source} is neither a folder nor org/repo on the hub")
     try:
-        snapshot_download(source, allow_patterns=[WEIGHTS, CONFIG, CARD], local_dir=target)
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        snapshot_download(source, allow_patterns=list(names), local_dir=target)
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
         raise UnavailableError(f"cannot fetch {source} ({type(error).__name__}); check its name and the network") from error
     return target
 
@@ -234,22 +247,28 @@ def _own_entry(path: Path) -> dict[str, Any]:
     raise CheckpointError(f"{path} is no config that `push` wrote; load it with timm")
 
 
-def pull(source: str, out: Path, scratch: Path) -> Path:
+def pull(source: str, out: Path, scratch: Path, *, force: bool = False) -> Path:
     """Fetch a published checkpoint to `out/MODEL_rR.safetensors`, the name that `--checkpoints DIR` looks for.
 
     `source`: org/repo on the hub, or a folder. `scratch`: an empty folder for the way. The weights must have the digest that
-    the config names. Raises `CheckpointError` or `UnavailableError`.
+    the config names. Another file of that name is only replaced with `force`; this is known before the weights are fetched.
+    Raises `CheckpointError` or `UnavailableError`.
     """
-    folder = _fetch(source, scratch)
+    folder = _fetch(source, scratch, (CONFIG,))
     own = _own_entry(folder / CONFIG)
     model, r = own["model"], own["r"]
     if not model.replace("_", "").isalnum() or not 0 <= r < 10**6:
         raise CheckpointError(f"{source}: its config names the model {model!r:.60} at r = {r!r:.20}; it was tampered with")
+    target = out / f"{model}_r{r}.safetensors"
+    if target.exists() and not force:
+        if target.is_file() and sha256(target) == own["sha256"]:
+            return target
+        raise CheckpointError(f"{target} is there and is another file; --force replaces it, or choose another --out")
+    _fetch(source, scratch, (WEIGHTS,))
     if sha256(folder / WEIGHTS) != own["sha256"]:
         raise CheckpointError(f"{source}: {WEIGHTS} is not the file its config describes; it was changed or cut short")
     read_checkpoint(folder / WEIGHTS)
     out.mkdir(parents=True, exist_ok=True)
-    target = out / f"{model}_r{r}.safetensors"
     partial = target.with_name(f".{target.name}.part")
     shutil.copyfile(folder / WEIGHTS, partial)
     return partial.replace(target)

@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from rmeeto_bench.checkpoints.family import describe, num_classes
-from rmeeto_bench.checkpoints.reader import Provenance, check_state, read_checkpoint
+from rmeeto_bench.checkpoints.fit import check_state
+from rmeeto_bench.checkpoints.reader import Provenance, read_checkpoint
 
 REDUCTION_ARGS = ("num_prune", "merge_interval", "if_order", "if_prune", "distance", "merge_mode", "choose", "compare")
 

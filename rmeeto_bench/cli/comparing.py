@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
+from rmeeto_bench.files import write_atomic
+
 if TYPE_CHECKING:
-    from rmeeto_bench.comparisons import Comparison
+    from rmeeto_bench.records.comparison import Comparison
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
@@ -20,22 +22,20 @@ def add_output(parser: argparse._ActionsContainer) -> None:
 
 def show(comparison: Comparison, arguments: argparse.Namespace) -> int:
     """Print and write a comparison; returns its exit code."""
-    from rich.console import Console
 
-    from rmeeto_bench.comparisons import to_json
-    from rmeeto_bench.records import write_atomic
+    from rmeeto_bench.records.comparison import to_json
     from rmeeto_bench.report.comparison import github_annotations, headline, junit, markdown, table
 
     if arguments.json == "-":
-        sys.stdout.write(to_json(comparison))
+        output.write_json_text(to_json(comparison), "-")
     else:
         if arguments.json:
             write_atomic(Path(arguments.json), to_json(comparison))
-        console = Console(highlight=False)
+        console = output.console()
         console.print(table(comparison, console.width))
         for note in comparison.notes:
-            console.print(f"note: {note}", markup=False, soft_wrap=True)
-        console.print(headline(comparison), markup=False, soft_wrap=True)
+            console.print(f"note: {note}", soft_wrap=True)
+        console.print(headline(comparison), soft_wrap=True)
     if arguments.junit:
         write_atomic(arguments.junit, junit(comparison))
     if os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -43,5 +43,5 @@ def show(comparison: Comparison, arguments: argparse.Namespace) -> int:
             file.write(markdown(comparison) + "\n")
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in github_annotations(comparison):
-            print(line, file=sys.stderr)  # the runner reads both streams; standard output may be JSON
+            output.say(line, error=True)  # the runner reads both streams; standard output may be JSON
     return comparison.exit_code

@@ -1,8 +1,8 @@
-"""The flags that say which images a model is evaluated on, the same for `run` and `eval`."""
+"""The flags that say which images a model is evaluated on and how they are read, the same for `run` and `eval`."""
 
 from __future__ import annotations
 
-from argparse import _ArgumentGroup
+from argparse import Namespace, _ActionsContainer, _ArgumentGroup
 from pathlib import Path
 
 
@@ -22,3 +22,20 @@ def add_data(group: _ArgumentGroup) -> None:
         default="stop",
         help="at an unreadable image: stop (default), or count it and go on",
     )
+
+
+def add_workers(group: _ActionsContainer) -> None:
+    """`--workers`, for every command that passes images through models."""
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="processes that decode, 0 for none of their own (default: one per core)"
+    )
+
+
+def workers(arguments: Namespace) -> int | None:
+    """How many processes decode; None is one per core. Raises `UsageError` for fewer than none."""
+    from rmeeto_bench.errors import UsageError
+
+    count: int | None = arguments.workers
+    if count is not None and count < 0:
+        raise UsageError(f"--workers must be 0 (decode in the process that evaluates) or more, not {count}")
+    return count

@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import Progress, ProgressColumn
+
+from rmeeto_bench.cli import output
 
 EVERY = 15.0  # seconds between two lines in a log
 
@@ -15,7 +16,7 @@ class Live:
     """Bars with these columns, gone when it is left; nothing of them in a log. Use as a context manager."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = output.console(error=True)
         self._progress = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
 
     def __enter__(self) -> Self:
@@ -30,4 +31,4 @@ class Live:
         self._line(f"note: {text}")
 
     def _line(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False)
+        self._console.print(text, soft_wrap=True)

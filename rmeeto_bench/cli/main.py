@@ -13,8 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rmeeto_bench import __version__
+from rmeeto_bench.cli import output
+from rmeeto_bench.cli.interrupt import terminable
 from rmeeto_bench.errors import RmeetoError
+from rmeeto_bench.version import __version__
 
 COMMANDS = {
     "run": "measure speed and accuracy at every reduction ratio (the default command)",
@@ -68,7 +70,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"rmeeto-bench: {message}", file=sys.stderr)
+    line = message.replace("\n", "\\n")  # a name with a line break in it is still one line
+    output.say(f"rmeeto-bench: {line}", error=True)
     return code
 
 
@@ -77,22 +80,21 @@ def _explain(error: OSError) -> int:
         return _fail(
             f"no space left on the disk of {error.filename or 'the output folder'}; free some and go on with --resume", 6
         )
-    return _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+    where = error.filename or "a file"
+    if error.errno in (errno.EFBIG, errno.EDQUOT):
+        return _fail(f"{where}: {error.strerror}; raise the limit or the quota, what was measured is kept", 6)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return _fail(f"{where}: {error.strerror}; give a place that can be written with --out", 2)
+    return _fail(f"{where}: {error.strerror or error}", 2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    output.prepare()
     words = list(sys.argv[1:] if argv is None else argv)
-    named = bool(words) and words[0] in COMMANDS
-    command = words.pop(0) if named else "run"
-    if not named and words and not words[0].startswith("-"):
-        return _fail(f"unknown command {words[0]!r}; the commands are {', '.join(COMMANDS)}", 2)
-    module = importlib.import_module(f"rmeeto_bench.cli.{command}")
-    parser = _parser(command)
-    module.add_arguments(parser)
-    arguments = parser.parse_args(words)
     try:
-        return module.main(arguments)
+        with terminable():
+            return _command(words)
     except RmeetoError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -102,6 +104,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _explain(error)
+
+
+def _command(words: list[str]) -> int:
+    """Pick the command, read its flags and run it."""
+    named = bool(words) and words[0] in COMMANDS
+    command = words.pop(0) if named else "run"
+    if not named and words and not words[0].startswith("-"):
+        return _fail(f"unknown command {words[0]!r}; the commands are {', '.join(COMMANDS)}", 2)
+    module = importlib.import_module(f"rmeeto_bench.cli.commands.{command}")
+    parser = _parser(command)
+    module.add_arguments(parser)
+    code: int = module.main(parser.parse_args(words))
+    return code
 
 
 if __name__ == "__main__":

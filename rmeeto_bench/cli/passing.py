@@ -6,7 +6,7 @@ import time
 
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from rmeeto_bench.bench.accuracy import PassProgress
+from rmeeto_bench.bench.session.accuracy_pass import PassProgress
 from rmeeto_bench.cli.live import EVERY, Live
 
 
@@ -22,7 +22,10 @@ class PassListener(Live):
 
     def __init__(self) -> None:
         super().__init__(
-            TextColumn("{task.completed}/{task.total}"), BarColumn(16), TextColumn("{task.fields[note]}"), TimeElapsedColumn()
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(16),
+            TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(),
         )
         self._task: TaskID | None = None
         self._printed = 0.0

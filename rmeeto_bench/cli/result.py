@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
+from rmeeto_bench.files import write_atomic
 
 if TYPE_CHECKING:
-    from rmeeto_bench.bench.runner import Controls
-    from rmeeto_bench.records import Block, RunRecord
+    from rmeeto_bench.bench.run.runner import Controls
+    from rmeeto_bench.records.run import Block, RunRecord
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
@@ -25,12 +26,11 @@ def add_output(parser: argparse._ActionsContainer) -> None:
 
 def show(record: RunRecord, folder: Path) -> None:
     """The tables and sentences on standard output."""
-    from rich.console import Console
 
-    from rmeeto_bench.report.summary import sentences
-    from rmeeto_bench.report.tables import overview_table, rich_table, sweep_table
+    from rmeeto_bench.report.run.summary import sentences
+    from rmeeto_bench.report.run.tables import overview_table, rich_table, sweep_table
 
-    console = Console(highlight=False, markup=False)  # names in a stored run are text
+    console = output.console()  # names in a stored run are text
     for device in record.devices:
         for table in (*rich_table(record, device.id, console.width), *sweep_table(record, device.id)):
             console.print(table)
@@ -43,13 +43,10 @@ def show(record: RunRecord, folder: Path) -> None:
 
 def stored_blocks(folder: Path, record: RunRecord) -> dict[str, list[Block]]:
     """Device id -> the blocks of a run, for its report; nothing where the database was not kept."""
-    from rmeeto_bench.bench.store import Store
-    from rmeeto_bench.records import DATABASE
+    from rmeeto_bench.bench.store.untrusted import open_if_kept
 
-    if not (folder / DATABASE).is_file():
-        return {}
-    with Store.open(folder) as store:
-        return {device.id: store.blocks(device.id) for device in record.devices}
+    with open_if_kept(folder) as store:
+        return {} if store is None else {device.id: store.blocks(device.id) for device in record.devices}
 
 
 def exit_code(record: RunRecord) -> int:
@@ -61,25 +58,28 @@ def exit_code(record: RunRecord) -> int:
     return 6 if record.failures else 0
 
 
-def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | None) -> int:
-    """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code."""
-    from rmeeto_bench.bench.runner import Controls
+def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | None, workers: int | None) -> int:
+    """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code.
+
+    `workers`: processes that decode images, None for one per core.
+    """
+    from rmeeto_bench.bench.run.runner import Controls
     from rmeeto_bench.cli.progress import TerminalListener
-    from rmeeto_bench.records import MANIFEST, to_json, write_atomic
-    from rmeeto_bench.report.files import write_all
-    from rmeeto_bench.report.tables import markdown
+    from rmeeto_bench.records.run import MANIFEST, to_json
+    from rmeeto_bench.report.run.files import write_all
+    from rmeeto_bench.report.run.tables import markdown
 
     again = f"rmeeto-bench resume {folder}"
     try:
         with graceful("finishing this block; what is measured is kept") as should_stop, TerminalListener() as listener:
-            record = work(Controls(listener, should_stop))
+            record = work(Controls(listener, should_stop, workers=workers))
     except KeyboardInterrupt:
         if (folder / MANIFEST).is_file():
-            print(f"stopped at once; continue with: {again}", file=sys.stderr)
+            output.say(f"stopped at once; continue with: {again}", error=True)
         raise
     write_all(record, folder, blocks=stored_blocks(folder, record))
     if json == "-":
-        sys.stdout.write(to_json(record))
+        output.write_json_text(to_json(record), "-")
     else:
         if json:
             write_atomic(Path(json), to_json(record))
@@ -89,7 +89,7 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(markdown(record) + "\n")
     for failure in record.failures:
-        print(f"lost: {failure}", file=sys.stderr)
+        output.say(f"lost: {failure}", error=True)
     if record.status != "complete":
-        print(f"continue with: {again}", file=sys.stderr)
+        output.say(f"continue with: {again}", error=True)
     return exit_code(record)

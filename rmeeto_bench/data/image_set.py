@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: ordered, labelled, normalised batches, each image exactly once."""
+"""The interface of a data set: ordered, labelled, normalised batches that hold each image exactly once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ from torch import Tensor
 UNREADABLE = -1  # the label of an image that could not be read: it has a place in its batch and counts nowhere
 
 
+def digest_of(data: bytes) -> bytes:
+    """An 8-byte digest of an image: of the file's content if it is encoded, of its pixels if it is not."""
+    return hashlib.blake2b(data, digest_size=8).digest()
+
+
+NO_DIGEST = bytes(8)  # of an image that could not be read
+
+
 @dataclass(frozen=True)
 class Normalisation:
-    """Per-channel mean and standard deviation of pixels in [0, 1]."""
+    """Normalisation of pixels in [0, 1] by channel."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...]  # of each channel
+    std: tuple[float, ...]  # standard deviation of each channel
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 or float [..., C, H, W] in 0..255 -> fp32, normalised."""
@@ -41,29 +49,29 @@ class Normalisation:
 
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FASHION_MNIST = Normalisation((0.2860,), (0.3530,))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a data set. `index`: the image's place in the set, -1 for the set as a whole; `path` names the
-    file (and the member in it); `skipped`: it was left out, else it was read and `reason` says how."""
+    """Something wrong with a data set."""
 
-    index: int
-    path: str
-    reason: str
-    skipped: bool = True
+    index: int  # the image's place in the set; -1: the set as a whole
+    path: str  # file, and the member in it
+    reason: str  # what is wrong, or how the image was read
+    skipped: bool = True  # the image was left out; if not, it was read as `reason` says
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`pixels` uint8 [B, C, H, W] (views of a video: [B, V, C, T, H, W]); `labels` int64 [B], `UNREADABLE` where the image
-    could not be read and its pixels are zeros; `start` is the index of the first image in the set."""
+    """Neighbouring images of a set."""
 
-    start: int
-    pixels: Tensor
-    labels: Tensor
-    normalisation: Normalisation
-    problems: tuple[Problem, ...] = ()
+    start: int  # index of the first image in the set
+    pixels: Tensor  # uint8 [B, C, H, W], views of a video [B, V, C, T, H, W]; zeros where an image could not be read
+    labels: Tensor  # int64 [B], `UNREADABLE` where an image could not be read
+    normalisation: Normalisation  # still to be applied to the pixels
+    problems: tuple[Problem, ...] = ()  # found when these images were read
+    digests: bytes = b""  # `digest_of` every image, joined; zeros where one could not be read
 
     @property
     def images(self) -> Tensor:
@@ -80,12 +88,12 @@ class ImageSet(Protocol):
 
     @property
     def name(self) -> str:
-        """What a report calls it."""
+        """The name in reports."""
         ...
 
     @property
     def num_classes(self) -> int:
-        """Classes the labels index."""
+        """Number of classes that the labels index."""
         ...
 
     @property
@@ -100,7 +108,7 @@ class ImageSet(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Stands for the images, their labels and the preprocessing: two passes of equal fingerprints can be joined."""
+        """A digest of the images, their labels and the preprocessing: passes with equal fingerprints can be joined."""
         ...
 
     @property
@@ -108,11 +116,24 @@ class ImageSet(Protocol):
         """What was wrong with the set as a whole when it was listed."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was left out, passed over or decided about images and labels."""
+        ...
+
     def changed(self) -> str | None:
         """What changed on the disk since the set was listed, or None."""
         ...
 
     def __len__(self) -> int: ...
+
+    def locate(self, index: int) -> str:
+        """Path of an image (and its name inside that file) for messages."""
+        ...
+
+    def digests(self, start: int, count: int) -> bytes:
+        """`digest_of` these images as they are now, without decoding them."""
+        ...
 
     def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Batch]:
         """All images once, in order; or only the batches that begin at `starts`, multiples of `batch_size`."""
@@ -128,31 +149,32 @@ def stratified(labels: ArrayLike, count: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class TensorSet:
-    """An image set that fits into memory: `pixels` uint8 [N, C, H, W], `labels` int64 [N]."""
+    """An image set that fits into memory."""
 
-    name: str
-    pixels: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    normalisation: Normalisation
-    views: int = 1
-    problems: tuple[Problem, ...] = ()
+    name: str  # what a report calls it
+    pixels: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
+    classes: tuple[str, ...]  # names of the classes, in the order of their numbers
+    normalisation: Normalisation  # still to be applied to the pixels
+    views: int = 1  # of each item; 1 for images
+    problems: tuple[Problem, ...] = ()  # found when it was listed
+    notes: tuple[str, ...] = ()  # sentences about what was left out or decided
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of pixels, labels and normalisation."""
+        """A digest of pixels, labels and normalisation."""
         digest = hashlib.sha256(repr((self.shape, self.normalisation)).encode())
         digest.update(self.pixels.contiguous().numpy().tobytes())
         digest.update(self.labels.numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def changed(self) -> str | None:
-        """Never: it is in memory."""
+        """Always None: the set is in memory."""
         return None
 
     @property
     def num_classes(self) -> int:
-        """Classes the labels index."""
+        """Number of classes that the labels index."""
         return len(self.classes)
 
     @property
@@ -167,10 +189,19 @@ class TensorSet:
         """All images once, in order, or the batches that begin at `starts`."""
         for start in range(0, len(self), batch_size) if starts is None else starts:
             chosen = slice(start, start + batch_size)
-            yield Batch(start, self.pixels[chosen], self.labels[chosen], self.normalisation)
+            labels = self.labels[chosen]
+            yield Batch(start, self.pixels[chosen], labels, self.normalisation, digests=self.digests(start, len(labels)))
+
+    def locate(self, index: int) -> str:
+        """The set's name and the image's place in it."""
+        return f"{self.name}, image {index}"
+
+    def digests(self, start: int, count: int) -> bytes:
+        """`digest_of` the pixels of these images."""
+        return b"".join(digest_of(pixels.numpy().tobytes()) for pixels in self.pixels[start : start + count])
 
     def resized(self, size: int | None) -> TensorSet:
-        """The same images at `size` x `size` pixels (area average), or as they are for None."""
+        """The same images at `size` x `size` pixels (area average); None leaves them unchanged."""
         if size is None or size == self.pixels.shape[-1]:
             return self
         pixels = F.interpolate(self.pixels.float(), size=size, mode="area").round().to(torch.uint8)

@@ -1,9 +1,7 @@
-"""An image set over encoded images: decoded once each by worker processes, with whatever is wrong named and counted."""
+"""An image set over encoded images. Worker processes decode each image once; every problem is named and counted."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,25 +11,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from rmeeto_bench.data.image_set import UNREADABLE, Batch, Normalisation, Problem, stratified
+from rmeeto_bench.cpus import cores
+from rmeeto_bench.data.image_set import NO_DIGEST, UNREADABLE, Batch, Normalisation, Problem, digest_of, stratified
+from rmeeto_bench.data.left_out import account
 from rmeeto_bench.data.preprocessing import UnreadableImageError
+from rmeeto_bench.data.readers import in_order
 from rmeeto_bench.data.source import Source, check_labels, fingerprint
 from rmeeto_bench.errors import DataError
 
 STOP, SKIP = "stop", "skip"
 MOST_WORKERS = 16
-PREFETCH = 3  # batches waiting per worker; a batch of 128 ImageNet crops has 19 MB
 
 
 class Loaded(NamedTuple):
-    """What a worker process hands over: pixels uint8 [B, C, H, W] and labels int64 [B] lie in shared memory."""
+    """The result of a worker process."""
 
-    start: int
-    pixels: Tensor
-    labels: Tensor
-    problems: list[tuple[int, str, str, bool]]
+    start: int  # index of the first image in the set
+    pixels: Tensor  # uint8 [B, C, H, W], zeros where an image could not be read
+    labels: Tensor  # int64 [B], `UNREADABLE` where an image could not be read
+    problems: list[tuple[int, str, str, bool]]  # fields of each `Problem`
+    digests: bytes  # `digest_of` every image, joined
 
 
 class Decoding(Protocol):
@@ -39,22 +39,22 @@ class Decoding(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what a model takes, without the batch."""
+        """Shape of the model's input, without the batch."""
         ...
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of what comes out: `shape`, with the views first if there are several."""
+        """Shape of an item: `shape`, with the views first if there are several."""
         ...
 
     @property
     def views(self) -> int:
-        """Views of an item."""
+        """Number of views of an item."""
         ...
 
     @property
     def normalisation(self) -> Normalisation:
-        """What the pixels still need."""
+        """The normalisation still to be applied to the pixels."""
         ...
 
     def read(self, data: bytes) -> tuple[Tensor, str | None]:
@@ -62,27 +62,19 @@ class Decoding(Protocol):
         ...
 
 
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class EncodedSet:
-    """An `ImageSet` over a `Source`; `indices` are the images of the source in the order they are evaluated.
+    """An `ImageSet` over a `Source`, whose images are decoded when they are read."""
 
-    `on_error`: `stop` raises `DataError` at the first image that cannot be read, `skip` gives it the label `UNREADABLE`.
-    `workers` processes decode (None: one per core, none for a few batches).
-    """
-
-    source: Source
-    preprocessing: Decoding
-    num_classes: int
-    indices: NDArray[np.int64]
-    on_error: str = STOP
-    workers: int | None = None
-    part_of: int | None = None
-    problems: tuple[Problem, ...] = ()
+    source: Source  # lists the encoded images and their labels
+    preprocessing: Decoding  # from encoded bytes to pixels
+    num_classes: int  # classes of the model
+    indices: NDArray[np.int64]  # int64 [N], images of the source, in the order in which they are evaluated
+    on_error: str = STOP  # stop raises `DataError` at the first image that cannot be read; skip gives it the label `UNREADABLE`
+    workers: int | None = None  # processes that decode; None: one per core, or none for a few batches
+    part_of: int | None = None  # images of the whole set, if this is a subset
+    problems: tuple[Problem, ...] = ()  # found when the source was listed
+    class_names: tuple[str, ...] = ()  # in the order of their numbers, where they are known
 
     @property
     def views(self) -> int:
@@ -91,8 +83,14 @@ class EncodedSet:
 
     @property
     def name(self) -> str:
-        """Name of the folder or file, and what part of it is used."""
+        """Name of the folder or file, and which part of it is used."""
         return self.source.name if self.part_of is None else f"{self.source.name}, {len(self)} of {self.part_of}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was left out, passed over or decided about images and labels."""
+        counted = account(len(self.source.labels), self.problems)
+        return (*self.source.notes, *([] if counted is None else [f"{self.source.name}: {counted}"]))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -109,8 +107,23 @@ class EncodedSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Stands for the images, their labels and the preprocessing, so that two passes can be known to be of the same."""
+        """A digest of the images, their labels and the preprocessing: passes with equal fingerprints can be joined."""
         return fingerprint(self.source, self.indices, repr(self.preprocessing))
+
+    def locate(self, index: int) -> str:
+        """Path of an image (and its name inside that file) for messages."""
+        return self.source.locate(int(self.indices[index]))
+
+    def digests(self, start: int, count: int) -> bytes:
+        """Digests of the encoded images as they are on the disk now."""
+
+        def one(index: int) -> bytes:
+            try:
+                return digest_of(self.source.read(index))
+            except (DataError, OSError):
+                return NO_DIGEST
+
+        return b"".join(map(one, self.indices[start : start + count].tolist()))
 
     def changed(self) -> str | None:
         """What changed on the disk since the set was listed."""
@@ -122,16 +135,19 @@ class EncodedSet:
         pixels = torch.zeros(len(places), *self.preprocessing.item_shape, dtype=torch.uint8)
         labels = torch.full((len(places),), UNREADABLE, dtype=torch.int64)
         problems: list[tuple[int, str, str, bool]] = []
+        digests = [NO_DIGEST] * len(places)
         for row, index in enumerate(places):
             try:
-                pixels[row], unusual = self.preprocessing.read(self.source.read(index))
+                encoded = self.source.read(index)
+                digests[row] = digest_of(encoded)
+                pixels[row], unusual = self.preprocessing.read(encoded)
                 labels[row] = int(self.source.labels[index])
             except (UnreadableImageError, DataError, OSError) as error:
                 problems.append((start + row, self.source.locate(index), str(error), True))
                 continue
             if unusual is not None:
                 problems.append((start + row, self.source.locate(index), unusual, False))
-        return Loaded(start, pixels, labels, problems)
+        return Loaded(start, pixels, labels, problems, b"".join(digests))
 
     def batches(self, batch_size: int, starts: Sequence[int] | None = None) -> Iterator[Batch]:
         """All images once, in order, or the batches that begin at `starts`. Raises `DataError` under `on_error` stop."""
@@ -140,19 +156,10 @@ class EncodedSet:
         if workers is None:
             workers = min(MOST_WORKERS, cores()) if len(chosen) > 2 else 0
         workers = min(workers, len(chosen))
-        loader: DataLoader[Loaded] = DataLoader(
-            _Chunks(self, batch_size),
-            batch_size=None,
-            sampler=chosen,
-            num_workers=workers,
-            prefetch_factor=PREFETCH if workers else None,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=leave_interrupts,
-        )
-        for start, pixels, labels, found in loader:
+        for start, pixels, labels, found, digests in in_order(lambda start: self.load(start, batch_size), chosen, workers):
             problems = tuple(Problem(*values) for values in found)
             refuse(problems, self.on_error)
-            yield Batch(int(start), pixels, labels, self.preprocessing.normalisation, problems)
+            yield Batch(int(start), pixels, labels, self.preprocessing.normalisation, problems, digests)
 
     def subset(self, count: int) -> EncodedSet:
         """`count` images with the class proportions of the whole, evenly spread; the order is kept."""
@@ -161,23 +168,8 @@ class EncodedSet:
         return replace(self, indices=self.indices[stratified(self.labels, count)], part_of=len(self))
 
 
-class _Chunks(Dataset[Loaded]):
-    """Whole batches as items, so that the images of one are decoded side by side in memory and cross over in one piece."""
-
-    def __init__(self, data: EncodedSet, batch_size: int) -> None:
-        self.data, self.batch_size = data, batch_size
-
-    def __getitem__(self, start: int) -> Loaded:
-        return self.data.load(start, self.batch_size)
-
-
-def leave_interrupts(_: int) -> None:
-    """For workers: Ctrl-C reaches every process of a terminal; workers must live on until the batch in hand is done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def refuse(problems: Sequence[Problem], on_error: str) -> None:
-    """Raise `DataError` for the first problem that costs an image, if the run is to stop at such."""
+    """Raise `DataError` for the first problem that costs an image, unless `on_error` is skip."""
     fatal = next((problem for problem in problems if problem.skipped), None)
     if fatal is not None and on_error == STOP:
         raise DataError(f"cannot read {fatal.path}: {fatal.reason}; repair it, or leave it out with --on-error skip")
@@ -187,14 +179,16 @@ def refuse(problems: Sequence[Problem], on_error: str) -> None:
 class Reading:
     """How encoded images are read, as asked for on the command line."""
 
-    on_error: str = STOP
-    workers: int | None = None
+    on_error: str = STOP  # stop or skip at an image that cannot be read
+    workers: int | None = None  # processes that decode; None: chosen by the number of batches
 
 
 def image_set(source: Source, preprocessing: Decoding, num_classes: int, reading: Reading) -> EncodedSet:
     """The whole source as an image set. Raises `DataError` for labels of another model, and for problems in the listing
     under `on_error` stop."""
-    refuse(source.problems, reading.on_error)
+    if reading.on_error == STOP and any(problem.skipped for problem in source.problems):
+        counted = account(len(source.labels), source.problems)
+        raise DataError(f"{source.name}: {counted}; repair that, or leave it out with --on-error skip")
     check_labels(source.labels, num_classes, source.name)
     indices = np.arange(len(source.labels), dtype=np.int64)
     return EncodedSet(source, preprocessing, num_classes, indices, reading.on_error, reading.workers, problems=source.problems)

@@ -1,4 +1,4 @@
-"""Where encoded images come from: every layout on disk is a list of labelled byte strings that can be read in any order."""
+"""The interface of a layout on disk: a list of encoded, labelled images that can be read in any order."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ChangedError(DataError):
 
 
 class Source(Protocol):
-    """One data set on disk, listed. Images are decoded elsewhere; nothing here looks into them."""
+    """One data set on disk, listed. It does not decode the images."""
 
     @property
     def name(self) -> str:
-        """What a report calls it."""
+        """The name in reports."""
         ...
 
     @property
@@ -33,7 +33,12 @@ class Source(Protocol):
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What was wrong when it was listed."""
+        """Problems found when it was listed."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was decided about its images and labels, where the user did not say."""
         ...
 
     def locate(self, index: int) -> str:
@@ -51,11 +56,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Stamp:
-    """Size and time of change of a file, to notice that it is no longer the one that was listed."""
+    """A file as it was when the data set was listed, to notice later changes."""
 
-    path: Path
-    size: int
-    modified_ns: int
+    path: Path  # of the file
+    size: int  # bytes
+    modified_ns: int  # time of the last change
 
     @classmethod
     def of(cls, path: Path) -> Stamp:
@@ -67,14 +72,14 @@ class Stamp:
         return cls(path, found.st_size, found.st_mtime_ns)
 
     def changed(self) -> str | None:
-        """What happened to the file since, or None."""
+        """How the file changed since the listing, as a sentence, or None."""
         try:
             return None if Stamp.of(self.path) == self else f"{self.path} was changed while it was read"
         except DataError:
             return f"{self.path} vanished while it was read"
 
     def check(self) -> None:
-        """Raises `ChangedError` if the file is not the same."""
+        """Raise `ChangedError` if the file has changed."""
         reason = self.changed()
         if reason is not None:
             raise ChangedError(reason)
@@ -84,7 +89,7 @@ def fingerprint(source: Source, indices: NDArray[np.int64], settings: str) -> st
     """16 hex digits that stand for these images (their names and labels, in order) and how they are preprocessed."""
     digest = hashlib.sha256(settings.encode())
     for index in indices.tolist():
-        digest.update(f"{Path(source.locate(index)).name}\0{source.labels[index]}\n".encode())
+        digest.update(f"{Path(source.locate(index)).name}\0{source.labels[index]}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""The head's side of a fleet: hand tasks to an engine, keep what comes back, and have one merged run at any moment."""
+"""The head's side of a fleet: it hands tasks to an engine, keeps the results, and keeps one merged run up to date."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.fleet.archive import unpack
-from rmeeto_bench.fleet.engine import CELLS, Engine
-from rmeeto_bench.fleet.gather import gather
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.fleet.engines.local import CELLS, Engine
 from rmeeto_bench.fleet.host import Event
+from rmeeto_bench.fleet.join.archive import unpack
+from rmeeto_bench.fleet.join.gather import gather
 from rmeeto_bench.fleet.plan import Task
-from rmeeto_bench.records import MANIFEST, RunRecord, load, save, write_atomic
+from rmeeto_bench.records.run import MANIFEST, RunRecord, load, save
 
 PLAN = "fleet.json"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The merged run (None if nothing came back), how each task ended, and the cells that are missing."""
+    """What a fleet has achieved."""
 
-    record: RunRecord | None
-    endings: dict[str, Event]
-    missing: tuple[str, ...]
+    record: RunRecord | None  # the merged run; None: nothing came back
+    endings: dict[str, Event]  # task id -> its last event, for the tasks that ran this time
+    missing: tuple[str, ...]  # planned cells without a result, as `kind arm`
 
 
 def _claim(tasks: Sequence[Task], out: Path) -> None:
-    """Make `out` the folder of this fleet, or find that it is. Raises `DataError` if it belongs to another."""
+    """Make `out` the folder of this fleet, unless it is already. Raises `DataError` if it belongs to another one."""
     text = json.dumps({"tasks": [asdict(task) for task in tasks]}, indent=1) + "\n"
     path = out / PLAN
     if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -41,7 +42,7 @@ def _claim(tasks: Sequence[Task], out: Path) -> None:
 
 
 def is_done(task: Task, out: Path) -> bool:
-    """Whether a task's result is there, whole."""
+    """Whether a task's result is complete."""
     try:
         record = load(out / CELLS / task.id)
     except DataError:
@@ -50,7 +51,7 @@ def is_done(task: Task, out: Path) -> bool:
 
 
 def _keep(event: Event, out: Path) -> None:
-    """Replace what is kept of a task by what it has committed now."""
+    """Replace the stored result of a task by what it has committed now."""
     if event.archive is None:
         return
     folder = out / CELLS / event.task
@@ -64,7 +65,7 @@ def _keep(event: Event, out: Path) -> None:
 
 
 def merge_cells(tasks: Sequence[Task], out: Path, failures: Sequence[str]) -> RunRecord | None:
-    """Merge what the tasks have brought back so far into the run in `out`. None if that is nothing."""
+    """Merge the results so far into the run in `out`. None if there are none."""
     folders = [out / CELLS / task.id for task in tasks]
     present = []
     for folder in folders:
@@ -92,9 +93,9 @@ def _missing(tasks: Sequence[Task], record: RunRecord | None) -> tuple[str, ...]
 
 
 def drive(engine: Engine, tasks: Sequence[Task], out: Path, on_event: Callable[[Event], None]) -> Outcome:
-    """Carry out the tasks that are not done yet and merge all results into `out`, anew after each task.
+    """Carry out the tasks that are not done yet, and merge all results into `out` after each of them.
 
-    The same call again continues: what is done is not done twice. Raises `DataError` for a folder with other contents.
+    Calling it again continues: finished tasks are not repeated. Raises `DataError` for a folder with other contents.
     """
     _claim(tasks, out)
     endings: dict[str, Event] = {}

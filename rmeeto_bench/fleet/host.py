@@ -1,12 +1,9 @@
-"""The host's side of a fleet: check that it may take part, carry out a task in a fresh process, hand back what it commits."""
+"""The host's side of a fleet: check that it may take part, carry out a task in a fresh process, return what it commits."""
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -15,33 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rmeeto_bench import children
 from rmeeto_bench.errors import DataError, RmeetoError
-from rmeeto_bench.fleet.archive import pack
+from rmeeto_bench.fleet.join.archive import pack
 from rmeeto_bench.fleet.plan import Task, own_code, own_profiles
-from rmeeto_bench.records import MANIFEST, load
+from rmeeto_bench.records.run import MANIFEST, load
 
 EVERY = 1.0  # seconds between two looks at what was committed
-PARENT_DEATH = 1  # Linux: PR_SET_PDEATHSIG
 LOG = "fleet.log"
 MODULE = "rmeeto_bench.fleet.host"
 
 
 @dataclass(frozen=True)
 class Event:
-    """News of a task. `state`: started, committed (`archive` holds the run so far), done, failed, refused or lost.
+    """News of a task."""
 
-    The last four end the task; `detail` says why in one line.
-    """
-
-    task: str
-    state: str
-    host: str
-    detail: str = ""
-    archive: bytes | None = None
+    task: str  # id of the task
+    state: str  # started, committed, done, failed, refused or lost; the last four end the task
+    host: str  # name of the machine; empty if it is not known
+    detail: str = ""  # why the task ended so, or is started again, in one line
+    archive: bytes | None = None  # the run so far as a .tar.gz, where hosts share no file system
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether this is the task's last event."""
         return self.state in ("done", "failed", "refused", "lost")
 
 
@@ -53,13 +47,6 @@ def refusal(task: Task) -> str | None:
     if profiles != task.profiles:
         return f"its GPU profiles ({profiles}) are not the fleet's ({task.profiles}); install the same ones there"
     return None
-
-
-def _die_with(parent: int) -> None:
-    """In the child: end when the process that started it does, so that a lost worker leaves no orphan on the GPU."""
-    ctypes.CDLL(None).prctl(PARENT_DEATH, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(1)  # it was gone before
 
 
 def _last_line(log: Path) -> str:
@@ -75,7 +62,7 @@ def _failure(task: Task, folder: Path, code: int, host: str) -> str:
 
 
 def _set_aside(folder: Path) -> None:
-    """Keep what a lost attempt on another GPU left, out of the way of the new one."""
+    """Rename the folder of a lost attempt on another GPU, so that the new attempt can use its name."""
     number = 1
     while (aside := folder.with_name(f"{folder.name}.lost{number}")).exists():
         number += 1
@@ -83,12 +70,12 @@ def _set_aside(folder: Path) -> None:
 
 
 def _may_resume(task: Task, folder: Path) -> bool:
-    """Whether the run in the folder can go on: a device that is gone can't be replaced by another of its kind."""
+    """Whether the run in the folder can be resumed here: that needs the same device, not another of its kind."""
     try:
         record = load(folder)
     except DataError:
         return False
-    from rmeeto_bench.bench.devices import discover
+    from rmeeto_bench.bench.run.devices import discover
 
     try:
         here = {device.id for device in discover(task.plan["gpus"])}
@@ -113,10 +100,7 @@ def carry_out(task: Task, folder: Path, *, ship: bool) -> Iterator[Event]:
     log = folder / LOG
     with log.open("ab") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", MODULE, str(folder), str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
+            children.python(MODULE, str(folder)), stdin=subprocess.PIPE, stdout=output, stderr=output, env=children.variables()
         )
         assert child.stdin is not None
         child.stdin.write(json.dumps(task.plan).encode())
@@ -132,7 +116,7 @@ def carry_out(task: Task, folder: Path, *, ship: bool) -> Iterator[Event]:
 
 
 def _commits(folder: Path, child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Once for every time the run has written its manifest anew, until the child ends."""
+    """Yields each time the run has rewritten its manifest, until the child exits."""
     seen: tuple[int, int] | None = None
     while child.poll() is None:
         time.sleep(EVERY)
@@ -166,11 +150,10 @@ def _ending(task: Task, folder: Path, code: int, host: str, *, ship: bool) -> Ev
 
 def main(words: list[str], text: str) -> int:
     """The child: run the plan given as JSON into the folder given, continuing what is there. Returns the exit code."""
-    from rmeeto_bench.bench.plan import BenchPlan
-    from rmeeto_bench.bench.runner import Controls, resume, run
+    from rmeeto_bench.bench.plan.plan import BenchPlan
+    from rmeeto_bench.bench.run.runner import Controls, resume, run
 
     folder = Path(words[0])
-    _die_with(int(words[1]))
     plan: dict[str, Any] = json.loads(text)
     controls = Controls(_PlainListener(), lambda: False)
     try:
@@ -196,10 +179,10 @@ class _PlainListener:
         print(f"{device} {model} {stage}", file=sys.stderr, flush=True)
 
     def timing(self, device: str, progress: object) -> None:
-        """Nothing: a log needs no progress bar."""
+        """Ignored: a log needs no progress bar."""
 
     def evaluating(self, device: str, done: int, total: int) -> None:
-        """Nothing."""
+        """Ignored, too."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a fleet does: one task per kind of GPU and model, each an ordinary run that any machine of that kind can carry out."""
+"""The tasks of a fleet: one per kind of GPU and model, each an ordinary run that any machine of that kind can carry out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rmeeto_bench import __version__
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan import PATHS, BenchPlan, cells
-from rmeeto_bench.cell_id import code_version
+from rmeeto_bench.bench.plan.plan import PATHS, BenchPlan, cells
 from rmeeto_bench.errors import DataError, UsageError
+from rmeeto_bench.files import shipped
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.shipped import shipped
+from rmeeto_bench.records.cell import code_version
+from rmeeto_bench.version import __version__
 
 CPU = "cpu"
 LARGEST = 1 << 20  # bytes of a plan
@@ -30,21 +30,17 @@ PER_KIND = ("checkpoints", "data", "labels", "class-map")  # paths that may lie 
 
 @dataclass(frozen=True)
 class Task:
-    """One run on one device: all ratios of one model, measured together because a speed-up is paired within rounds.
+    """One run on one device: all ratios of one model, measured together because a speed-up is paired within rounds."""
 
-    `kind`: name of a GPU profile, or `cpu`. `plan`: a `BenchPlan` as a dictionary of plain values. `code` and `profiles`
-    (version and digest): what a host must have to take part.
-    """
-
-    kind: str
-    model: str
-    plan: dict[str, Any]
-    code: str
-    profiles: str
+    kind: str  # name of a GPU profile, or cpu
+    model: str  # name of the model
+    plan: dict[str, Any]  # a `BenchPlan` as a dictionary of plain values
+    code: str  # version and commit that a host must have to take part
+    profiles: str  # digest of the GPU profiles that a host must have to take part
 
     @property
     def id(self) -> str:
-        """Readable, usable as a folder name, and the same whenever the same task is planned again."""
+        """A readable id, usable as a folder name. Planning the same task again gives the same id."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"{self.kind}-{self.model}-{digest[:10]}"
 
@@ -60,7 +56,7 @@ def own_code() -> str:
 
 
 def own_profiles() -> str:
-    """A digest of the GPU profiles here: what a device is called and compared with must be the same on all hosts."""
+    """A digest of the GPU profiles here: all hosts must name a device, and compare it, in the same way."""
     digest = hashlib.sha256()
     for path in sorted(shipped("profiles").glob("*.toml")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -68,7 +64,7 @@ def own_profiles() -> str:
 
 
 def check_kinds(text: str) -> tuple[str, ...]:
-    """`a100-sxm-80,v100` -> the profiles' names. Raises `UsageError` naming those there are."""
+    """`a100-sxm-80,v100` -> the profiles' names. Raises `UsageError`, which lists the known names."""
     kinds = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
     known = [profile.name for profile in load_profiles()]
     for kind in kinds:
@@ -78,7 +74,7 @@ def check_kinds(text: str) -> tuple[str, ...]:
 
 
 def tasks(plan: BenchPlan, kinds: Sequence[str], paths: Mapping[str, Mapping[str, str]], *, simulated: bool) -> list[Task]:
-    """A task for each kind and model. `paths`: kind -> checkpoints and data as its machines have them."""
+    """A task for each kind and model. `paths`: kind -> where its machines have the checkpoints and data."""
     if simulated and CPU in kinds:
         raise UsageError("--device sim simulates GPUs; leave cpu out of --kinds")
     found = []

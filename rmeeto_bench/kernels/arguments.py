@@ -1,4 +1,4 @@
-"""The operands of the kernels, named once: every backend of an operation takes the same frozen object."""
+"""The operands of the scan. Every backend takes the same frozen object."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rmeeto_bench.errors import UsageError
+
 
 @dataclass(frozen=True)
 class ScanArguments:
-    """Operands of the bidirectional selective scan, token-major; index 0 of the leading 2 is the forward direction.
+    """Operands of the bidirectional selective scan, token-major; index 0 of a leading 2 is the forward direction.
 
-    u, dt [2, B, L, D] (dt before bias and softplus) · A [2, D, N], negative · B, C [2, B, L, N] · D, dt_bias [2, D] ·
-    z [B, L, D], the gate both directions share · scale, the factor on the sum of directions (1/2 for Vim, 1 for
-    VideoMamba). Both directions are in token order. u, dt, B, C, z carry the working dtype; A, D, dt_bias are fp32.
-    B, C and z may be column ranges of wider tensors: only their last dimension must be contiguous.
+    Both directions are in token order. u, dt, B, C, z carry the working dtype; A, D, dt_bias are fp32. B, C and z may be
+    column ranges of wider tensors: only their last dimension must be contiguous.
     """
 
-    u: Tensor
-    dt: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor
-    z: Tensor
-    dt_bias: Tensor
-    scale: float
+    u: Tensor  # [2, B, L, D], inputs of the scan
+    dt: Tensor  # [2, B, L, D], steps before bias and softplus
+    A: Tensor  # [2, D, N], negative
+    B: Tensor  # [2, B, L, N], input weights of the states
+    C: Tensor  # [2, B, L, N], output weights of the states
+    D: Tensor  # [2, D], weight of the input in the output
+    z: Tensor  # [B, L, D], the gate that both directions share
+    dt_bias: Tensor  # [2, D]
+    scale: float  # factor on the sum of directions: 1/2 for Vim, 1 for VideoMamba
 
     def promoted(self) -> ScanArguments:
         """The same operands in the dtype of the recurrence: fp32, or float64 if u is float64."""
         dtype = torch.promote_types(self.u.dtype, torch.float32)
         tensors = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
         return replace(self, **{name: getattr(self, name).to(dtype) for name in tensors})
+
+
+def refuse_float64(tensor: Tensor) -> None:
+    """For kernels that compute in fp32. Raises `UsageError` rather than lose half of the digits."""
+    if tensor.dtype == torch.float64:
+        raise UsageError("the Triton kernels compute in fp32; the chunked and reference backends serve float64")

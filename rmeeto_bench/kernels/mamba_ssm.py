@@ -50,6 +50,6 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def require() -> None:
-    """Raises `UnavailableError` with the reason where one of both packages cannot be used."""
+    """Raise `UnavailableError` with the reason if one of the two packages cannot be used."""
     _function("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn")
     _function("causal_conv1d", "causal_conv1d_fn")

@@ -1,4 +1,4 @@
-"""A backward for forward-only kernels: run a differentiable implementation of the same operation again, and use its."""
+"""A backward for forward-only kernels: it runs a differentiable implementation of the same operation again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Recompute(torch.autograd.Function):
 
 
 def with_gradients(fast: Callable[..., Any], slow: Callable[..., Any], *operands: Tensor | None) -> Any:
-    """`fast(*operands)`, with the gradients of `slow(*operands)`; without any need of gradients just the former."""
+    """`fast(*operands)`, with the gradients of `slow(*operands)` if gradients are needed."""
     if not torch.is_grad_enabled() or not any(operand is not None and operand.requires_grad for operand in operands):
         return fast(*operands)
     return _Recompute.apply(fast, slow, *operands)

@@ -1,6 +1,6 @@
-"""Which implementation runs, and why not another: chosen once per model and device, never per call.
+"""Choose the backend that runs a model, once per model and device, and record why the faster ones were refused.
 
-`auto` takes the first backend of the device's list that is there and passes a self-test against the reference.
+`auto` takes the first backend of the device's list that is installed and passes a self-test against the reference.
 Asking for a backend by name that cannot run is an error: a missing fast path never goes unnoticed.
 """
 
@@ -23,10 +23,11 @@ from rmeeto_bench.kernels.causal_conv1d import native as conv_native
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import native as merge_native
 from rmeeto_bench.kernels.merge.plan import MergePlan
-from rmeeto_bench.kernels.native.build import library
+from rmeeto_bench.kernels.native.library import describe, library
 from rmeeto_bench.kernels.selective_scan import chunked as scan_chunked
 from rmeeto_bench.kernels.selective_scan import native as scan_native
 from rmeeto_bench.kernels.selective_scan import reference as scan_reference
+from rmeeto_bench.kernels.untraced import untraced
 
 TOLERANCE = 1e-3
 TRITON_SINCE = (8, 0)  # the oldest compute capability Triton is built and tested for
@@ -34,36 +35,41 @@ TRITON_SINCE = (8, 0)  # the oldest compute capability Triton is built and teste
 
 @dataclass(frozen=True)
 class MergeKernels:
-    """The paper's merge in two kernels (see `merge.reference`), for up to `most_sources` sources an image."""
+    """The paper's merge in two kernels (see `merge.reference`)."""
 
-    match: Callable[[Tensor, int, int, int], MergePlan]
+    match: Callable[[Tensor, int, int, int], MergePlan]  # (hidden, class token's row, its new row, r) -> plan
+    # ((hidden, residual), size, plan, norm weight, eps) -> (normed, residual, size)
     merge_add_norm: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    most_sources: int
+    most_sources: int  # of an image
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """One backend's three operations, its merge (None: merging runs in torch), and for each faster backend of `auto` the
-    reason it was refused."""
+    """One backend's implementations of all operations."""
 
-    name: str
-    selective_scan: Callable[[ScanArguments], Tensor]
-    causal_conv1d: Callable[[Tensor, Tensor, Tensor], Tensor]
+    name: str  # of the backend
+    selective_scan: Callable[[ScanArguments], Tensor]  # operands -> [B, L, D]
+    causal_conv1d: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x [B, L, D], taps [2, D, K], bias [2, D]) -> [2, B, L, D]
+    # (hidden, residual or None, weight [C], eps) -> (normed, residual), both [B, L, C]
     add_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
-    merge: MergeKernels | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
+    merge: MergeKernels | None = None  # None: merging runs in torch
+    refused: Mapping[str, str] = field(default_factory=dict)  # faster backend of `auto` -> why it was refused
+
+    def account(self) -> str:
+        """One line for the user: which kernels these are, and why no faster ones run."""
+        own = f"native kernels ({describe()})" if self.name == "native" else f"{self.name} kernels"
+        return "; ".join([own, *(f"not on {name}: {reason}" for name, reason in self.refused.items())])
 
 
 @dataclass(frozen=True)
 class Operands:
-    """What decides whether a backend can serve a model: the device kind, two sizes of the mixer, whether the model is in
-    float64, which only the plain torch backends compute in, and whether it is trained, so that gradients are tested too."""
+    """What decides whether a backend can serve a model."""
 
-    device: str
-    d_state: int
-    d_conv: int
-    float64: bool = False
-    gradients: bool = False
+    device: str  # kind of device: cpu, cuda, ...
+    d_state: int  # states N of each channel of the scan
+    d_conv: int  # taps K of the convolution
+    float64: bool = False  # the model is in float64, in which only the plain torch backends compute
+    gradients: bool = False  # the model is being trained, so the self-test compares gradients, too
 
 
 def _sizes(operands: Operands, name: str, states: tuple[int, ...], width: int) -> None:
@@ -86,7 +92,7 @@ def _native(operands: Operands) -> Kernels:
 
 
 def interpreting() -> bool:
-    """Whether Triton's interpreter was asked for: then its kernels run on the CPU, slowly, to be tested."""
+    """Whether Triton's interpreter is switched on: its kernels then run on the CPU, slowly, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -204,12 +210,17 @@ def _build(name: str, operands: Operands) -> Kernels:
     return kernels
 
 
-@functools.cache
+@untraced  # a self-test that torch.compile traces fails, and the refusal would stand for the whole process
 def select(backend: str, operands: Operands) -> Kernels:
     """The backend by name, or the best that works for `auto`.
 
     Raises `UsageError` for an unknown name and `UnavailableError` for a named backend that cannot run here.
     """
+    return _select(backend, operands)
+
+
+@functools.cache
+def _select(backend: str, operands: Operands) -> Kernels:
     if backend != "auto":
         if backend not in BACKENDS:
             raise UsageError(f"unknown backend {backend!r}; choose auto, {', '.join(BACKENDS)}")

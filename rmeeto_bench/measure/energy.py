@@ -1,4 +1,4 @@
-"""Joules per image, with a judgement whether they can be trusted: counters and power readings of GPUs are known to differ."""
+"""Joules per image, and whether they can be trusted: a GPU's energy counter and its power readings are known to differ."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rmeeto_bench.errors import MeasurementError
-from rmeeto_bench.measure.device import Device
+from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.protocol import TimedArm
 from rmeeto_bench.measure.statistics import t_interval
-from rmeeto_bench.records import Estimate
+from rmeeto_bench.records.run import Estimate
 
 LEAST_SECONDS = 30.0  # of one arm without a break: shorter windows catch the averaging of the power sensor
 AGREEMENT = 0.10  # between the energy counter and power integrated over time
@@ -18,20 +18,20 @@ AGREEMENT = 0.10  # between the energy counter and power integrated over time
 
 @dataclass(frozen=True)
 class EnergyReading:
-    """One contiguous run of an arm. Joules by the device's counter and by power over time; None where it has none."""
+    """One run of an arm without a break."""
 
-    counter_j: float | None
-    integrated_j: float | None
-    seconds: float
-    images: int
+    counter_j: float | None  # joules by the device's energy counter; None: it has none
+    integrated_j: float | None  # joules by power integrated over time; None: the device has no power reading
+    seconds: float  # device time of the run
+    images: int  # handled in the run
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules per image of an arm. `estimate` is None where it cannot be trusted: `reason` says why."""
+    """Joules per image of an arm."""
 
-    estimate: Estimate | None
-    reason: str = ""
+    estimate: Estimate | None  # None: the readings cannot be trusted
+    reason: str = ""  # why they cannot be trusted; empty if they can
 
 
 def _doubt(reading: EnergyReading) -> str:

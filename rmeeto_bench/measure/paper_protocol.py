@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rmeeto_bench.measure.device import Device
+from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.protocol import TimedArm
 
 WARM_UPS, FORWARDS = 100, 30

@@ -1,4 +1,4 @@
-"""What the measuring loop is told and what it answers. No torch here: verdicts and reports read this too."""
+"""Input and output of the measuring loop. Imports no torch: verdicts and reports read this, too."""
 
 from __future__ import annotations
 
@@ -6,110 +6,105 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 THROTTLED, CONTENDED = "THROTTLED", "CONTENDED"
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How long and how often to measure. Times in seconds; `target` is the relative half-width of every speed-up.
+    """How long and how often to measure.
 
-    A block is at least `block_seconds` and `min_steps` steps. Rounds end when every speed-up is within `target` at two
-    checks in a row (each `check_every` rounds, from `min_rounds`), at `max_rounds`, or at `time_limit`. A round with a
-    block that `reject` names (THROTTLED, CONTENDED) is dropped whole and measured again, `max_rejected` times a session.
-    `sessions` fresh processes make a run.
+    Rounds end at `max_rounds` or at `time_limit`. Where `min_rounds` is smaller they also end when every speed-up of the
+    session is within `target` at two checks in a row, each `check_every` rounds from `min_rounds`. A round with a block that
+    `reject` names is dropped whole and measured again.
     """
 
     name: str
-    block_seconds: float
-    min_steps: int
-    min_rounds: int
-    max_rounds: int
-    warmup_seconds: float
-    warmup_limit: float
-    time_limit: float
-    target: float = 0.0025
-    check_every: int = 4
+    block_seconds: float  # least seconds of a block
+    min_steps: int  # least steps of a block
+    min_rounds: int  # of a session
+    max_rounds: int  # of a session
+    warmup_seconds: float  # least seconds of a session's warm-up
+    warmup_limit: float  # most seconds of it
+    time_limit: float  # seconds of a session's rounds
+    minutes: float  # what the preset promises for six arms of the bundled model, accuracy included
+    target: float = 0.0025  # half-width, as a share of the speed-up, that the printed interval over all sessions may have
+    check_every: int = 4  # rounds
     seed: int = 0
-    sessions: int = 1
-    max_rejected: int = 20
+    sessions: int = 1  # fresh processes of a run
+    max_rejected: int = 20  # dropped rounds of a session
     reject: tuple[str, ...] = (THROTTLED, CONTENDED)
 
 
-CPU_TARGET = 0.02  # a processor shares caches, clocks and the machine: a quarter of a percent is out of its reach
+CPU_TARGET = 0.02  # a processor shares caches, clocks and the machine: one percent is out of its reach
+CPU_BLOCK = 0.5  # seconds of a block on a CPU: processes differ by more than shorter blocks do
+CPU_WARMUP_LIMIT = 120.0  # seconds over all sessions: a CPU's fans and clock settle in seconds
 # A first look tolerates other programs on the machine; 600 s of every arm is MLPerf's idea of a steady state.
-QUICK = Protocol("quick", 0.4, 1, 6, 8, 2.0, 10.0, 35.0, max_rejected=4, reject=(THROTTLED,))
-DEFAULT = Protocol("default", 1.0, 2, 12, 40, 10.0, 120.0, 240.0, sessions=3)
-RIGOROUS = Protocol("rigorous", 1.0, 8, 30, 60, 10.0, 120.0, 1800.0, sessions=5, max_rejected=30)
-SUSTAINED = Protocol("sustained", 10.0, 8, 60, 60, 60.0, 300.0, 4 * 3600.0)
+QUICK = Protocol("quick", 0.4, 1, 6, 8, 2.0, 10.0, 35.0, 2, max_rejected=4, reject=(THROTTLED,))
+# Sessions are the replicates: six of eight rounds are worth more than three of twenty (docs/intervals.md has the table).
+DEFAULT = Protocol("default", 1.0, 2, 8, 8, 10.0, 300.0, 180.0, 8, target=0.01, sessions=6)
+RIGOROUS = Protocol("rigorous", 1.0, 8, 12, 12, 10.0, 300.0, 1800.0, 30, target=0.005, sessions=12, max_rejected=30)
+SUSTAINED = Protocol("sustained", 10.0, 8, 60, 60, 60.0, 300.0, 4 * 3600.0, 70)
 PRESETS = {protocol.name: protocol for protocol in (QUICK, DEFAULT, RIGOROUS, SUSTAINED)}
 
 
 @dataclass(frozen=True)
 class TimedArm:
-    """An arm as the loop sees it: a name, a step to call, the images one step handles.
+    """An arm as the loop sees it."""
 
-    `observed` False leaves telemetry off during its blocks, to measure what telemetry itself costs.
-    """
-
-    name: str
-    step: Callable[[], Any]
-    images: int
-    observed: bool = True
+    name: str  # of the arm
+    step: Callable[[], Any]  # runs one batch
+    images: int  # per step
+    observed: bool = True  # False leaves telemetry off during its blocks, to measure what telemetry itself costs
 
 
 @dataclass(frozen=True)
 class RoundsProgress:
-    """Where the loop is: the round in hand and the widest relative half-width at the last check (infinite before it)."""
+    """How far the loop has come."""
 
-    stage: str
-    round: int
-    rounds: int
-    half_width: float
-    rejected: int = 0
+    stage: str  # warm-up or rounds
+    round: int  # complete rounds so far
+    rounds: int  # most rounds of the session
+    half_width: float  # widest half-width of the speed-ups at the last check, as a share of them; infinite before it
+    rejected: int = 0  # rounds dropped so far
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """How warm-up went: steps per block of each arm, whether it reached a steady state, its cycles and seconds."""
+    """How warm-up went."""
 
-    steps: Mapping[str, int]
-    steady: bool
-    cycles: int
-    seconds: float
+    steps: Mapping[str, int]  # arm -> steps of its blocks
+    steady: bool  # the machine reached a steady state
+    cycles: int  # how often all arms were run
+    seconds: float  # length of the warm-up
 
 
 @dataclass(frozen=True)
 class RoundsResult:
-    """What the loop did: complete rounds that count, whether warm-up reached a steady state, and why it ended.
+    """How the rounds of a session went."""
 
-    `ended`: precise, rounds, time, rejected (too many rounds dropped) or interrupted. `rejected` counts the dropped
-    rounds by reason; `gaps` is the share of counted blocks whose wall and device times disagree; `grew` the most bytes by
-    which a block made the allocator grow; `power_limited` and `unlocked` what telemetry saw (None: it cannot tell).
-    """
-
-    rounds: int
-    steady: bool
-    ended: str
-    half_width: float
-    rejected: Mapping[str, int] = field(default_factory=dict)
-    gaps: float = 0.0
-    grew: int = 0
-    power_limited: bool | None = None
-    unlocked: bool | None = None
-    warmup_cycles: int = 0
-    warmup_seconds: float = 0.0
+    rounds: int  # complete rounds, which count
+    steady: bool  # warm-up reached a steady state
+    ended: str  # why the session ended: precise, rounds, time, rejected (too many rounds dropped) or interrupted
+    half_width: float  # widest half-width of the speed-ups, as a share of them
+    rejected: Mapping[str, int] = field(default_factory=dict)  # code -> rounds that were dropped for it
+    gaps: float = 0.0  # share of counted blocks whose wall and device times disagree
+    grew: int = 0  # most bytes by which one block made the allocator grow
+    power_limited: bool | None = None  # the power limit held the clock down in some block; None: telemetry cannot tell
+    unlocked: bool | None = None  # the clock was free to move; None: telemetry cannot tell
+    warmup_cycles: int = 0  # how often warm-up ran all arms
+    warmup_seconds: float = 0.0  # length of the warm-up
 
 
 @dataclass(frozen=True)
 class Watch:
-    """The caller's side: `on_block` must keep each block before the next begins; `should_stop` is asked after each.
+    """The caller's side of the loop.
 
     A dropped round leaves its blocks behind: the offending one with `rejected_reason`, those before it without, those
     after it never measured. `complete_rounds` tells which rounds count.
     """
 
-    on_block: Callable[[Block], None]
-    on_progress: Callable[[RoundsProgress], None] = lambda _: None
-    should_stop: Callable[[], bool] = lambda: False
+    on_block: Callable[[Block], None]  # called with each block; must keep it before the next one begins
+    on_progress: Callable[[RoundsProgress], None] = lambda _: None  # called after each warm-up cycle and each round
+    should_stop: Callable[[], bool] = lambda: False  # asked between blocks; True ends the session

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.measure.devices.telemetry import Telemetry, power_limited, rejection
 from rmeeto_bench.measure.protocol import (
     CPU_TARGET,
     DEFAULT,
@@ -24,13 +25,12 @@ from rmeeto_bench.measure.protocol import (
     Watch,
 )
 from rmeeto_bench.measure.statistics import half_width, paired_speedup
-from rmeeto_bench.measure.telemetry import Telemetry, power_limited, rejection
 from rmeeto_bench.measure.turns import Turns
 from rmeeto_bench.measure.warmup import warm_up
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 if TYPE_CHECKING:
-    from rmeeto_bench.measure.device import Device  # which needs torch
+    from rmeeto_bench.measure.devices.device import Device  # which needs torch
 
 __all__ = [
     "CPU_TARGET",
@@ -45,7 +45,6 @@ __all__ = [
     "TimedArm",
     "Watch",
     "balanced_orders",
-    "complete_rounds",
     "measure",
 ]
 GAP = 0.02  # wall and device time of a block may differ by this share of the wall time
@@ -62,27 +61,6 @@ def balanced_orders(names: list[str], rounds: int, seed: int) -> list[list[str]]
         shifts = generator.sample(range(len(names)), len(names))
         orders.extend(base[shift:] + base[:shift] for shift in shifts)
     return orders[:rounds]
-
-
-def complete_rounds(blocks: Iterable[Block], arms: Sequence[str]) -> list[dict[str, list[float]]]:
-    """Seconds per image of these arms in every round that counts, one entry per session in order, paired by position.
-
-    A round counts if it has a block of each arm and none of its blocks was rejected.
-    """
-    wanted = set(arms)
-    sessions: dict[int, dict[int, dict[str, float] | None]] = {}
-    for block in blocks:
-        rounds = sessions.setdefault(block.session, {})
-        found = rounds.setdefault(block.round, {})
-        if block.rejected_reason:
-            rounds[block.round] = None
-        elif found is not None and block.arm in wanted:
-            found[block.arm] = block.seconds / block.images
-    result = []
-    for _, rounds in sorted(sessions.items()):
-        whole = [found for _, found in sorted(rounds.items()) if found is not None and len(found) == len(wanted)]
-        result.append({arm: [found[arm] for found in whole] for arm in arms})
-    return result
 
 
 def _widest(times: Mapping[str, list[float]], baseline: str) -> float:
@@ -140,6 +118,8 @@ class _Session:
             block, code = self.block(name, number, position)
             if code is not None:
                 self.rejected[code] += 1
+                for _ in order[position + 1 :]:  # whoever takes turns with this program stays beside it round by round
+                    self.waited += self.turns.wait()
                 return code
             blocks.append(block)
             if position < len(order) - 1 and self.watch.should_stop():

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rmeeto_bench.measure.protocol import Protocol, RoundsResult
+from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS
 
 # INVALID codes, the most fundamental first: of several that apply, the first is the verdict
 INVALID = {
@@ -21,13 +22,14 @@ INVALID = {
     "INTERRUPTED": "stopped early; run again for the missing rounds",
     "ALLOCATOR_GREW": "memory was allocated while timing; free memory on the device or choose a smaller --batch-size",
     "GAP": "device time and wall time disagree by more than 2 %; stop other programs on the host, then run again",
-    "NOT_STEADY": "speed was still drifting after warm-up; close other programs and run again",
-    "PRECISION_NOT_REACHED": "the interval of a speed-up is wider than asked for; let the machine idle, or use --rigorous",
+    "NOT_STEADY": "no interval covers that; close other programs, let the device do this work for ten minutes, then run again",
+    "PRECISION_NOT_REACHED": "the speed-up's printed interval is wider than asked for; let the machine idle, or use --rigorous",
 }
 REMEDIES = {
     **INVALID,
     "SIMULATED": "computed by the simulated device, not measured; run on a real device for numbers to keep",
-    "EXPLORATORY": "a quick look at few short rounds; run without --quick for numbers to keep",
+    "EXPLORATORY": "fewer than three processes were measured, so the interval does not cover how processes differ; run the "
+    "default preset for numbers to keep",
     "VALID": "",
 }
 LABELS = {
@@ -83,12 +85,7 @@ def invalid_codes(result: RoundsResult, protocol: Protocol, evidence: Evidence) 
         "ALLOCATOR_GREW": result.grew > 0,
         "GAP": result.gaps > GAP_SHARE,
         "NOT_STEADY": not result.steady and result.rounds > 0 and not quick,
-        # two checks in a row only end the rounds early: what counts is where they ended
-        "PRECISION_NOT_REACHED": result.rounds > 0
-        and not dropped
-        and not quick
-        and result.ended != "interrupted"
-        and result.half_width > protocol.target,
+        "PRECISION_NOT_REACHED": False,  # of the printed interval, so of a run: see `judge_run`
     }
     return tuple(code for code in INVALID if found[code])
 
@@ -99,9 +96,34 @@ def judge(result: RoundsResult, protocol: Protocol, evidence: Evidence | None = 
     invalid = invalid_codes(result, protocol, known)
     if invalid:
         return invalid[0]
-    if known.simulated:
-        return "SIMULATED"
-    return "EXPLORATORY" if protocol.name == "quick" else "VALID"
+    return "SIMULATED" if known.simulated else "VALID"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What the reader sees of an arm's speed-up over all sessions, and whether it held still."""
+
+    sessions: int  # fresh processes behind the interval
+    half_width: float | None  # of the printed interval, as a share of the value; None: the baseline, which has none
+    unsteady: str | None = None  # how speeds or heat changed over the rounds in a way that no interval covers
+
+
+def judge_run(results: Iterable[RoundsResult], protocol: Protocol, printed: Printed, evidence: Evidence | None = None) -> str:
+    """The verdict of an arm from all its sessions and from the interval that is printed.
+
+    Fewer than three sessions do not know how processes differ: such a run is EXPLORATORY, whatever its interval.
+    """
+    known = evidence or Evidence()
+    code = worst(judge(result, protocol, known) for result in results)
+    if code not in ("VALID", "SIMULATED"):
+        return code
+    if printed.sessions < ENOUGH_SESSIONS:
+        return "SIMULATED" if known.simulated else "EXPLORATORY"
+    if printed.unsteady is not None:
+        return "NOT_STEADY"
+    if printed.half_width is not None and printed.half_width > protocol.target:
+        return "PRECISION_NOT_REACHED"
+    return code
 
 
 def worst(codes: Iterable[str]) -> str:

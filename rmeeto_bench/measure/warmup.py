@@ -6,16 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rmeeto_bench.measure.devices.telemetry import Telemetry
 from rmeeto_bench.measure.protocol import Protocol, RoundsProgress, TimedArm, WarmUp, Watch
-from rmeeto_bench.measure.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from rmeeto_bench.measure.device import Device  # which needs torch
+    from rmeeto_bench.measure.devices.device import Device  # which needs torch
 
 CYCLES = 5  # a steady state is judged over the last this many cycles
 SLOPE = 0.002  # relative change of the cycle time per cycle
 CLOCK = 0.01  # relative change of the SM clock over the last cycles
 DEGREES = 1.0  # change of the temperature over the last cycles, kelvin
+WARMING = 1 / 60  # kelvin per second: slow heat passes any shorter look
+WINDOW, COLD_WINDOW = 20.0, 60.0  # seconds over which the temperature must hold, on a warm device and on one that was cold
+COLD = 5.0  # kelvin that the temperature rose since the warm-up began, from which on the device was cold
+PATIENT = 60.0  # a preset whose warm-up may not last longer than this does not wait for the temperature
 LEAST = 0.05  # seconds of one arm in a cycle, so that a timer's resolution does not matter
 MARGIN = 1.03  # blocks are planned this much too long, so that noise leaves them long enough
 
@@ -42,6 +46,24 @@ def steady(cycles: Sequence[float], seen: Sequence[Mapping[str, Any]]) -> bool:
     return clock_holds and (not warmth or max(warmth) - min(warmth) <= DEGREES)
 
 
+def heat_holds(moments: Sequence[float], seen: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the temperature no longer rises, or is not known.
+
+    moments: the end of each cycle on the device's clock. A driver tells whole degrees, so the slope is fitted over a window.
+    """
+    known = [(moment, s["temperature_c"]) for moment, s in zip(moments, seen, strict=True) if "temperature_c" in s]
+    if not known:
+        return True
+    (began, first), (now, _) = known[0], known[-1]
+    window = COLD_WINDOW if max(degrees for _, degrees in known) - first > COLD else WINDOW
+    last = [(moment, degrees) for moment, degrees in known if moment >= now - window]
+    if len(last) < CYCLES or now - began < 0.9 * window:
+        return False
+    middle = sum(moment for moment, _ in last) / len(last)
+    slope = sum((m - middle) * degrees for m, degrees in last) / sum((m - middle) ** 2 for m, _ in last)
+    return abs(slope) <= WARMING
+
+
 def warm_up(device: Device, arms: Sequence[TimedArm], protocol: Protocol, watch: Watch, telemetry: Telemetry) -> WarmUp:
     """Run all arms in turn, a cycle being about one block's time, until warm and steady or until `warmup_limit`."""
     start = device.clock()
@@ -50,6 +72,7 @@ def warm_up(device: Device, arms: Sequence[TimedArm], protocol: Protocol, watch:
     seconds = {arm.name: math.inf for arm in arms}
     share = max(LEAST, min(1.0, protocol.block_seconds) / len(arms))
     cycles: list[float] = []
+    moments: list[float] = []
     seen: list[dict[str, Any]] = []
     while True:
         telemetry.before_block()
@@ -59,9 +82,10 @@ def warm_up(device: Device, arms: Sequence[TimedArm], protocol: Protocol, watch:
             seconds[arm.name] = device.time_block(arm.step, steps)[0] / steps
         seen.append(telemetry.after_block())
         cycles.append(sum(seconds.values()))
-        elapsed = device.clock() - start
+        moments.append(device.clock())
+        elapsed = moments[-1] - start
         watch.on_progress(RoundsProgress("warm-up", 0, protocol.max_rounds, math.inf))
-        settled = steady(cycles, seen)
+        settled = steady(cycles, seen) and (protocol.warmup_limit <= PATIENT or heat_holds(moments, seen))
         if (elapsed >= protocol.warmup_seconds and settled) or elapsed >= protocol.warmup_limit or watch.should_stop():
             break
     steps_of = {

@@ -1,8 +1,8 @@
-"""What every model here offers, whichever its family: sizes, a reduction, the tokens that were really there, and logits."""
+"""The interface of every model: its sizes, its reduction, the tokens per block of the last forward, and logits."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -19,15 +19,56 @@ class ReducedModel(nn.Module):
     cls_token: nn.Parameter
     head: nn.Linear
     _last_counts: tuple[int, ...] | None = None
+    frozen: object | None = None  # a token of its own for each `freeze`; None while the weights may change
 
     def set_reduction(self, reduction: ReductionConfig) -> None:
         """Change how tokens are reduced; the weights stay. Raises `UsageError` for what the family does not have."""
         raise NotImplementedError
 
+    def freeze(self) -> Self:
+        """Promise, for timing, that the weights will not change. Tensors derived from them are then kept between forwards.
+
+        Loading weights, moving the model or training it takes the promise back. Any other change is not noticed.
+        """
+        self._tell_modules("freeze")
+        self.frozen = object()
+        return self
+
+    def thaw(self) -> None:
+        """Withdraw the promise of `freeze`: every forward reads the current weights again."""
+        if self.frozen is not None:
+            self._tell_modules("thaw")
+            self.frozen = None
+
+    def _tell_modules(self, what: str) -> None:
+        for module in self.modules():
+            if module is not self and hasattr(module, what):
+                getattr(module, what)()
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        self.thaw()
+        return super()._apply(*arguments, **options)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """Thaw the model, then load as torch does."""
+        self.thaw()
+        return super().load_state_dict(*arguments, **options)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  torch's signature
+        """Switch the mode as torch does; a model in training mode is thawed."""
+        if mode:
+            self.thaw()
+        return super().train(mode)
+
     @property
     def kernels_name(self) -> str:
-        """The backend that serves this model where it lies now. Raises `UnavailableError` if none can."""
+        """The backend that serves this model on its current device. Raises `UnavailableError` if none can."""
         raise NotImplementedError
+
+    @property
+    def kernels_account(self) -> str:
+        """Which kernels serve this model, and why no faster ones, in one line."""
+        return f"{self.kernels_name} kernels"
 
     @property
     def merge_path(self) -> str:
@@ -56,5 +97,5 @@ class ReducedModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, in_chans, H, W] (or clips) -> logits [B, num_classes], in training and evaluation alike."""
+        """Images [B, in_chans, H, W] (or clips) -> logits [B, num_classes], in training and in evaluation."""
         return self.head(self.forward_features(images))

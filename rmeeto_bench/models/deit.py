@@ -1,7 +1,7 @@
 """DeiT with token merging between attention and MLP: R-MeeTo's way (X, ordered or not) or ToMe's (keys, unordered).
 
 The parts are timm's own (`VisionTransformer` is built once and taken apart), so timm's and DeiT's weights load as they
-are; only the way of the tokens through a block is written here.
+are; only the path of the tokens through a block is written here.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from rmeeto_bench.reduction.vit import merge_vit
 
 METRIC_OF = {"Q": 0, "K": 1, "V": 2}
 DEFAULTS = ReductionConfig()
-# What a ViT has no use for: it merges in every block, and its class token stays in the sequence.
+# Options that a ViT does not use: it merges in every block, and its class token stays in the sequence.
 UNUSED = ("placement", "interval", "final_tokens", "cls_position", "first_token_as_cls", "metric_flip")
 
 
 @dataclass
 class VitTokens:
-    """The state after all blocks, before the final norm: hidden [B, L, C], size [B, L, 1] or None (ones); `counts` are the
-    tokens that entered each block; `source` and `sources` as in `vim.Tokens`."""
+    """The state between blocks; after the last one, it is the state before the final norm."""
 
-    hidden: Tensor
-    size: Tensor | None
-    source: Tensor | None
-    counts: list[int]
-    sources: list[Tensor] = field(default_factory=list)
+    hidden: Tensor  # [B, L, C]
+    size: Tensor | None  # [B, L, 1], original tokens that each row stands for; None stands for ones
+    source: Tensor | None  # [B, L, L_0], original tokens that each row holds; None if not tracked
+    counts: list[int]  # tokens that entered each block
+    sources: list[Tensor] = field(default_factory=list)  # `source` after every block, if it is tracked
 
 
 class Deit(ReducedModel):
@@ -112,7 +111,7 @@ class Deit(ReducedModel):
         return tokens
 
     def _run_block(self, block: Block, tokens: VitTokens, removed: int) -> None:
-        """Attention, merge, MLP; `tokens` is brought up to date."""
+        """Attention, merge, MLP. Updates `tokens` in place."""
         proportional = self.reduction.vit.proportional_attention
         mixed, metric = attend(block, block.norm1(tokens.hidden), tokens.size if proportional else None, self.reduction.metric)
         x = tokens.hidden + block.drop_path1(block.ls1(mixed))

@@ -17,17 +17,19 @@ WARMUP = 3
 
 @dataclass(frozen=True)
 class _Captured:
-    graph: torch.cuda.CUDAGraph
-    images: Tensor
-    logits: Tensor
+    """A captured graph and the tensors it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph  # one forward of the model
+    images: Tensor  # static input [B, in_chans, H, W]; a call copies its images here before the replay
+    logits: Tensor  # static output [B, num_classes]; every replay overwrites it
 
 
 class GraphedForward:
     """`model(images)` replayed from a CUDA graph; anything that cannot be captured runs eagerly.
 
-    On a CPU, in training mode or where gradients are wanted, the model itself is called. Changed weights, a moved model
-    or another reduction make a new graph. The logits are a copy, so that the next call does not overwrite them. All
-    graphs of one object share a memory pool.
+    On a CPU, in training mode or where gradients are wanted, the model itself is called. A replay reads the parameters
+    at their addresses, so weights changed in place are used; parameters that moved, or another reduction, make a new
+    graph. The logits are a copy, so that the next call does not overwrite them. All graphs of one object share a memory pool.
     """
 
     def __init__(self, model: ReducedModel, most: int = MOST) -> None:
@@ -36,9 +38,6 @@ class GraphedForward:
         self.refused: str | None = None
         self._graphs: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
         self._pool: Any = None
-        self._tables = [module._parameters for module in model.modules()]  # a walk of the modules costs a millisecond a call
-        self._ids: tuple[int, ...] = ()  # of the parameters at the last call
-        self._versioned: list[Tensor] = []  # those of them that count their changes
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -47,11 +46,22 @@ class GraphedForward:
         """Whether these images can go through a graph."""
         return images.is_cuda and not self.model.training and not torch.is_grad_enabled() and self.refused is None
 
+    def key(self, images: Tensor) -> tuple[object, ...]:
+        """What a graph is valid for: these images' shape and dtype, this reduction, and the parameters at their addresses.
+
+        The graph of a frozen model holds what was derived from the weights, so it serves that one `freeze` only.
+        """
+        weights: object = self.model.frozen
+        if weights is None:
+            tensors = (*self.model.parameters(), *self.model.buffers())
+            weights = tuple((tensor.data_ptr(), tensor.dtype, tensor.stride()) for tensor in tensors)
+        return tuple(images.shape), images.dtype, self.model.reduction, weights
+
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B, in_chans, H, W] -> logits [B, num_classes]."""
         if not self.eligible(images):
             return self.model(images)
-        key = (tuple(images.shape), images.dtype, self.model.reduction, self.model.head.weight.dtype, self._state())
+        key = self.key(images)
         captured = self._graphs.get(key)
         if captured is None:
             captured = self._capture(images)
@@ -64,15 +74,6 @@ class GraphedForward:
         captured.images.copy_(images)
         captured.graph.replay()
         return captured.logits.clone()
-
-    def _state(self) -> tuple[object, ...]:
-        """What changes with any parameter: prepared constants are in the graph. One made in inference mode has no version."""
-        found = [parameter for table in self._tables for parameter in table.values() if parameter is not None]
-        ids = tuple(map(id, found))
-        if ids != self._ids:
-            self._ids = ids
-            self._versioned = [parameter for parameter in found if not parameter.is_inference()]
-        return ids, self.model.head.weight.data_ptr(), sum([parameter._version for parameter in self._versioned])
 
     def _capture(self, images: Tensor) -> _Captured | None:
         """Warm up on a side stream, so that nothing is compiled or allocated for the first time in the capture."""

@@ -1,9 +1,9 @@
-"""The bidirectional Mamba mixer of Vim and VideoMamba ("v2"), token-major, on whichever kernels it is given."""
+"""The bidirectional Mamba mixer of Vim and VideoMamba ("v2"), token-major, on the kernels that the caller passes."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,27 +13,23 @@ from rmeeto_bench.kernels.registry import Kernels
 
 
 class SsmFeatures(NamedTuple):
-    """What a block's scan was fed with, for the metrics B, C and delta: [2, B, L, N], [2, B, L, N], [2, B, L, D].
+    """Inputs of a block's scan that serve as metrics. Both directions are in token order."""
 
-    delta is the dt projection before bias and softplus. Both directions are in token order.
-    """
-
-    B: Tensor
-    C: Tensor
-    delta: Tensor
+    B: Tensor  # [2, B, L, N]
+    C: Tensor  # [2, B, L, N]
+    delta: Tensor  # [2, B, L, D], the dt projection before bias and softplus
 
 
 class Stacked(NamedTuple):
-    """Parameters of both directions as the kernels take them: taps [2, D, K], conv_bias [2, D], x_proj [2, D, R + 2N],
-    dt_proj [2, R, D], and in fp32 A [2, D, N], D and dt_bias [2, D]."""
+    """Parameters of both directions, as the kernels take them."""
 
-    taps: Tensor
-    conv_bias: Tensor
-    x_proj: Tensor
-    dt_proj: Tensor
-    A: Tensor
-    D: Tensor
-    dt_bias: Tensor
+    taps: Tensor  # [2, D, K]
+    conv_bias: Tensor  # [2, D]
+    x_proj: Tensor  # [2, D, R + 2N]
+    dt_proj: Tensor  # [2, R, D]
+    A: Tensor  # [2, D, N], fp32
+    D: Tensor  # [2, D], fp32
+    dt_bias: Tensor  # [2, D], fp32
 
 
 class Mixer(nn.Module):
@@ -56,7 +52,7 @@ class Mixer(nn.Module):
         states = torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(inner, 1)  # [D, N]
         self.A_log, self.A_b_log = nn.Parameter(states), nn.Parameter(states.clone())
         self.D, self.D_b = nn.Parameter(torch.ones(inner)), nn.Parameter(torch.ones(inner))
-        self._kept: tuple[tuple[Any, ...], Stacked] | None = None
+        self._kept: dict[torch.dtype, Stacked] | None = None  # None: not frozen
 
     def _stack(self, dtype: torch.dtype) -> Stacked:
         def both(module: str, parameter: str) -> Tensor:
@@ -66,23 +62,31 @@ class Mixer(nn.Module):
             taps=both("conv1d", "weight").squeeze(2),
             conv_bias=both("conv1d", "bias"),
             x_proj=both("x_proj", "weight").transpose(1, 2).to(dtype),
-            dt_proj=both("dt_proj", "weight").transpose(1, 2).to(dtype),
+            dt_proj=both("dt_proj", "weight").transpose(1, 2).to(dtype).contiguous(),  # products of so few columns like it
             A=-torch.exp(torch.stack([self.A_log, self.A_b_log]).float()),
             D=torch.stack([self.D, self.D_b]).float(),
             dt_bias=both("dt_proj", "bias").float(),
         )
 
-    def _stacked(self, dtype: torch.dtype) -> Stacked:
-        """The parameters of both directions together: built once for inference, anew wherever gradients flow.
+    def freeze(self) -> None:
+        """Keep tensors derived from the parameters while no gradients flow; the caller promises to leave them alone."""
+        self._kept = {}
 
-        A parameter that was changed in place or moved since makes them anew, too.
+    def thaw(self) -> None:
+        """Withdraw the promise of `freeze`."""
+        self._kept = None
+
+    def _stacked(self, dtype: torch.dtype) -> Stacked:
+        """The parameters of both directions together.
+
+        Nothing torch offers says whether a parameter has changed: a fused optimizer, `p.data` and inference mode leave its
+        version as it was. They are therefore put together on each call, unless the caller has promised not to touch them.
         """
-        if torch.is_grad_enabled():
+        if self._kept is None or torch.is_grad_enabled():
             return self._stack(dtype)
-        key = (dtype, *((p.data_ptr(), p._version) for p in self.parameters() if not p.is_inference()))
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self._stack(dtype))
-        return self._kept[1]
+        if dtype not in self._kept:
+            self._kept[dtype] = self._stack(dtype)
+        return self._kept[dtype]
 
     def project(self, x: Tensor, kernels: Kernels) -> ScanArguments:
         """x [B, L, C] -> the operands of the scan: everything before it."""

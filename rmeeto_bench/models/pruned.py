@@ -12,9 +12,9 @@ from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.selective_scan.aligned import scan_directions, scan_through
 from rmeeto_bench.models.sizes import VimConfig
 from rmeeto_bench.models.vim import Block, Tokens, Vim
+from rmeeto_bench.reduction.config import Pruning
 from rmeeto_bench.reduction.pruning import (
     HiddenStateAlignment,
-    Pruning,
     TokenRecognition,
     cosine_to_class,
     gaps_between,

@@ -1,9 +1,10 @@
-"""The sizes of the families. Vim and VideoMamba differ in these numbers and in nothing else."""
+"""The sizes of every model. Vim and VideoMamba differ only in these numbers."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.reduction import schedule
@@ -13,27 +14,23 @@ from rmeeto_bench.reduction.schedule import vit_schedule
 
 @dataclass(frozen=True)
 class VimConfig:
-    """Sizes of a Vim or VideoMamba. Defaults are Vim-Ti on 224 px ImageNet (paper appendix, Vim's model zoo).
+    """Sizes of a Vim or VideoMamba. Defaults are Vim-Ti on 224 px ImageNet (paper appendix, Vim's model zoo)."""
 
-    divide_out: halve the sum of both directions (Vim), or not (VideoMamba) · cls_first: the class token leads the sequence
-    (VideoMamba) instead of sitting in its middle (Vim) · frames: of a clip, 0 for images · tubelet: frames per patch.
-    """
-
-    img_size: int = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
-    embed_dim: int = 192
-    depth: int = 24
-    d_state: int = 16
-    d_conv: int = 4
-    expand: int = 2
-    drop_path_rate: float = 0.1
-    norm_eps: float = 1e-5
-    divide_out: bool = True
-    cls_first: bool = False
-    frames: int = 0
-    tubelet: int = 1
+    img_size: int = 224  # pixels, height and width
+    patch_size: int = 16  # pixels, height and width; divides `img_size`
+    in_chans: int = 3  # colour channels of the input
+    num_classes: int = 1000  # outputs of the head
+    embed_dim: int = 192  # channels C of a token
+    depth: int = 24  # number of blocks
+    d_state: int = 16  # states N of each channel of the scan
+    d_conv: int = 4  # taps K of the causal convolution
+    expand: int = 2  # inner width of the mixer, as a multiple of `embed_dim`
+    drop_path_rate: float = 0.1  # stochastic depth of the last block in training; it rises linearly from 0 at the first
+    norm_eps: float = 1e-5  # added to the mean square in every RMSNorm
+    divide_out: bool = True  # halve the sum of both directions (Vim), or not (VideoMamba)
+    cls_first: bool = False  # the class token leads the sequence (VideoMamba) instead of sitting in its middle (Vim)
+    frames: int = 0  # of a clip; 0 for images
+    tubelet: int = 1  # frames per patch
 
     def __post_init__(self) -> None:
         for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "d_state", "expand", "tubelet"):
@@ -94,16 +91,16 @@ class VimConfig:
 class DeitConfig:
     """Sizes of a DeiT. Defaults are DeiT-Ti. (R-MeeTo's copy has norm_eps 1e-5.)"""
 
-    img_size: int = 224
-    patch_size: int = 16
-    in_chans: int = 3
-    num_classes: int = 1000
-    embed_dim: int = 192
-    depth: int = 12
-    num_heads: int = 3
-    mlp_ratio: float = 4.0
-    drop_path_rate: float = 0.1
-    norm_eps: float = 1e-6
+    img_size: int = 224  # pixels, height and width
+    patch_size: int = 16  # pixels, height and width; divides `img_size`
+    in_chans: int = 3  # colour channels of the input
+    num_classes: int = 1000  # outputs of the head
+    embed_dim: int = 192  # channels C of a token
+    depth: int = 12  # number of blocks
+    num_heads: int = 3  # attention heads; divides `embed_dim`
+    mlp_ratio: float = 4.0  # hidden width of the MLP, as a multiple of `embed_dim`
+    drop_path_rate: float = 0.1  # stochastic depth of the last block in training; it rises linearly from 0 at the first
+    norm_eps: float = 1e-6  # added to the variance in every LayerNorm
 
     def __post_init__(self) -> None:
         for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads"):
@@ -140,3 +137,42 @@ class DeitConfig:
     def r_for_ratio(self, ratio: float) -> tuple[int, float]:
         """The r whose realised ratio is nearest, and that ratio. Raises `UsageError` outside [0, 1)."""
         return schedule.nearest_r(ratio, self.token_counts, self.num_tokens)
+
+
+VIM: dict[str, VimConfig] = {
+    "vim_tiny": VimConfig(embed_dim=192),
+    "vim_small": VimConfig(embed_dim=384),
+    "vim_base": VimConfig(embed_dim=768),
+    # Bundled: 14 x 14 patches and depth 24 give the paper's 197 tokens and its table of r and ratio on 28 x 28 images.
+    "vim_nano": VimConfig(img_size=28, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, d_state=8, drop_path_rate=0.0),
+}
+_TINY = VimConfig(divide_out=False, cls_first=True)
+IMAGE: dict[str, VimConfig] = {
+    "videomamba_tiny": _TINY,
+    "videomamba_small": replace(_TINY, embed_dim=384),
+    "videomamba_middle": replace(_TINY, embed_dim=576, depth=32),
+    "videomamba_base": replace(_TINY, embed_dim=768),
+}
+VIDEO: dict[str, VimConfig] = {
+    f"{name}_k400_f8": replace(sizes, frames=8, num_classes=400) for name, sizes in IMAGE.items() if name != "videomamba_base"
+}
+DEIT: dict[str, DeitConfig] = {
+    "deit_tiny": DeitConfig(),
+    "deit_small": DeitConfig(embed_dim=384, num_heads=6),
+    "deit_base": DeitConfig(embed_dim=768, num_heads=12),
+}
+
+Sizes = VimConfig | DeitConfig
+MODELS: dict[str, Sizes] = {**VIM, **IMAGE, **VIDEO, **DEIT}
+
+
+def config(name: str, **sizes: Any) -> Sizes:
+    """The sizes of a model by name, with any of them overridden. Raises `UsageError` for an unknown name or size."""
+    if name not in MODELS:
+        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}")
+    known = MODELS[name]
+    try:
+        return replace(known, **sizes)
+    except TypeError:
+        unknown = sorted(set(sizes) - {field.name for field in fields(known)})
+        raise UsageError(f"{name} has no size {', '.join(unknown)}; see {type(known).__name__} for those there are") from None

@@ -1,6 +1,7 @@
 """The models under timm's names, with tags `.rmeeto_r5` ... for the paper's r: `vim_small_patch16_224.rmeeto_r11`.
 
-timm has a `deit_small_patch16_224` of its own, so ours, which merges, is `rmeeto_deit_small_patch16_224`.
+The functions import timm, not the module: timm's import calls `register` (`timm_hook`), which would meet a module that is only
+half there. timm has a `deit_small_patch16_224` of its own, so ours, which merges, is `rmeeto_deit_small_patch16_224`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
-
 from rmeeto_bench.data.image_set import IMAGENET
 from rmeeto_bench.models.base import ReducedModel
-from rmeeto_bench.models.zoo import MODELS, create_model
+from rmeeto_bench.models.sizes import MODELS
+from rmeeto_bench.models.zoo import create_model
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, VIDEO_RS
 
 TAG = "rmeeto_r"
@@ -50,6 +50,8 @@ def _weights(settings: Any, name: str) -> str:
 
 def _entry(name: str, registered: str) -> Any:
     def build(pretrained: bool = False, pretrained_cfg: Any = None, r: int | None = None, **kwargs: Any) -> ReducedModel:  # noqa: FBT001, FBT002
+        from timm.models import resolve_pretrained_cfg
+
         settings = resolve_pretrained_cfg(registered, pretrained_cfg=pretrained_cfg)
         tag = settings.tag or ""
         if r is None:
@@ -66,6 +68,8 @@ def _entry(name: str, registered: str) -> Any:
 
 def register() -> None:
     """Make the models known to timm. `pretrained=True` loads the public baseline checkpoint through the hub's client."""
+    from timm.models import generate_default_cfgs, register_model
+
     module = sys.modules[__name__]
     for name in MODELS:
         registered = timm_name(name)

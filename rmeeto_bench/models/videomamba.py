@@ -7,7 +7,6 @@ Its mixer is Vim's with the directions summed instead of averaged, and its class
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,16 +14,6 @@ from torch import Tensor
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.sizes import VimConfig
 
-_TINY = VimConfig(divide_out=False, cls_first=True)
-IMAGE: dict[str, VimConfig] = {
-    "videomamba_tiny": _TINY,
-    "videomamba_small": replace(_TINY, embed_dim=384),
-    "videomamba_middle": replace(_TINY, embed_dim=576, depth=32),
-    "videomamba_base": replace(_TINY, embed_dim=768),
-}
-VIDEO: dict[str, VimConfig] = {
-    f"{name}_k400_f8": replace(sizes, frames=8, num_classes=400) for name, sizes in IMAGE.items() if name != "videomamba_base"
-}
 SPREADS = ("center", "repeat")
 
 
@@ -38,8 +27,8 @@ def inflate(state: Mapping[str, Tensor], config: VimConfig, spread: str = "cente
     """Weights of the image model for a model of clips with the same width and depth.
 
     The patch kernel [C, in, p, p] becomes [C, in, tubelet, p, p]: at the middle frame with zeros around it (`center`,
-    the published recipe), or in every frame divided by their number (`repeat`; both answer a still clip alike). The time
-    embedding starts at zero. The head is carried over as it is. Raises `UsageError`.
+    the published recipe), or in every frame divided by their number (`repeat`). Both give a still clip the same logits. The
+    time embedding starts at zero. The head is carried over as it is. Raises `UsageError`.
     """
     if spread not in SPREADS:
         raise UsageError(f"a 2-D kernel is spread over time by {' or '.join(SPREADS)}, not {spread!r}")

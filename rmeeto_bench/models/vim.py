@@ -1,4 +1,4 @@
-"""Vision Mamba (Vim, VideoMamba) with optional token merging: one module, the unmerged baseline being r = 0.
+"""Vision Mamba (Vim, VideoMamba) with optional token merging, in one module; r = 0 is the unmerged baseline.
 
 The class token sits in the middle of the sequence (Vim) or leads it (VideoMamba); every block is "add, norm, mixer" on
 two streams, hidden and residual (fp32). A merging block merges both streams before anything else (paper section 3).
@@ -41,21 +41,16 @@ BLOCK_STRIDE = 1_000_003  # between the seeds of two merging blocks
 
 @dataclass
 class Tokens:
-    """The state between blocks: hidden [B, L, C], residual [B, L, C] fp32 or None, size [B, L, 1] or None (ones).
+    """The state between blocks."""
 
-    `cls_position` is an int, or one per sample [B] when it is tracked exactly. `source` [B, L, L_0] says which
-    original tokens each one holds, where it was asked for, and `sources` keeps it after every block. `counts` are the tokens
-    that entered each block's mixer.
-    """
-
-    hidden: Tensor
-    residual: Tensor | None
-    size: Tensor | None
-    cls_position: int | Tensor
-    source: Tensor | None
-    counts: list[int]
-    positions: list[int | Tensor]
-    sources: list[Tensor] = field(default_factory=list)
+    hidden: Tensor  # [B, L, C]
+    residual: Tensor | None  # [B, L, C] fp32; None before the first block
+    size: Tensor | None  # [B, L, 1], original tokens that each row stands for; None stands for ones
+    cls_position: int | Tensor  # row of the class token; one per sample [B] where it is tracked exactly
+    source: Tensor | None  # [B, L, L_0], original tokens that each row holds; None if not tracked
+    counts: list[int]  # tokens that entered each block's mixer
+    positions: list[int | Tensor]  # `cls_position` after every block
+    sources: list[Tensor] = field(default_factory=list)  # `source` after every block, if it is tracked
 
 
 class PatchEmbed(nn.Module):
@@ -122,7 +117,7 @@ class Vim(ReducedModel):
         self._set_merges()
 
     def _set_merges(self) -> None:
-        """Fix what each block does before the first forward: nothing about the schedule is decided at run time."""
+        """Decide before the first forward what each block does; nothing about the schedule is decided at run time."""
         if self.reduction.metric in ATTENTION_METRICS:
             raise UsageError(f"metric {self.reduction.metric} is an attention's; a Mamba model has X, B, C and delta")
         self._fused_out = self._unfusible()
@@ -130,7 +125,7 @@ class Vim(ReducedModel):
         self._merges = {block: self._at_block(block, r) for block, r in removed.items() if r > 0}
 
     def _at_block(self, block: int, r: int) -> ReductionConfig:
-        """What one block does: its own r, and draws of its own."""
+        """The reduction of one block: its own r, and its own seed."""
         ablation = self.reduction.ablation
         return replace(self.reduction, r=r, ablation=replace(ablation, seed=ablation.seed + BLOCK_STRIDE * block))
 
@@ -155,7 +150,7 @@ class Vim(ReducedModel):
 
     @property
     def kernels(self) -> Kernels:
-        """The kernels that serve this model where it lies now."""
+        """The kernels for the device, dtype and mode this model has now."""
         kind, float64 = self.cls_token.device.type, self.cls_token.dtype == torch.float64
         gradients = self.training and torch.is_grad_enabled()
         place = " ".join((kind, *("float64",) * float64, *("gradients",) * gradients))
@@ -168,6 +163,11 @@ class Vim(ReducedModel):
     def kernels_name(self) -> str:
         """Name of `kernels`."""
         return self.kernels.name
+
+    @property
+    def kernels_account(self) -> str:
+        """What `kernels` are, and why no faster ones."""
+        return self.kernels.account()
 
     def embed(self, images: Tensor) -> Tensor:
         """Images [B, in_chans, H, W] (or clips) -> tokens [B, L_0, C], class token in its place, positions added.
@@ -217,14 +217,14 @@ class Vim(ReducedModel):
 
     @staticmethod
     def _note(tokens: Tokens) -> None:
-        """What is remembered of a block that has just run."""
+        """Record the state after a block has run."""
         tokens.counts.append(tokens.hidden.shape[1])
         tokens.positions.append(tokens.cls_position)
         if tokens.source is not None:
             tokens.sources.append(tokens.source)
 
     def _shuffle(self, tokens: Tokens, draws: torch.Generator | None) -> None:
-        """The shuffle ablation: before the metric is taken (but B, C and delta keep their order, as upstream's do)."""
+        """The shuffle ablation. It runs before the metric is taken, but B, C and delta keep their order, as upstream's do."""
         if draws is None:
             return
         assert isinstance(tokens.cls_position, int)
@@ -250,7 +250,7 @@ class Vim(ReducedModel):
         return "fused"
 
     def _unfusible(self) -> list[str]:
-        """Settings that the merge kernels do not serve; the seed of an ablation that draws nothing is none."""
+        """Settings that the merge kernels do not serve. The seed of an ablation that draws nothing does not count."""
         wanted = self.reduction
         if not wanted.ablation.stochastic:
             wanted = replace(wanted, ablation=replace(wanted.ablation, seed=0))
@@ -263,7 +263,7 @@ class Vim(ReducedModel):
         return plain and small and tokens.residual is not None and tokens.source is None and not torch.is_grad_enabled()
 
     def _merge_add_norm(self, tokens: Tokens, r: int, norm: RMSNorm, merge: MergeKernels) -> Tensor:
-        """Merge both streams, add and normalise them; the state is brought up to date, the mixer's input returned."""
+        """Merge both streams, add and normalise them. Updates `tokens` and returns the mixer's input."""
         assert tokens.residual is not None
         assert isinstance(tokens.cls_position, int)
         length = tokens.hidden.shape[1]
@@ -310,7 +310,7 @@ class Vim(ReducedModel):
 
 
 def _class_rows(hidden: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
-    """The class rows [B, 1, C] of both streams: the final norm is per token, so the others need none."""
+    """The class rows [B, 1, C] of both streams. The final norm is per token, so the other rows are not needed."""
     p, residual = tokens.cls_position, tokens.residual
     if isinstance(p, int):
         return hidden[:, p : p + 1], None if residual is None else residual[:, p : p + 1]

@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import warnings
 from pathlib import Path
 from typing import Any
 
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint, find
+from rmeeto_bench.checkpoints.fit import check_state
 from rmeeto_bench.checkpoints.hub import resolve
-from rmeeto_bench.checkpoints.reader import check_state, load_checkpoint, read_checkpoint
+from rmeeto_bench.checkpoints.origin import origin_of
+from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.pruned import PrunedVim
-from rmeeto_bench.models.sizes import DeitConfig, VimConfig
+from rmeeto_bench.models.sizes import DeitConfig, Sizes, VimConfig, config
 from rmeeto_bench.models.vim import Vim
-from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.reduction.pruning import Pruning
-
-BUNDLED = Path(__file__).parents[1] / "bundled" / "vim_nano"
-
-VIM: dict[str, VimConfig] = {
-    "vim_tiny": VimConfig(embed_dim=192),
-    "vim_small": VimConfig(embed_dim=384),
-    "vim_base": VimConfig(embed_dim=768),
-    # Bundled: 14 x 14 patches and depth 24 give the paper's 197 tokens and its table of r and ratio on 28 x 28 images.
-    "vim_nano": VimConfig(img_size=28, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, d_state=8, drop_path_rate=0.0),
-}
-
-
-DEIT: dict[str, DeitConfig] = {
-    "deit_tiny": DeitConfig(),
-    "deit_small": DeitConfig(embed_dim=384, num_heads=6),
-    "deit_base": DeitConfig(embed_dim=768, num_heads=12),
-}
-
-Sizes = VimConfig | DeitConfig
-MODELS: dict[str, Sizes] = {**VIM, **videomamba.IMAGE, **videomamba.VIDEO, **DEIT}
-
-
-def config(name: str, **sizes: Any) -> Sizes:
-    """The sizes of a model by name, with any of them overridden. Raises `UsageError` for an unknown name or size."""
-    if name not in MODELS:
-        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}")
-    known = MODELS[name]
-    try:
-        return replace(known, **sizes)
-    except TypeError:
-        unknown = sorted(set(sizes) - {field.name for field in fields(known)})
-        raise UsageError(f"{name} has no size {', '.join(unknown)}; see {type(known).__name__} for those there are") from None
-
-
-def bundled_checkpoint(name: str, r: int) -> Path | None:
-    """The checkpoint shipped for this model at this r, if there is one."""
-    path = BUNDLED / f"{name}_r{r}.safetensors"
-    return path if path.is_file() else None
+from rmeeto_bench.reduction.config import Pruning, ReductionConfig
 
 
 def build(sized: Sizes, reduction: ReductionConfig, backend: str = "auto", pruning: Pruning | None = None) -> ReducedModel:
@@ -81,7 +45,8 @@ def create_model(
     """Build a model, in eval mode, on the CPU in fp32.
 
     Say how much to merge by one of `r` (tokens per merge), `reduction_ratio` (the nearest r is taken; the realised
-    ratio is `model.reduction_ratio`) or a whole `ReductionConfig`; by none of them for the unmerged baseline.
+    ratio is `model.reduction_ratio`) or a whole `ReductionConfig`; by none of them for what the checkpoint says it was
+    trained with, else the unmerged baseline. With an amount alone the way of merging is the checkpoint's, too.
     `checkpoint` is a file, a name of the public checkpoints (`models` lists them) or `bundled`; without one the weights
     are random. `pruning` takes one of the rival methods instead (`reduction.pruning`). `sizes` override the fields of
     `VimConfig` or `DeitConfig`. Raises `UsageError` or `CheckpointError`.
@@ -92,23 +57,33 @@ def create_model(
     if reduction_ratio is not None:
         r, _ = sized.r_for_ratio(reduction_ratio)
     chosen = reduction or ReductionConfig(r=r or 0)
+    if checkpoint is None:
+        return build(sized, chosen, backend, pruning).eval()
+    path = _file(name, checkpoint, chosen.r)
+    loaded = read_checkpoint(path)
+    origin = origin_of(loaded.provenance, find(str(checkpoint)) if path != Path(checkpoint) else None)
+    if reduction is None and pruning is None:
+        none_given = r is None and origin.reduction is not None
+        chosen = origin.reduction if none_given else origin.obeyed(chosen)  # type: ignore[assignment]
+    if "num_classes" not in sizes and loaded.provenance.num_classes is not None:
+        sized = config(name, num_classes=loaded.provenance.num_classes, **sizes)
     model = build(sized, chosen, backend, pruning)
-    if checkpoint == "bundled":
-        path = bundled_checkpoint(name, chosen.r)
-        if path is None:
-            raise UsageError(f"no bundled checkpoint for {name} at r = {chosen.r}; only vim_nano ships with weights")
-        load_checkpoint(model, path)
-    elif checkpoint is not None:
-        _load(model, resolve(checkpoint))
+    state = loaded.state_dict
+    if isinstance(sized, VimConfig) and sized.frames:  # an image model's weights are inflated for a model of clips
+        state = videomamba.fitted(state, sized)
+    check_state(state, model, path)
+    model.load_state_dict(state)
+    told = [] if chosen.r == 0 or pruning is not None else origin.differences(path.name, [chosen])
+    for note in (*loaded.provenance.notes, *told):
+        warnings.warn(note, stacklevel=2)
     return model.eval()
 
 
-def _load(model: ReducedModel, path: Path) -> None:
-    """Load a file; an image model's weights are inflated for a model of clips."""
-    sized = model.config
-    if isinstance(sized, VimConfig) and sized.frames:
-        state = videomamba.fitted(read_checkpoint(path).state_dict, sized)
-        check_state(state, model, path)
-        model.load_state_dict(state)
-        return
-    load_checkpoint(model, path)
+def _file(name: str, checkpoint: str | Path, r: int) -> Path:
+    """The file behind a path, a public name or `bundled`."""
+    if checkpoint != "bundled":
+        return resolve(checkpoint)
+    path = bundled_checkpoint(name, r)
+    if path is None:
+        raise UsageError(f"no bundled checkpoint for {name} at r = {r}; only vim_nano ships with weights")
+    return path

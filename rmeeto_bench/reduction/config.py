@@ -1,17 +1,60 @@
-"""How tokens are reduced: one frozen configuration, and the two presets by name. No torch here."""
+"""How tokens are reduced: one frozen configuration, and the presets by name. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.reduction.distances import DISTANCES
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """When a rival method prunes, and how much.
+
+    Defaults are Vim-Ti's (from ToP-ViM's log names and FLOPs): 197, 157, 125 tokens. Vim-S: start 5, gap 5, before 20.
+    """
+
+    start: int = 10  # first layer after which patches are dropped, counted from 1
+    gap: int = 10  # layers between two prunings
+    keep: float = 0.8  # share of the patches that each pruning keeps
+    before: int | None = None  # no pruning at this layer or later; None: up to the last layer
+
+    def __post_init__(self) -> None:
+        if self.start < 1 or self.gap < 1:
+            raise UsageError(f"start and gap count layers from 1, not {self.start} and {self.gap}")
+        if not 0 < self.keep <= 1:
+            raise UsageError(f"keep is a share of the patches, above 0 and up to 1, not {self.keep:g}")
+
+    def blocks(self, depth: int) -> tuple[int, ...]:
+        """0-based blocks after which patches are dropped; never the last, after which nothing would be saved."""
+        end = depth if self.before is None else min(depth, self.before)
+        return tuple(layer - 1 for layer in range(self.start, end, self.gap))
+
+    def kept(self, patches: int) -> int:
+        """How many of `patches` patches are kept."""
+        return math.ceil(round(self.keep * patches, 9))
+
+    def after(self, patches: int) -> int:
+        """Patch tokens that go on, a fused one included."""
+        return self.kept(patches)
+
+    def token_counts(self, *, depth: int, initial_tokens: int) -> tuple[int, ...]:
+        """Tokens entering each block's mixer, class token included."""
+        blocks, patches, counts = self.blocks(depth), initial_tokens - 1, []
+        for block in range(depth):
+            counts.append(patches + 1)
+            if block in blocks:
+                patches = self.after(patches)
+        return tuple(counts)
+
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "placement": ("even", "odd"),
     "metric": ("X", "B", "C", "delta", "Q", "K", "V"),
     "metric_flip": ("tokens", "features"),
-    "distance": ("cosine", "l1", "l2"),
     "mode": ("sum", "mean", "amax", "amin"),
     "unordered_sources": ("index", "score"),
     "cls_position": ("proportional", "exact_rank"),
@@ -35,21 +78,17 @@ def _one_of(owner: object, choices: dict[str, tuple[str, ...]]) -> None:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What the paper replaces by chance, or by another rule, to see what a decision is worth; the default is the method.
+    """Decisions of the method replaced by chance or by another rule, to see what each is worth. The default is the method.
 
-    shuffle: before each merge this share of the patches changes places at random, alike for all images of a batch
-    (Table 5) · grouping: `odd_even`, first half sources and second half destinations (`front_behind`), or halves drawn
-    at `random` for each image (Table 20) · sources: the r `closest` merge, or r drawn at `random` (random-r, Table 22) ·
-    destinations: the `closest`, or one drawn at `random` (random pair, Table 23; the paper does not say whether its
-    sources stay the closest: combine with `sources`) · seed: of all draws. A forward starts its draws anew, so equal
-    seeds give equal results; `torch.manual_seed(seed)` before upstream's forward makes upstream's shuffle draw the same.
+    Each forward starts its draws from the seed, so equal seeds give equal results. `torch.manual_seed(seed)` before
+    upstream's forward makes upstream's shuffle draw the same.
     """
 
-    shuffle: float = 0.0
-    grouping: str = "odd_even"
-    sources: str = "closest"
-    destinations: str = "closest"
-    seed: int = 0
+    shuffle: float = 0.0  # share of the patches that change places before each merge, the same for a whole batch (Table 5)
+    grouping: str = "odd_even"  # or front_behind: first half sources, second half destinations; or random halves (Table 20)
+    sources: str = "closest"  # which r sources merge: the closest, or r at random (random-r, Table 22)
+    destinations: str = "closest"  # into which destination: the closest, or one at random (random pair, Table 23)
+    seed: int = 0  # of all draws
 
     def __post_init__(self) -> None:
         _one_of(self, ABLATIONS)
@@ -64,14 +103,12 @@ class Ablation:
 
 @dataclass(frozen=True)
 class VitOptions:
-    """What only a ViT has. proportional_attention: add log(size) to the attention logits (ToMe) · protect_class: the class
-    token never merges · inflection: ToMe's linear schedule of r over the blocks, 0 for a constant r, 1 for 0 to 2 r ·
-    per_block: r of each block instead, the rest 0."""
+    """What only a ViT has."""
 
-    proportional_attention: bool = True
-    protect_class: bool = True
-    inflection: float = 0.0
-    per_block: tuple[int, ...] = ()
+    proportional_attention: bool = True  # add log(size) to the attention logits (ToMe)
+    protect_class: bool = True  # the class token never merges
+    inflection: float = 0.0  # ToMe's linear schedule of r over the blocks: 0 is a constant r, 1 goes from 0 to 2 r
+    per_block: tuple[int, ...] = ()  # r of each block instead of a schedule; blocks beyond it merge nothing
 
     def __post_init__(self) -> None:
         if not -1 <= self.inflection <= 1:
@@ -82,42 +119,28 @@ class VitOptions:
 
 @dataclass(frozen=True)
 class ReductionConfig:
-    """Token merging (or pruning) as in the paper, section 3; the defaults are the paper's.
+    """Token merging (or pruning) as in the paper, section 3; the defaults are the paper's."""
 
-    r: nominal tokens removed per merge, clamped to half of the patches · placement: merge in `even` blocks 2, 4, ... or
-    `odd` ones 1, 3, ... · interval: distance between merging blocks · metric: what similarity is computed on, X (the
-    previous mixer's output), or that block's B, C or delta; in a ViT X (after attention), Q, K or V · metric_flip: how B, C
-    and delta of both directions are paired, by `tokens`, or as upstream does by `features` · distance: on unit-length rows
-    · choose_k: take the k-th closest destination (clamped to the destinations there are) · mode: how a group is folded;
-    `sum` is the size-weighted mean · ordered: keep the original order, else kept sources first, by `unordered_sources` ·
-    prune: drop the chosen tokens instead of merging them · cls_position: where the class token goes, `proportional` as
-    upstream or at its `exact_rank` among the survivors · final_tokens: make the last merge aim at this many tokens
-    (upstream's `compare` rule), None for off · score_dtype: similarities in fp32, or in the `input`'s dtype as upstream
-    under autocast · first_token_as_cls: upstream's visualisation path as it is, where token 0 is protected, the real class
-    token merges like a patch and the logits are read from row 0; for parity only · ablation: decisions replaced by chance
-    or another rule · vit: what only a ViT has.
-    """
-
-    r: int = 0
-    placement: str = "even"
-    interval: int = 2
-    metric: str = "X"
-    metric_flip: str = "tokens"
-    distance: str = "cosine"
-    choose_k: int = 1
-    mode: str = "sum"
-    ordered: bool = True
-    unordered_sources: str = "index"
-    prune: bool = False
-    cls_position: str = "proportional"
-    final_tokens: int | None = None
-    score_dtype: str = "float32"
-    first_token_as_cls: bool = False
-    ablation: Ablation = field(default_factory=Ablation)
-    vit: VitOptions = field(default_factory=VitOptions)
+    r: int = 0  # tokens each merge removes, at most half of the patches
+    placement: str = "even"  # blocks that merge: even ones (2, 4, ...) or odd ones (1, 3, ...)
+    interval: int = 2  # distance between merging blocks
+    metric: str = "X"  # similarity is computed on the previous mixer's output X, its B, C or delta; in a ViT on X, Q, K or V
+    metric_flip: str = "tokens"  # pairs B, C, delta of both directions by token; upstream pairs them by `features`
+    distance: str = "cosine"  # a name in DISTANCES, applied to rows of unit length
+    choose_k: int = 1  # merge into the k-th closest destination, at most as many as there are
+    mode: str = "sum"  # how a group is folded; `sum` is the size-weighted mean
+    ordered: bool = True  # keep the original order; otherwise kept sources come first, by `unordered_sources`
+    unordered_sources: str = "index"  # order of kept sources when not ordered: by index, or by score as upstream
+    prune: bool = False  # drop the chosen tokens instead of merging them
+    cls_position: str = "proportional"  # the class token's place: proportional as upstream, or its exact_rank among survivors
+    final_tokens: int | None = None  # the last merge aims at this many tokens (upstream's `compare` rule); None: off
+    score_dtype: str = "float32"  # of similarities; `input` uses the input's dtype, as upstream does under autocast
+    first_token_as_cls: bool = False  # upstream's visualisation path: token 0 is protected and read; for parity only
+    ablation: Ablation = field(default_factory=Ablation)  # decisions replaced by chance or by another rule
+    vit: VitOptions = field(default_factory=VitOptions)  # what only a ViT has
 
     def __post_init__(self) -> None:
-        _one_of(self, CHOICES)
+        _one_of(self, {**CHOICES, "distance": tuple(DISTANCES)})
         for name, least in (("r", 0), ("interval", 1), ("choose_k", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")

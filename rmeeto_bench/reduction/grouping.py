@@ -1,4 +1,4 @@
-"""Who may merge into whom: the two halves of the patch tokens, and the shuffling that goes before a merge."""
+"""Which tokens may merge into which: the two halves of the patch tokens, and the shuffle before a merge."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rmeeto_bench.reduction.config import Ablation
 
 @dataclass(frozen=True)
 class Groups:
-    """Class-free indices of the sources [B, S] and destinations [B, T], each ascending; `strided`: even and odd ones."""
+    """The two halves of the patch tokens, by indices that leave the class token out."""
 
-    sources: Tensor
-    destinations: Tensor
-    strided: bool
+    sources: Tensor  # [B, S] indices of the tokens that may merge, ascending
+    destinations: Tensor  # [B, T] indices of the tokens they may merge into, ascending
+    strided: bool  # the sources are the even tokens and the destinations the odd ones, so slices can replace gathers
 
     def split(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of patches [B, P, F] by group: [B, S, F] and [B, T, F]."""
@@ -56,7 +56,7 @@ def shuffled_rows(patches: int, ratio: float, generator: torch.Generator) -> Ten
 def shuffle_patches(
     tensors: tuple[Tensor | None, ...], cls_position: int, ratio: float, generator: torch.Generator
 ) -> tuple[Tensor | None, ...]:
-    """Rows of several [B, L, *] tensors in the same shuffled order, alike for all images; the class token stays.
+    """Rows of several [B, L, *] tensors in one shuffled order, the same for all images; the class token stays.
 
     Paper equation 8: `ratio` = shuffled patches / patches.
     """

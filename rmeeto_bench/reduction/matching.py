@@ -1,4 +1,4 @@
-"""Who merges with whom: bipartite matching of patch tokens, decided once and applied to any number of tensors.
+"""Which tokens merge: a bipartite matching of patch tokens, decided once and applied to any number of tensors.
 
 Patch tokens are indexed without the class token; even ones are sources, odd ones destinations (paper section 3), unless
 an ablation groups them otherwise.
@@ -13,25 +13,21 @@ import torch
 from torch import Tensor
 
 from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.distances import DISTANCES
 from rmeeto_bench.reduction.grouping import Groups, group
 from rmeeto_bench.reduction.schedule import moved_cls_position
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Index tensors into the flattened rows of a [B, L, *] tensor and of its [B, L - r, *] successor (int64).
+    """Which rows of a [B, L, *] tensor survive and which merge. Indices are int64 and count rows flattened over the batch."""
 
-    survivors [B (L - r)]: the input row each output row starts from · merged [B r]: input rows that disappear ·
-    targets [B r]: the input rows they merge into · slots [B r]: the output rows of those targets ·
-    cls_position: of the output, an int or one per sample [B] (exact rank).
-    """
-
-    survivors: Tensor
-    merged: Tensor
-    targets: Tensor
-    slots: Tensor
-    length_out: int
-    cls_position: int | Tensor
+    survivors: Tensor  # [B (L - r)] input row that each output row starts from
+    merged: Tensor  # [B r] input rows that disappear
+    targets: Tensor  # [B r] input rows they merge into
+    slots: Tensor  # [B r] output rows of those targets
+    length_out: int  # tokens that each sample has afterwards, L - r
+    cls_position: int | Tensor  # class token's place in the output: one for all samples, or one per sample [B] (exact rank)
 
 
 def unit_rows(metric: Tensor) -> Tensor:
@@ -41,13 +37,10 @@ def unit_rows(metric: Tensor) -> Tensor:
 
 
 def similarity(sources: Tensor, destinations: Tensor, config: ReductionConfig, dtype: torch.dtype) -> Tensor:
-    """Scores [B, S, T] of unit rows [B, S, F] and [B, T, F], larger is closer. `dtype` is the metric's own."""
-    if config.distance == "cosine":
-        if config.score_dtype == "input":
-            sources, destinations = sources.to(dtype), destinations.to(dtype)
-        return sources @ destinations.transpose(1, 2)
-    p = 1.0 if config.distance == "l1" else 2.0
-    return -torch.cdist(sources, destinations, p=p, compute_mode="donot_use_mm_for_euclid_dist")
+    """Scores [B, S, T] of unit rows [B, S, F] and [B, T, F] by the configured distance. `dtype` is the metric's own."""
+    if config.distance == "cosine" and config.score_dtype == "input":
+        sources, destinations = sources.to(dtype), destinations.to(dtype)
+    return DISTANCES[config.distance](sources, destinations)
 
 
 def choose(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -15,16 +15,13 @@ from rmeeto_bench.reduction.schedule import effective_r
 
 @dataclass(frozen=True)
 class MergeResult:
-    """The streams after a merge: hidden, residual [B, L - r, C], size [B, L - r, 1] fp32, source [B, L - r, L_0].
+    """The streams after a merge. A stream that was not given is None."""
 
-    `cls_position` is an int, or one per sample [B] where it is tracked exactly. What was not given is None.
-    """
-
-    hidden: Tensor
-    residual: Tensor | None
-    size: Tensor | None
-    cls_position: int | Tensor
-    source: Tensor | None
+    hidden: Tensor  # [B, L - r, C]
+    residual: Tensor | None  # [B, L - r, C]
+    size: Tensor | None  # [B, L - r, 1] fp32, original tokens that each row stands for; None stands for ones
+    cls_position: int | Tensor  # row of the class token; one per sample [B] where it is tracked exactly
+    source: Tensor | None  # [B, L - r, L_0], original tokens that each row holds
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
@@ -95,8 +92,8 @@ def merge_tokens(
     hidden [B, L, C] and residual [B, L, C] or None, any float dtypes (kept) · size [B, L, 1] fp32, tokens each row stands
     for, None for ones · cls_position: row of the class token, which never takes part · metric [B, L, F]: what similarity
     is computed on, default hidden · source [B, L, L_0]: original tokens each row holds, folded along. r is clamped to
-    half of the patches; where nothing is left to remove the inputs are returned as they are. Differentiable in hidden
-    and residual at the fixed matching. Raises `UsageError` for shapes that do not belong together.
+    half of the patches; if nothing is left to remove, the inputs are returned unchanged. Differentiable in hidden
+    and residual at the fixed matching. Raises `UsageError` if the shapes do not match.
     """
     _check(hidden, residual, size, metric)
     r = effective_r(hidden.shape[1], config.r)

@@ -1,76 +1,32 @@
 """The rivals that drop tokens on a Vim, reconstructed: Token Recognition (EViT's idea) and Hidden State Alignment.
 
-Neither has complete public code for Vim, so what is inferred is said here and in docs/parity.md. Both drop patches after
+Neither has complete public code for Vim; this file and docs/parity.md name what is inferred. Both drop patches after
 a few layers by an importance score, where merging (and `ReductionConfig.prune`) drops the most redundant ones. Plain
 tensors only; how a model runs them is `models.pruned`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.reduction.config import Pruning
 
 SCORERS, IMPORTANCES, GAPS = ("implicit", "cls_cosine", "norm"), ("backward", "sum"), ("zero_input", "self", "masked")
 
 
 @dataclass(frozen=True)
-class Pruning:
-    """When and how much: after layers (from 1) start, start + gap, ... below `before`, keep this share of the patches.
-
-    Defaults are Vim-Ti's (from ToP-ViM's log names and FLOPs): 197, 157, 125 tokens. Vim-S: start 5, gap 5, before 20.
-    """
-
-    start: int = 10
-    gap: int = 10
-    keep: float = 0.8
-    before: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.start < 1 or self.gap < 1:
-            raise UsageError(f"start and gap count layers from 1, not {self.start} and {self.gap}")
-        if not 0 < self.keep <= 1:
-            raise UsageError(f"keep is a share of the patches, above 0 and up to 1, not {self.keep:g}")
-
-    def blocks(self, depth: int) -> tuple[int, ...]:
-        """0-based blocks after which patches are dropped; never the last, after which nothing would be saved."""
-        end = depth if self.before is None else min(depth, self.before)
-        return tuple(layer - 1 for layer in range(self.start, end, self.gap))
-
-    def kept(self, patches: int) -> int:
-        """Patches that stay out of so many."""
-        return math.ceil(round(self.keep * patches, 9))
-
-    def after(self, patches: int) -> int:
-        """Patch tokens that go on, a fused one included."""
-        return self.kept(patches)
-
-    def token_counts(self, *, depth: int, initial_tokens: int) -> tuple[int, ...]:
-        """Tokens entering each block's mixer, class token included."""
-        blocks, patches, counts = self.blocks(depth), initial_tokens - 1, []
-        for block in range(depth):
-            counts.append(patches + 1)
-            if block in blocks:
-                patches = self.after(patches)
-        return tuple(counts)
-
-
-@dataclass(frozen=True)
 class TokenRecognition(Pruning):
-    """EViT's rule on a Vim (reconstruction: EViT scores by a ViT's attention, which a Mamba does not have).
+    """EViT's rule on a Vim (reconstruction: EViT scores by a ViT's attention, which a Mamba does not have)."""
 
-    scorer: `implicit`, the scan's implicit attention of the class token; `cls_cosine`, similarity to the class token;
-    `norm`, length of the gated scan output · resort: back to the original order (EViT leaves the order of scores) · fuse:
-    append one token, the score-weighted sum of the dropped ones (not normalised, as EViT).
-    """
-
+    # score of a patch. implicit: the scan's implicit attention of the class token; cls_cosine: similarity to the class
+    # token; norm: length of the gated scan output
     scorer: str = "implicit"
-    resort: bool = False
-    fuse: bool = True
+    resort: bool = False  # put the kept patches back into the original order; EViT leaves them in the order of scores
+    fuse: bool = True  # append one token, the score-weighted sum of the dropped ones (not normalised, as in EViT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,13 +43,14 @@ class TokenRecognition(Pruning):
 class HiddenStateAlignment(Pruning):
     """Zhan et al., NeurIPS 2024 (reconstruction: the public code has the selection, but not the alignment).
 
-    importance: which scan's gated output is scored, `backward` (the public code's, flipped right) or the `sum` of both;
-    S_t = mean over channels of max(0, y_t) · alignment: what the state does where a patch is missing: `zero_input` decays
-    by the step of an empty token (softplus of the bias); `self` by the step of the next kept token, once per missing patch;
-    `masked` keeps the whole sequence with zeroed rows (the convolution leaks into them).
+    A patch's score is the mean over channels of max(0, y_t), where y is the gated output that `importance` names.
     """
 
+    # which scan's gated output is scored: backward (as in the public code, flipped right), or the sum of both
     importance: str = "backward"
+    # what the state does where a patch is missing. zero_input: it decays by the step of an empty token (softplus of the
+    # bias); self: by the step of the next kept token, once per missing patch; masked: the whole sequence is kept with
+    # zeroed rows (the convolution leaks into them)
     alignment: str = "zero_input"
 
     def __post_init__(self) -> None:
@@ -102,7 +59,7 @@ class HiddenStateAlignment(Pruning):
             raise UsageError(f"importance is {' or '.join(IMPORTANCES)}, alignment one of {', '.join(GAPS)}")
 
     def kept(self, patches: int) -> int:
-        """The published rule: an odd number of tokens with the class token, so that it has a middle."""
+        """The published rule: patches and class token make an odd number, so that the class token can sit in the middle."""
         tokens = super().kept(patches)
         return min(patches, tokens - 1 if tokens % 2 else tokens) if self.keep < 1 else patches
 

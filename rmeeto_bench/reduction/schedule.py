@@ -1,4 +1,4 @@
-"""r, reduction ratio and tokens per block: the arithmetic of the paper's Table 10. No torch here."""
+"""r, reduction ratio and tokens per block: the arithmetic of the paper's Table 10. Imports no torch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def r_per_block(config: ReductionConfig, depth: int) -> tuple[int, ...]:
 
 
 def vit_schedule(config: ReductionConfig, *, depth: int, initial_tokens: int) -> tuple[int, ...]:
-    """Tokens entering every block, and those that leave the last: depth + 1 numbers."""
+    """Tokens entering every block, then those leaving the last one: depth + 1 numbers."""
     counts = [initial_tokens]
     for r in r_per_block(config, depth):
         counts.append(counts[-1] - effective_r(counts[-1], r, protected=1 if config.vit.protect_class else 0))
@@ -115,7 +115,7 @@ def nearest_r(
     initial_tokens: int,
     config: ReductionConfig | None = None,
 ) -> tuple[int, float]:
-    """The same for any model, from its tokens per block at a reduction."""
+    """`r_for_ratio` for any model: `counts` gives its tokens per block at a reduction."""
     if not 0 <= ratio < 1:
         raise UsageError(f"a reduction ratio lies in [0, 1), {ratio:g} does not")
     base = config or ReductionConfig()

@@ -1,4 +1,4 @@
-"""The variant for ViTs (DeiT): merging between attention and MLP, the class token first and counted as a source."""
+"""The variant for ViTs (DeiT): it merges between attention and MLP, and the class token is the first source."""
 
 from __future__ import annotations
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from rmeeto_bench.report.plain import csv_cell
+from rmeeto_bench.report.plain import markdown as as_markdown
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -44,14 +47,14 @@ def verdicts(rows: Rows) -> str:
 
 def markdown(rows: Rows, heading: str) -> str:
     """One table per study. ± is the standard deviation over seeds; brackets are 95 % intervals."""
-    lines = [f"# {heading}", "", verdicts(rows), ""]
+    lines = [f"# {as_markdown(heading)}", "", verdicts(rows), ""]
     lines += ["Brackets: 95 % intervals, Δ paired by image. ±: standard deviation over seeds. Paper: its finding on Vim.", ""]
     lines += ["All variants ran on the same weights; a table marked re-trained is the paper's after training each one.", ""]
     for name, group in groupby(rows, key=lambda row: row["study"]):
         own = list(group)
         lines += [f"## {name} ({own[0]['source']})", "", "| variant | ratio | top-1 % | Δ points | paper | here |"]
         lines += ["| --- | ---: | ---: | ---: | --- | --- |"]
-        lines += ["| " + " | ".join(_cells(row)) + " |" for row in own] + [""]
+        lines += ["| " + " | ".join(map(as_markdown, _cells(row))) + " |" for row in own] + [""]
     return "\n".join(lines)
 
 
@@ -69,7 +72,7 @@ def comma_separated(rows: Rows) -> str:
     names = list(dict.fromkeys(name for row in flat for name in row))
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in flat)
     return file.getvalue()
 
 

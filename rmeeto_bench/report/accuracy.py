@@ -9,18 +9,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from rmeeto_bench.accuracy_records import AccuracyRecord, ArmAccuracy, ClassChange, DataSummary, to_json
-from rmeeto_bench.records import Estimate, write_atomic
-from rmeeto_bench.report.figure import COLOURS, STYLES, render, settings
-from rmeeto_bench.report.tables import DASH, interval
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.records.accuracy import AccuracyRecord, ArmAccuracy, ClassChange, DataSummary, to_json
+from rmeeto_bench.records.run import Estimate
+from rmeeto_bench.report.figures.style import COLOURS, drawing, render
+from rmeeto_bench.report.fitted import NEVER, Cell, Column, fitted
+from rmeeto_bench.report.origins import origin_notes
+from rmeeto_bench.report.plain import csv_cell
+from rmeeto_bench.report.run.tables import DASH, interval
 
 LEVEL = 0.05
-WIDE = 100  # columns of a terminal from which all columns of the table fit
-ONLY_WIDE = ("top-5 %", "ECE", "same %")
+IMPORTANCE = ("Δ points", "weights", "ratio", "p", "top-5 %", "same %", "ECE")  # a narrow terminal loses the last first
 SHOWN_CLASSES = 15
 SHOWN_PROBLEMS = 5
 
@@ -31,21 +33,19 @@ def _p_text(p: float | None) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def _cells(arm: ArmAccuracy) -> dict[str, str]:
-    """Every column that a row can show."""
+def _cells(arm: ArmAccuracy) -> dict[str, Cell]:
+    """Every column that a row can show: its value and its interval."""
     delta = arm.delta_top1
     return {
-        "r": str(arm.r),
-        "ratio": f"{arm.reduction_ratio:.2f}",
-        "top-1 %": f"{arm.top1.value:.2f}",
-        "95 %": interval(arm.top1, 2),
-        "top-5 %": f"{arm.top5.value:.2f}",
-        "Δ points": DASH if delta is None else f"{delta.value:+.2f}",
-        "Δ 95 %": interval(delta, 2, sign="+") or DASH,
-        "p": _p_text(arm.p_holm),
-        "same %": DASH if arm.agreement is None else f"{arm.agreement:.1f}",
-        "ECE": f"{arm.calibration_error:.1f}",
-        "weights": arm.weights,
+        "r": (str(arm.r), ""),
+        "ratio": (f"{arm.reduction_ratio:.2f}", ""),
+        "top-1 %": (f"{arm.top1.value:.2f}", interval(arm.top1, 2)),
+        "top-5 %": (f"{arm.top5.value:.2f}", ""),
+        "Δ points": (DASH if delta is None else f"{delta.value:+.2f}", interval(delta, 2, sign="+")),
+        "p": (_p_text(arm.p_holm), ""),
+        "same %": (DASH if arm.agreement is None else f"{arm.agreement:.1f}", ""),
+        "ECE": (f"{arm.calibration_error:.1f}", ""),
+        "weights": (arm.weights, ""),
     }
 
 
@@ -54,24 +54,27 @@ def rich_tables(record: AccuracyRecord, width: int = 160) -> list[Table]:
     tables = []
     for model in dict.fromkeys(arm.model for arm in record.arms):
         rows = [_cells(arm) for arm in record.arms if arm.model == model]
-        columns = [name for name in rows[0] if width >= WIDE or name not in ONLY_WIDE]
-        table = Table(box=None, title=model, title_justify="left")
-        for name in columns:
-            table.add_column(name, justify="left" if name == "weights" else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*(row[name] for name in columns))
-        tables.append(table)
+        columns = [Column(name, _importance(name), left=name == "weights") for name in rows[0]]
+        tables.append(fitted(model, columns, rows, width)[0])
     return tables
+
+
+def _importance(name: str) -> int:
+    return NEVER if name in ("r", "top-1 %") else IMPORTANCE.index(name)
 
 
 def _difference(arm: ArmAccuracy) -> str:
     delta = arm.delta_top1
     if delta is None or arm.p_holm is None:
         return ""
-    width = 0.0 if delta.low is None or delta.high is None else (delta.high - delta.low) / 2
     if arm.p_holm < LEVEL:
         return f"{arm.arm}: {delta.value:+.2f} points, a difference (p = {_p_text(arm.p_holm)} after Holm)"
-    return f"{arm.arm}: {delta.value:+.2f} points cannot be told from none; these images tell ±{width:.2f} apart"
+    alone = (
+        ""
+        if delta.low is None or delta.high is None
+        else f"; its interval alone is [{delta.low:+.2f}, {delta.high:+.2f}] points"
+    )
+    return f"{arm.arm}: {delta.value:+.2f} points, no change is proven (p = {_p_text(arm.p_holm)} after Holm){alone}"
 
 
 def _data_lines(summary: DataSummary) -> list[str]:
@@ -91,6 +94,8 @@ def _data_lines(summary: DataSummary) -> list[str]:
 def sentences(record: AccuracyRecord) -> list[str]:
     """What the numbers say, in words: images, what was left out, differences, hints."""
     lines = [line for summary in record.data.values() for line in _data_lines(summary)]
+    for model in dict.fromkeys(arm.model for arm in record.arms):
+        lines += origin_notes([arm for arm in record.arms if arm.model == model])
     lines += [text for arm in record.arms if (text := _difference(arm))]
     return lines + [f"warning: {hint}" for hint in record.hints]
 
@@ -120,7 +125,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return buffer.getvalue()
 
 
@@ -131,19 +136,18 @@ def _half(estimate: Estimate) -> tuple[float, float]:
 
 
 def losing_classes(record: AccuracyRecord, names: dict[int, str] | None = None) -> Figure:
-    """The classes that lose most at the largest ratio, with their own paired intervals: extremes among many are noisy."""
+    """The classes that lose most at the largest ratio, shrunk towards the mean change, as extremes among many are luck."""
     arms = [arm for arm in record.arms if arm.delta_top1 is not None]
-    chosen = STYLES["screen"]
-    with matplotlib.rc_context(settings(chosen)):
+    with drawing("screen") as chosen:
         figure = Figure(figsize=(chosen.width, 4.8), layout="constrained")
         axes = figure.subplots()
         if arms:
             arm = max(arms, key=lambda found: found.reduction_ratio)
             changes: list[ClassChange] = [change for change in record.classes if change.arm == arm.arm][:SHOWN_CLASSES]
             labels = [(names or {}).get(change.label, str(change.label)) for change in changes]
-            errors = [list(side) for side in zip(*(_half(change.delta) for change in changes), strict=True)]
+            errors = [list(side) for side in zip(*(_half(change.shrunk) for change in changes), strict=True)]
             places = range(len(changes))
-            values = [change.delta.value for change in changes]
+            values = [change.shrunk.value for change in changes]
             axes.barh(places, values, xerr=errors, color=COLOURS[0], ecolor="0.4", error_kw={"linewidth": 0.8})
             axes.set_yticks(places, labels)
             axes.invert_yaxis()
@@ -151,7 +155,7 @@ def losing_classes(record: AccuracyRecord, names: dict[int, str] | None = None) 
             if arm.delta_top1 is not None:
                 axes.axvline(arm.delta_top1.value, color=COLOURS[1], linewidth=0.8, linestyle="--", label="all classes")
                 axes.legend(frameon=False, fontsize="small")
-            axes.set_xlabel("change in top-1 (points, 95 % intervals)")
+            axes.set_xlabel("change in top-1, shrunk towards the mean of all classes (points, 95 % intervals)")
             axes.set_title(f"{arm.arm}: the classes that lose most", fontsize="medium")
     return figure
 
@@ -163,4 +167,4 @@ def write_all(record: AccuracyRecord, folder: Path) -> None:
     if record.classes:
         write_atomic(folder / "classes.csv", classes_csv(record))
         for kind in ("png", "pdf", "svg"):
-            (folder / f"classes.{kind}").write_bytes(render(losing_classes(record), kind))
+            write_atomic(folder / f"classes.{kind}", render(losing_classes(record), kind))

@@ -4,15 +4,41 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from rich.markup import escape
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, RATE, REFUSED, SLOWER, SPEEDUP, TOP1, WORSE, Change, Comparison
+from rmeeto_bench.records.comparison import (
+    FAIL,
+    INCONCLUSIVE,
+    MEMORY,
+    PASS,
+    RATE,
+    REFUSED,
+    SAME,
+    SLOWER,
+    SPEEDUP,
+    TOP1,
+    WORSE,
+    Change,
+    Comparison,
+)
+from rmeeto_bench.report.fitted import NEVER, Column, fitted
+from rmeeto_bench.report.plain import markdown as as_markdown
 
 COLUMNS = ("arm", "quantity", "base", "head", "change", "margin", "outcome")
-WIDE = 100  # columns of a terminal from which an interval stands beside its value
+WIDE = 100  # columns of a terminal from which the name of an arm stands on one line
+KEPT = ("arm", "change")  # in a terminal of any width
+IMPORTANCE = ("quantity", "outcome", "head", "base", "margin")  # a narrow one loses the last first
 BAD, UNSURE = (FAIL, SLOWER, WORSE), (INCONCLUSIVE, REFUSED)
-LEVELS = {"gate": "one-sided 95 % bounds over processes", "compare": "95 % intervals"}
+LEVELS = {
+    "gate": "one-sided bounds over pairs of processes, wrong in at most 5 % over both looks",
+    "compare": "95 % intervals of single quantities, judged with Holm's correction",
+}
+EXCLUDED = {  # what is known where all quantities have this outcome
+    PASS: "a loss of twice its margin is excluded for each",
+    SAME: "a change above its margin is excluded for each",
+}
 
 
 def value_text(value: float, metric: str) -> str:
@@ -41,7 +67,7 @@ def cells(change: Change) -> tuple[str, ...]:
 
 
 def headline(comparison: Comparison) -> str:
-    """One sentence: what came out, and of how much."""
+    """One sentence: what came out, of how much, and what is excluded."""
     bad = [change for change in comparison.changes if change.outcome in BAD]
     unsure = [change for change in comparison.changes if change.outcome in UNSURE]
     parts = []
@@ -52,9 +78,13 @@ def headline(comparison: Comparison) -> str:
     if refused:
         parts.append(f"{len(refused)} of {len(comparison.changes)} quantities may not be judged")
     if len(unsure) > len(refused):
-        parts.append(f"{len(unsure) - len(refused)} of {len(comparison.changes)} quantities cannot be told apart well enough")
+        open_ = f"{len(unsure) - len(refused)} of {len(comparison.changes)} quantities"
+        parts.append(f"{open_}: a change above the margin is neither shown nor excluded")
     if not parts:
-        parts.append(f"{len(comparison.changes)} quantities compared")
+        explained = any(change.detail and change.metric == SPEEDUP for change in comparison.changes)
+        alike = not explained and {change.outcome for change in comparison.changes} in ({PASS}, {SAME})
+        known = EXCLUDED[comparison.outcome] if alike else "none is shown to be worse"
+        parts.append(f"{len(comparison.changes)} quantities: {known}")
     how = ""
     if comparison.kind == "gate":
         how = f"; {comparison.pairs} processes a side" + (" after one extension" if comparison.extended else "")
@@ -62,47 +92,39 @@ def headline(comparison: Comparison) -> str:
     return f"{comparison.outcome}: {'; '.join(parts)}{how}"
 
 
-def table(comparison: Comparison, width: int = 120) -> Table:
-    """For a terminal of `width` columns; narrow ones put intervals below their values and drop the margin."""
-    wide = width >= WIDE
-    shown = Table(
-        title=f"{comparison.base} (base) against {comparison.head} (head)",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0) if wide else (0, 1, 0, 0),
-    )
-    columns = [name for name in COLUMNS if wide or name != "margin"]
-    for name in columns:
-        left = name in ("arm", "quantity", "outcome")
-        shown.add_column(name, justify="left" if left else "right", no_wrap=name != "arm", overflow="fold")
+def table(comparison: Comparison, width: int = 120) -> Group:
+    """For a terminal of `width` columns, a table for each device."""
+    shown: list[Table | Text] = [Text(f"{comparison.base} (base) against {comparison.head} (head)", "italic")]
+    columns = [
+        Column(name, NEVER if name in KEPT else IMPORTANCE.index(name), left=name in ("arm", "quantity", "outcome"))
+        for name in COLUMNS
+    ]
     devices = list(dict.fromkeys(change.device for change in comparison.changes))
     for device in devices:
-        if len(devices) > 1:
-            shown.add_row(f"[bold]{escape(device)}")
-        for change in (change for change in comparison.changes if change.device == device):
-            row = dict(zip(COLUMNS, cells(change), strict=True))
-            if not wide:
-                row["change"] = row["change"].replace(" [", "\n[")
-            shown.add_row(*(escape(row[name]) for name in columns))
-    return shown
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+        rows = [
+            dict(zip(COLUMNS, ((text, "") for text in cells(change)), strict=True))
+            for change in comparison.changes
+            if change.device == device
+        ]
+        for row in rows:
+            value, bracket, ends = row["change"][0].partition(" [")
+            row["change"] = (value, f"[{ends}" if bracket else "")
+            row["arm"] = (row["arm"][0].replace("/", "\n/", 1), "") if width < WIDE else row["arm"]
+        shown.append(fitted(device if len(devices) > 1 else None, columns, rows, width)[0])
+    return Group(*shown)
 
 
 def markdown(comparison: Comparison) -> str:
     """For a job's summary or a pull request."""
-    lines = [f"### rmeeto-bench {comparison.kind}: {_cell(headline(comparison))}", ""]
-    lines += [f"Base `{comparison.base}`, head `{comparison.head}`, {LEVELS[comparison.kind]}.", ""]
+    lines = [f"### rmeeto-bench {comparison.kind}: {as_markdown(headline(comparison))}", ""]
+    lines += [f"Base {as_markdown(comparison.base)}, head {as_markdown(comparison.head)}, {LEVELS[comparison.kind]}.", ""]
     for device in dict.fromkeys(change.device for change in comparison.changes):
-        lines += [f"**{_cell(device)}**", "", "| " + " | ".join(COLUMNS) + " |"]
+        lines += [f"**{as_markdown(device)}**", "", "| " + " | ".join(COLUMNS) + " |"]
         lines.append("|" + "|".join(" --- " if name in ("arm", "quantity", "outcome") else " ---: " for name in COLUMNS) + "|")
         here = [change for change in comparison.changes if change.device == device]
-        lines += ["| " + " | ".join(map(_cell, cells(change))) + " |" for change in here]
+        lines += ["| " + " | ".join(map(as_markdown, cells(change))) + " |" for change in here]
         lines.append("")
-    lines += [f"- {_cell(note)}" for note in comparison.notes]
+    lines += [f"- {as_markdown(note)}" for note in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 

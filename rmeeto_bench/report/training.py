@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.records import write_atomic
-from rmeeto_bench.reference import PAPER_NAMES, rows
+from rmeeto_bench.files import new_file, write_atomic
+from rmeeto_bench.published import PAPER_NAMES, rows
+from rmeeto_bench.report.plain import markdown as as_markdown
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ def _r(log: TrainingLog) -> int:
     return int(log.head.get("reduction", log.head).get("r", 0))
 
 
+def _top1(log: TrainingLog) -> str:
+    """Of a run that was interrupted there is none."""
+    return "-" if log.tail["top1"] is None else f"{log.tail['top1']:.2f}"
+
+
 def minutes_table(logs: list[TrainingLog]) -> str:
     """Markdown: one line per run, then the paper's wall-clock values for the same models."""
     text = [
@@ -67,9 +73,10 @@ def minutes_table(logs: list[TrainingLog]) -> str:
     ]
     for log in logs:
         head, tail = log.head, log.tail
+        device = as_markdown(str(head.get("device", "cpu")))
         text.append(
-            f"| {log.name} | {_r(log)} | {head.get('device', 'cpu')} | {head.get('processes', 1)} | {log.epochs:.2f} | "
-            f"{tail['seconds'] / 60:.1f} | {log.images_per_second:.0f} | {tail['top1']:.2f} |"
+            f"| {as_markdown(log.name)} | {_r(log)} | {device} | {head.get('processes', 1)} | {log.epochs:.2f} | "
+            f"{tail['seconds'] / 60:.1f} | {log.images_per_second:.0f} | {_top1(log)} |"
         )
     models = {PAPER_NAMES[log.head["model"]] for log in logs if log.head["model"] in PAPER_NAMES}
     published = [row for row in rows() if row.table in ("3", "9") and row.metric == "wall_time" and row.model in models]
@@ -86,19 +93,22 @@ def draw_curves(logs: list[TrainingLog], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for index, log in enumerate(logs):
-        epochs = [line["epoch"] for line in log.lines]
-        label = f"{log.name}: {log.tail['top1']:.2f} %"
-        axes.plot(epochs, [line["loss"] for line in log.lines], color=f"C{index % 10}", lw=1, label=label)
-    axes.set(xlabel="epochs", ylabel="training loss")
-    axes.grid(alpha=0.3)
-    if logs:
-        axes.legend(title="run: top-1", fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    from rmeeto_bench.report.figures.style import drawing
+
+    with drawing("screen"):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for index, log in enumerate(logs):
+            epochs = [line["epoch"] for line in log.lines]
+            label = f"{log.name}: {_top1(log)} %"
+            axes.plot(epochs, [line["loss"] for line in log.lines], color=f"C{index % 10}", lw=1, label=label)
+        axes.set(xlabel="epochs", ylabel="training loss")
+        axes.grid(alpha=0.3)
+        if logs:
+            axes.legend(title="run: top-1", fontsize="small")
+        with new_file(path) as temporary:
+            figure.savefig(temporary, dpi=150)
 
 
 def write_training_report(folder: Path) -> None:

@@ -65,7 +65,7 @@ def augmented(pixels: Tensor, settings: Augmentation, drawn: Draw) -> Tensor:
 
 
 def frames_as_channels(pixels: Tensor) -> Tensor:
-    """[B, C, H, W] as it is, [B, C, T, H, W] as [B, C * T, H, W]: what is done to an image so is done to all frames alike."""
+    """[B, C, H, W] as it is, [B, C, T, H, W] as [B, C * T, H, W]: so an image augmentation treats all frames the same."""
     return pixels.flatten(1, 2) if pixels.dim() == 5 else pixels
 
 
@@ -81,16 +81,16 @@ def fit(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     return images
 
 
-def image_transform(settings: Augmentation, size: int, mean: tuple[float, ...]) -> Callable[[Image.Image], Tensor]:
-    """From a decoded image to uint8 [3, size, size]: random resized crop or the evaluation's centre crop, then RandAugment.
+def image_transform(settings: Augmentation, prepared: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    """From a decoded image to uint8 [channels, size, size]: random resized crop or what an evaluation does, then RandAugment.
 
-    `mean` in [0, 1] fills what RandAugment moves in.
+    The mean of `prepared` fills what RandAugment moves in.
     """
     from timm.data.auto_augment import rand_augment_transform
     from timm.data.transforms import RandomResizedCropAndInterpolation
-    from torchvision.transforms.v2.functional import pil_to_tensor
+    from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-    centre = Preprocessing.imagenet(size)
+    size, mean = prepared.size, prepared.normalisation.mean
     crop = RandomResizedCropAndInterpolation(size, scale=settings.crop_scale, interpolation="bicubic")
     fill: dict[str, Any] = {
         "translate_const": int(size * 0.45),
@@ -100,14 +100,15 @@ def image_transform(settings: Augmentation, size: int, mean: tuple[float, ...]) 
     chosen = None if settings.randaugment == "none" else rand_augment_transform(settings.randaugment, fill)
 
     def apply(image: Image.Image) -> Tensor:
-        rgb = image.convert("RGB")
+        plain = image.convert(prepared.mode)
         if settings.crop == "resized":
-            rgb = crop(rgb)
+            plain = crop(plain)
         elif chosen is not None:
-            rgb = Image.fromarray(centre(rgb).permute(1, 2, 0).numpy())
+            plain = to_pil_image(prepared(plain))
         else:
-            return centre(rgb)
-        return pil_to_tensor(rgb if chosen is None else chosen(rgb))
+            return prepared(plain)
+        # RandAugment is written for colour; grey survives the way there and back.
+        return pil_to_tensor(plain if chosen is None else chosen(plain.convert("RGB")).convert(prepared.mode))
 
     return apply
 

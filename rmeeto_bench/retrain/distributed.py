@@ -1,4 +1,4 @@
-"""Where this process stands among those that train together (torchrun starts them), and the few things they exchange."""
+"""This process among those that train together (torchrun starts them), and the few values they exchange."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rmeeto_bench.errors import UnavailableError, UsageError
 
 @dataclass(frozen=True)
 class World:
-    """One process: its `rank` among `size`, and the device it trains on. Rank 0 writes and prints."""
+    """One process among those that train together."""
 
-    device: torch.device
-    rank: int = 0
-    size: int = 1
+    device: torch.device  # where this process trains
+    rank: int = 0  # its number; rank 0 writes and prints
+    size: int = 1  # number of processes
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the files and talks to the person."""
+        """Whether this process writes the files and prints for the user."""
         return self.rank == 0
 
     def average(self, value: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class World:
         return bool(self.total(torch.tensor([int(flag)]))[0])
 
     def union(self, names: Iterable[str]) -> tuple[str, ...]:
-        """What any of the processes names, sorted."""
+        """All names that any process gives, sorted."""
         everyone: list[Any] = [set(names)]
         if self.size > 1:
             everyone = [None] * self.size
@@ -59,7 +59,7 @@ class World:
         return tuple(sorted(set().union(*everyone)))
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have arrived."""
         if self.size > 1:
             dist.barrier()
 
@@ -86,11 +86,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def _join(backend: str) -> None:
-    """Find the other processes, also those that torchrun started again after one died.
+    """Connect to the other processes, also after torchrun has restarted them because one died.
 
-    torchrun lends its own store, in which the addresses of the processes before a restart are still written: whoever reads
-    one waits for ever (pytorch issue 135712). Each restart gets a corner of its own there; but over several machines the
-    agents count restarts apart, so the store must not be shared. Raises `UsageError` where it is.
+    torchrun lends its own store, which still holds the addresses of the processes before a restart: a process that reads
+    one hangs (pytorch issue 135712). Each restart gets a prefix of its own there. Over several machines, however, each agent
+    counts its own restarts, so the store must not be shared. Raises `UsageError` if it is.
     """
     setting = os.environ
     if setting.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or setting.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
@@ -109,7 +109,7 @@ def _join(backend: str) -> None:
 
 @contextmanager
 def world(device: str) -> Iterator[World]:
-    """This process's place. Under torchrun the processes find each other (NCCL on GPUs, gloo on CPUs) and part at the end."""
+    """This process's `World`. Under torchrun the processes connect (NCCL on GPUs, gloo on CPUs) and disconnect at the end."""
     chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

@@ -1,7 +1,7 @@
-"""From a labelled set to an endless supply of augmented batches: seeded, shared out over processes, startable anywhere.
+"""Augmented training batches from a labelled set: seeded, divided among the processes, and resumable at any batch.
 
-Every random number is a function of the seed, the epoch and the place in the epoch, never of how many processes or
-workers there are: a run that resumes sees what an uninterrupted one sees.
+Every random number is a function of the seed, the epoch and the place in the epoch, never of the number of processes or
+workers: a resumed run sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from rmeeto_bench.data.image_set import UNREADABLE, Normalisation, TensorSet
-from rmeeto_bench.data.reading import EncodedSet, leave_interrupts
+from rmeeto_bench.data.preprocessing import Preprocessing, preprocessing_for
+from rmeeto_bench.data.readers import in_order
+from rmeeto_bench.data.reading import EncodedSet
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.retrain.augment import augmented, draw, fit, image_transform
 from rmeeto_bench.retrain.distributed import World
@@ -31,7 +32,7 @@ def order(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
 
 
 class _Keys:
-    """The batches of keys that one process takes; a sampler for `DataLoader`."""
+    """The batches of keys that one process takes."""
 
     def __init__(self, indices: Tensor, first: int, recipe: Recipe, world: World) -> None:
         self._indices, self._first, self._world = indices, first, world
@@ -48,18 +49,16 @@ class _Keys:
 
 @dataclass(frozen=True)
 class Feed:
-    """Training batches of `data` for a model of input `shape`, on this process's device.
+    """Training batches for one process."""
 
-    `workers` processes decode and crop where images are files or each is augmented by itself; sets in memory that are only
-    shifted and mirrored lie on the device whole and need none. `unreadable`: files that were skipped so far, and why.
-    """
-
-    data: LabelledSet
-    shape: tuple[int, ...]
-    recipe: Recipe
-    world: World
+    data: LabelledSet  # training set
+    shape: tuple[int, ...]  # of the model's input, without the batch
+    recipe: Recipe  # batch size, augmentation and seed
+    world: World  # this process and its device
+    # processes that decode and crop, for images in files or augmented one by one; a set in memory that is only shifted and
+    # mirrored lies on the device whole and needs none
     workers: int = 0
-    unreadable: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)  # file that was skipped -> why
 
     def __post_init__(self) -> None:
         if self.batches_per_epoch < self.recipe.optimisation.accumulation:
@@ -74,8 +73,15 @@ class Feed:
 
     @property
     def normalisation(self) -> Normalisation:
-        """Of the pixels the model gets."""
+        """Normalisation of the pixels that the model gets."""
         return self.data.normalisation if isinstance(self.data, TensorSet) else self.data.preprocessing.normalisation
+
+    @property
+    def prepared(self) -> Preprocessing:
+        """How single images are prepared: as in an evaluation. A set in memory keeps its channels, and `fit` does the rest."""
+        if isinstance(self.data, TensorSet):
+            return replace(preprocessing_for((self.data.shape[0], *self.shape[1:])), normalisation=self.normalisation)
+        return preprocessing_for(self.shape)
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The micro-batches of one epoch from the `first` on: images fp32 [B, C, H, W] (clips [B, C, T, H, W]), normalised;
@@ -102,29 +108,20 @@ class Feed:
                 chosen = torch.tensor([index for index, _ in batch], device=device).repeat_interleave(settings.copies)
                 yield pixels[chosen], labels[chosen]
             return
-        transform = image_transform(settings, self.shape[-1], self.normalisation.mean)
+        transform = image_transform(settings, self.prepared)
         items = Items(self.data, transform, (self.recipe.seed, epoch), settings.copies)
-        loader = DataLoader(
-            items,
-            batch_sampler=keys,
-            num_workers=self.workers,
-            collate_fn=joined,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=leave_interrupts,
-        )
-        try:
-            for batch_pixels, batch_labels, unreadable in loader:
-                self.unreadable.update(unreadable)
-                yield batch_pixels.to(device, non_blocking=True), batch_labels.to(device, non_blocking=True)
-        except DataError as error:  # from a worker it comes with a traceback in its text
-            raise DataError(str(error).strip().splitlines()[-1].removeprefix("rmeeto_bench.errors.DataError: ")) from error
+        for batch_pixels, batch_labels, unreadable in in_order(
+            lambda batch: joined([items[key] for key in batch]), keys, self.workers
+        ):
+            self.unreadable.update(unreadable)
+            yield batch_pixels.to(device), batch_labels.to(device)
 
 
 def validation_batches(
     data: LabelledSet, shape: tuple[int, ...], world: World, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels) of this process's part of a validation set, each image once over all processes, as the model takes
-    them."""
+    """(images, labels) of this process's part of a validation set, as the model takes them. Together the processes see each
+    image once."""
     if isinstance(data, EncodedSet):
         own: LabelledSet = replace(data, indices=data.indices[world.rank :: world.size])
     else:

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from rmeeto_bench.data.image_set import TensorSet
+from rmeeto_bench.data.layouts.video import VideoViews, training_clip
 from rmeeto_bench.data.preprocessing import UnreadableImageError, decode
 from rmeeto_bench.data.reading import SKIP
 from rmeeto_bench.data.source import ChangedError
-from rmeeto_bench.data.video import VideoViews, training_clip
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.retrain.training_sets import LabelledSet
 
@@ -39,9 +38,9 @@ def joined(items: list[Item]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
     return torch.cat([item.pixels for item in items]), labels, [fault for item in items for fault in item.unreadable]
 
 
-class Items(Dataset[Item]):
+class Items:
     """Items by key. What is random is a function of `seeds`, the place in the epoch and the number of the copy, so it does
-    not depend on how many processes or workers there are; all frames of a clip are transformed alike.
+    not depend on how many processes or workers there are; all frames of a clip get the same transform.
 
     Where the set says `skip`, an item that cannot be read is replaced by the one after it; else it raises `DataError`.
     """
@@ -83,7 +82,7 @@ class Items(Dataset[Item]):
                 raise _UnreadableError(path, str(error)) from error
             kind = "video" if isinstance(how, VideoViews) else "image"
             raise DataError(
-                f"cannot read {kind} {path} ({error}); repair or remove it, or go on without such with --on-error skip"
+                f"cannot read {kind} {path} ({error}); repair or remove it, or pass --on-error skip to leave it out"
             ) from error
 
     def _copy(self, frames: list[Image.Image] | Image.Image, place: int, number: int) -> Tensor:

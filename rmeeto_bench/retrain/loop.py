@@ -98,6 +98,7 @@ class Trainer:
         self._called = self.world.replicate(model)
         self._peak = self.recipe.peak_lr(self.world.size)
         self.ema = _average(model, self.recipe.ema_decay)
+        self._torn = False  # whether the weights may be between those of two steps
 
     @property
     def weights(self) -> nn.Module:
@@ -137,16 +138,36 @@ class Trainer:
         self._window = _Window(losses, time.perf_counter() - window["elapsed"], window["waited"])
 
     def run(self, watch: Watch) -> Outcome:
-        """Train to the end, or until stopped. Raises `MeasurementError` when the loss is not finite."""
+        """Train to the end, or until stopped. Raises `MeasurementError` when the loss is not finite.
+
+        A step that is interrupted is left out, and the state before it is saved; where that is not to be had any more, or
+        not to be had from all processes, `KeyboardInterrupt` goes on to the caller.
+        """
         self._called.train()
-        saved, stopped = self.step, False
         if self.step == 0:
             self._window = _Window(began=time.perf_counter())
+        try:
+            stopped = self._steps(watch)
+        except KeyboardInterrupt:
+            if self._torn or self.world.size > 1:
+                raise
+            stopped = True
+        interrupted = stopped and self.step < self.steps
+        if interrupted:
+            self.save(watch)
+        self.model.eval()
+        images = self.step * self.recipe.samples_per_step(self.world.size)
+        return Outcome(self.step, images, self.seconds, interrupted, tuple(self.log))
+
+    def _steps(self, watch: Watch) -> bool:
+        """The steps that are left; returns whether it was asked to stop."""
+        saved, stopped = self.step, False
         while self.step < self.steps and not stopped:
             for loss, waited in self._epoch(self.step // self.steps_per_epoch):
                 self._window.losses.append(loss)
                 self._window.waited += waited
                 self.step += 1
+                self._torn = False
                 noted = self.step % watch.every == 0 or self.step == self.steps
                 if noted:
                     self._note(watch)
@@ -155,16 +176,11 @@ class Trainer:
                 if self.step == self.steps or stopped:
                     break
                 if self.step - saved >= watch.save_every:
-                    self._save(watch)
+                    self.save(watch)
                     saved = self.step
-        interrupted = stopped and self.step < self.steps
-        if interrupted:
-            self._save(watch)
-        self.model.eval()
-        images = self.step * self.recipe.samples_per_step(self.world.size)
-        return Outcome(self.step, images, self.seconds, interrupted, tuple(self.log))
+        return stopped
 
-    def _save(self, watch: Watch) -> None:
+    def save(self, watch: Watch) -> None:
         """Hand out the state. The time that takes is no training time."""
         began = time.perf_counter()
         self._window.losses = [self.world.average(loss) for loss in self._window.losses]  # the leader's alone are not all
@@ -207,12 +223,14 @@ class Trainer:
         for step in range(first // accumulation, self.steps_per_epoch):
             self._stepper.set_rate(self._rate(epoch * self.steps_per_epoch + step))
             losses, waited = [], 0.0
+            self._torn = self.recipe.optimisation.upstream_accumulation  # which steps after every micro-batch
             for number in range(accumulation):
                 self._seed(epoch, step * accumulation + number)
                 began = time.perf_counter()
                 images, labels = next(batches)
                 waited += time.perf_counter() - began
                 losses.append(self._micro_batch(*self._mix(images, labels), number))
+            self._torn = True
             self._stepper.step()
             if self.ema is not None:
                 self.ema.update(self.model)
@@ -258,11 +276,20 @@ def _difference(stored: str, own: str) -> str:
 
 
 @torch.inference_mode()
-def top1(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World | None = None) -> float:
-    """Percent of images right at the first guess, over (images, labels); processes that share them out add up."""
-    counts = torch.zeros(2, dtype=torch.int64)
+def top1(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    world: World | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Percent of images right at the first guess, over (images, labels); processes that share them out add up. None if any
+    of them was asked to stop."""
+    counts = torch.zeros(3, dtype=torch.int64)  # right, seen, asked to stop
     for images, labels in batches:
+        if should_stop():
+            counts[2] = 1
+            break
         counts[0] += int((model(images).argmax(-1).cpu() == labels).sum())
         counts[1] += len(labels)
-    right, seen = (counts if world is None else world.total(counts)).tolist()
-    return 100 * right / seen
+    right, seen, stopped = (counts if world is None else world.total(counts)).tolist()
+    return None if stopped else 100 * right / seen

@@ -1,4 +1,4 @@
-"""What decides a training run besides model, data and merging: frozen, printable, grouped by what it is about."""
+"""The settings of a training run besides model, data and merging: frozen, printable, grouped by subject."""
 
 from __future__ import annotations
 
@@ -13,96 +13,83 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, and at which learning rate.
+    """How long, and at which learning rate. The rate falls along a cosine after a linear warm-up."""
 
-    `lr` falls to `min_lr` along a cosine after `warmup_epochs` of linear warm-up. shape `step`: per optimizer step,
-    reaching `min_lr` in the last one. shape `upstream_epoch`: per epoch as the released code does it, one epoch late
-    (epochs 0 and 1 both at `lr`) and never at `min_lr`. `lr_for_batch`: images per optimizer step that `lr` is meant
-    for; another number scales it in proportion, `min_lr` stays (None: `lr` as it is).
-    """
-
-    epochs: float
-    lr: float
-    min_lr: float
-    warmup_epochs: float = 0.0
+    epochs: float  # of the whole training
+    lr: float  # learning rate at the top of the schedule
+    min_lr: float  # learning rate at the end of the cosine
+    warmup_epochs: float = 0.0  # of linear warm-up
+    # step: per optimizer step, reaching `min_lr` in the last one; upstream_epoch: per epoch as the released code does it,
+    # one epoch late (epochs 0 and 1 both at `lr`) and never at `min_lr`
     shape: str = "step"
+    # images per optimizer step that `lr` is meant for; another number scales `lr` in proportion, `min_lr` stays. None: `lr`
+    # as it is
     lr_for_batch: int | None = None
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW and how its gradients are made.
+    """AdamW, and how its gradients are made."""
 
-    `batch_size` images (copies included) per process and micro-batch; `accumulation` micro-batches per optimizer step, by
-    their mean, or with `upstream_accumulation` as the released code: a step after every micro-batch and a third after
-    the second.
-    `decay_on`: weight decay on `all` parameters, on `matrices` (two and more dimensions, no embeddings, no A), or on
-    `video_matrices` (as VideoMamba: A decays too). `layer_decay` to the power of depth + 1 scales the rate of the
-    embeddings (VideoMamba's, where no block is scaled). `precision` of the forward: fp32, bf16, or fp16 with loss scaling.
-    """
-
-    batch_size: int
-    accumulation: int = 1
-    upstream_accumulation: bool = False
-    weight_decay: float = 0.05
+    batch_size: int  # images (copies included) per process and micro-batch
+    accumulation: int = 1  # micro-batches per optimizer step, which takes their mean
+    upstream_accumulation: bool = False  # as the released code: a step after every micro-batch and a third after the second
+    weight_decay: float = 0.05  # AdamW's
+    # weight decay on all parameters, on matrices (two and more dimensions, no embeddings, no A), or on video_matrices (as
+    # VideoMamba: A decays too)
     decay_on: str = "all"
+    # to the power of depth + 1, scales the rate of the embeddings (VideoMamba's, where no block is scaled)
     layer_decay: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float | None = None
-    precision: str = "fp32"
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW's
+    clip_norm: float | None = None  # largest norm of the gradient; None: no clipping
+    precision: str = "fp32"  # of the forward: fp32, bf16, or fp16 with loss scaling
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to the images. `crop`: `shift` by up to `crop_padding` pixels, `resized` (random resized crop of
-    `crop_scale` of the area, bicubic) or `none`; `flip` mirrors half; `randaugment` is timm's description or "none";
-    `erasing` its probability; `mixup` and `cutmix` their alphas (0 off); every image comes `repeats` times an epoch,
-    augmented anew, while the samples of an epoch stay as many (repeated augmentation). `copies` of what is decoded once go
-    into the same micro-batch, each augmented by itself, and an epoch has that many times the samples (VideoMamba's
-    `num_sample`). What is random about a clip is the same for all of its frames."""
+    """What is done to the images. What is random about a clip is the same for all of its frames."""
 
-    crop: str = "shift"
-    crop_padding: int = 2
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    flip: bool = True
-    randaugment: str = "none"
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    label_smoothing: float = 0.1
+    crop: str = "shift"  # shift (by up to `crop_padding` pixels), resized (random resized crop, bicubic) or none
+    crop_padding: int = 2  # pixels
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # least and most share of the area that a resized crop takes
+    flip: bool = True  # mirror half of the images
+    randaugment: str = "none"  # timm's description, or none
+    erasing: float = 0.0  # probability of random erasing
+    mixup: float = 0.0  # alpha of mixup; 0: off
+    cutmix: float = 0.0  # alpha of cutmix; 0: off
+    label_smoothing: float = 0.1  # share of the label that is spread over all classes
+    # repeated augmentation: each image appears this often per epoch, augmented each time; an epoch has as many samples as
+    # without
     repeats: int = 1
+    # of an item that is decoded once; they go into the same micro-batch, each augmented by itself, and an epoch has that
+    # many times the samples (VideoMamba's num_sample)
     copies: int = 1
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Self-distillation: `source` none, or self (the initial weights, unmerged); loss = cross-entropy + `weight` * KL.
-    `train_mode` leaves drop path on in the teacher, as the released code does."""
+    """Self-distillation."""
 
-    source: str = "none"
-    weight: float = 0.5
-    train_mode: bool = False
+    source: str = "none"  # none, or self (the initial weights, unmerged)
+    weight: float = 0.5  # of the KL divergence, which is added to the cross-entropy
+    train_mode: bool = False  # leave drop path on in the teacher, as the released code does
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe. `start`: `baseline` weights or from `scratch`, unless the caller names a checkpoint.
+    """A whole recipe."""
 
-    `img_size` overrides the model's (progressive resizing). `fraction`: a fixed part of the training images, evenly over
-    the classes; validation is never cut. `ema_decay`: keep an exponential moving average of the weights, and ship it.
-    """
-
-    name: str
-    schedule: Schedule
-    optimisation: Optimisation
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    teacher: Teacher = field(default_factory=Teacher)
-    drop_path_rate: float = 0.0
-    ema_decay: float | None = None
-    img_size: int | None = None
-    fraction: float = 1.0
-    seed: int = 0
-    start: str = "baseline"
+    name: str  # of the recipe
+    schedule: Schedule  # length and learning rate
+    optimisation: Optimisation  # optimizer and batches
+    augmentation: Augmentation = field(default_factory=Augmentation)  # of the training images
+    teacher: Teacher = field(default_factory=Teacher)  # self-distillation
+    drop_path_rate: float = 0.0  # stochastic depth of the last block
+    ema_decay: float | None = None  # of an exponential moving average of the weights, which is then shipped; None: no average
+    img_size: int | None = None  # overrides the model's (progressive resizing); None: the model's own
+    fraction: float = 1.0  # fixed part of the training images, evenly over the classes; validation is never cut
+    seed: int = 0  # of the order and the augmentation
+    start: str = "baseline"  # baseline weights or from scratch, unless the caller names a checkpoint
 
     def __post_init__(self) -> None:
         choices = {
@@ -146,7 +133,7 @@ class Recipe:
         return self.augmentation.mixup > 0 or self.augmentation.cutmix > 0
 
     def samples_per_step(self, processes: int) -> int:
-        """Images that one optimizer step sees."""
+        """Images per optimizer step."""
         return self.optimisation.batch_size * self.optimisation.accumulation * processes
 
     def peak_lr(self, processes: int) -> float:
@@ -156,8 +143,8 @@ class Recipe:
 
 
 def changed(settings: Settings, changes: dict[str, Any]) -> Settings:
-    """A recipe, or a reduction, with dotted fields replaced, as in {"schedule.epochs": 3}. Values given as text are read by
-    the field's own type. Raises `UsageError` naming the fields there are."""
+    """A recipe, or a reduction, with dotted fields replaced, as in {"schedule.epochs": 3}. Values given as text are parsed as
+    the field's type. Raises `UsageError`, which lists the known fields."""
     for path, value in changes.items():
         settings = _replaced(settings, path.split("."), value, path)
     return settings
@@ -179,7 +166,7 @@ def _replaced(part: Any, names: list[str], value: Any, path: str) -> Any:
 
 
 def _read(value: Any, annotation: str, path: str) -> Any:
-    """Text as the type that `annotation` names; other values pass through."""
+    """Parse text as the type that `annotation` names; other values are returned unchanged."""
     if not isinstance(value, str) or annotation == "str":
         return value
     if "None" in annotation and value.lower() == "none":

@@ -3,49 +3,57 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rmeeto_bench import __version__
+from rmeeto_bench import files
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
+from rmeeto_bench.checkpoints.fit import check_state
 from rmeeto_bench.checkpoints.hub import resolve
-from rmeeto_bench.checkpoints.reader import check_state, read_checkpoint
+from rmeeto_bench.checkpoints.reader import read_checkpoint
+from rmeeto_bench.checkpoints.trained import ways
 from rmeeto_bench.checkpoints.writer import save_checkpoint
+from rmeeto_bench.cpus import within_quota
 from rmeeto_bench.data.reading import STOP, Reading
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.measure.device import cpu_name
+from rmeeto_bench.measure.devices.device import cpu_name
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.positions import resize_pos_embed
-from rmeeto_bench.models.sizes import VimConfig
-from rmeeto_bench.models.zoo import bundled_checkpoint, config, create_model
-from rmeeto_bench.records import write_atomic
+from rmeeto_bench.models.sizes import VimConfig, config
+from rmeeto_bench.models.zoo import create_model
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.retrain.distill import prepare_teacher
 from rmeeto_bench.retrain.distributed import World
 from rmeeto_bench.retrain.feed import Feed, validation_batches
 from rmeeto_bench.retrain.loop import Progress, Trainer, Watch, top1
+from rmeeto_bench.retrain.made import decided, differences, header
 from rmeeto_bench.retrain.recipe import Recipe
-from rmeeto_bench.retrain.state import load_state, remove_states, save_state
+from rmeeto_bench.retrain.state import load_state, remove_states, save_state, state_files
 from rmeeto_bench.retrain.training_sets import LabelledSet, find_training
+from rmeeto_bench.version import __version__
 
 EVALUATION_TOKENS = 250 * 197  # in a batch: 250 images of 224 pixels, or 31 clips
 
 
 @dataclass(frozen=True)
 class Files:
-    """Where a run writes. `half` stores the weights in fp16; `resume` goes on from the last state, if there is one, and
-    skips runs that are finished; a state is written every `save_every` steps, a line of the log every `log_every`."""
+    """Where a run writes. `half` stores the weights in fp16; `resume` goes on from the last state, if there is one; a state
+    is written every `save_every` steps, a line of the log every `log_every`; `force` replaces a training that is there."""
 
     out: Path
     half: bool = False
     resume: bool = False
     save_every: int = 200
     log_every: int = 20
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,15 +75,18 @@ class Session:
     reduction: ReductionConfig = field(default_factory=ReductionConfig)
     workers: int = 0
     on_error: str = STOP
+    class_map: Path | None = None  # file that gives the class folders their numbers
 
     def stem(self, r: int) -> Path:
         """Path of the files of one run without their ending: the reduction is named where it is not plain merging."""
         return self.files.out / f"{self.model}_r{r}{_way(self.reduction)}"
 
+    @cached_property
     def sets(self) -> tuple[LabelledSet, LabelledSet]:
         """(training set cut to the recipe's fraction, complete validation set)."""
         sizes = {} if self.recipe.img_size is None else {"img_size": self.recipe.img_size}
-        training, validation = find_training(self.data, config(self.model, **sizes).input_shape, Reading(self.on_error))
+        shape = config(self.model, **sizes).input_shape
+        training, validation = find_training(self.data, shape, Reading(self.on_error), self.class_map)
         if self.recipe.fraction < 1:
             training = training.subset(round(len(training) * self.recipe.fraction))
         return training, validation
@@ -83,24 +94,18 @@ class Session:
 
 def _way(reduction: ReductionConfig) -> str:
     """What is not the method's own about a reduction, as part of a file's name."""
-    words = ["prune"] * reduction.prune + ["unordered"] * (not reduction.ordered)
-    for part in (reduction, reduction.ablation, reduction.vit):
-        for known in fields(part):
-            value = getattr(part, known.name)
-            named = known.name in ("r", "prune", "ordered") or is_dataclass(value)
-            if not named and value != getattr(type(part)(), known.name):
-                words.append(f"{known.name}-{value}")
-    return "".join(f"-{word}" for word in words).replace(".", "_")  # a dot would begin a file's ending
+    return "".join(f"-{word}" for word in ways(reduction)).replace(" ", "-").replace(".", "_")  # a dot would begin an ending
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The files and the outcome of one run; `top1` in percent on the validation set; `minutes` of training; `unreadable`:
-    training files that were skipped (since the last resumption)."""
+    """The files and the outcome of one run; `top1` in percent on the validation set, None if the run was interrupted, which
+    leaves its state and no checkpoint; `minutes` of training; `unreadable`: training files that were skipped (since the last
+    resumption)."""
 
     checkpoint: Path
     log: Path
-    top1: float
+    top1: float | None
     minutes: float
     interrupted: bool
     unreadable: tuple[str, ...] = ()
@@ -148,7 +153,10 @@ def build(session: Session, r: int, num_classes: int) -> ReducedModel:
     start = initial_weights(session)
     if start is not None:
         path = resolve(start)
-        state, new_head = _fitted(read_checkpoint(path).state_dict, model)
+        loaded = read_checkpoint(path)
+        for note in loaded.provenance.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        state, new_head = _fitted(loaded.state_dict, model)
         check_state(state, model, path)
         if new_head and recipe.teacher.source == "self":
             raise UsageError(f"{path} has other classes than the data: it cannot teach them; train with --teacher none")
@@ -156,18 +164,39 @@ def build(session: Session, r: int, num_classes: int) -> ReducedModel:
     return model
 
 
+def asked_for(session: Session, r: int) -> dict[str, str]:
+    """What decides the weights of the run at r, as its file would say it."""
+    start = initial_weights(session)
+    path = None if start is None else resolve(start)
+    return decided(session.recipe, replace(session.reduction, r=r), path, session.sets, half=session.files.half)
+
+
 def finished(session: Session, r: int) -> Trained | None:
-    """The run at r as its files tell, if it ran to its end; None if there is none, or only a part of it."""
-    stem = session.stem(r)
-    log, checkpoint = stem.with_suffix(".jsonl"), stem.with_suffix(".safetensors")
-    if not (log.is_file() and checkpoint.is_file()):
+    """The very training that is asked for, if it ran to its end; None if it is to be done, or to be gone on with.
+
+    Raises `UsageError` in one line where training would replace something else, or lose a part of it.
+    """
+    stem, files = session.stem(r), session.files
+    log, checkpoint, states = (stem.with_suffix(ending) for ending in (".jsonl", ".safetensors", ".state"))
+    begun = bool(state_files(states))
+    if files.force or not (begun or checkpoint.exists()):
         return None
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    tail = lines[-1]
-    if tail.get("interrupted", True) or lines[0].get("recipe") != json.loads(json.dumps(asdict(session.recipe))):
+    asked, there = asked_for(session, r), header(checkpoint) if checkpoint.exists() else {}
+    unlike = differences(there, asked)
+    if there.get("finished") == "yes" and not unlike:
+        tail = json.loads(log.read_text(encoding="utf-8").splitlines()[-1]) if log.is_file() else {}
+        minutes, skipped = tail.get("seconds", 0.0) / 60, tuple(tail.get("unreadable", ()))
+        return Trained(checkpoint, log, float(there["top1"]), minutes, interrupted=False, unreadable=skipped)
+    if begun and not files.resume:
+        raise UsageError(f"{stem} was begun and not finished; --resume goes on, --force starts from the beginning")
+    if begun:
+        state = load_state(states) or {}
+        unlike = differences(state.get("decided", {}), asked)
+        if unlike:
+            raise UsageError(f"{states} is of another training: {'; '.join(unlike)}; give the same again, or --force")
         return None
-    skipped = tuple(tail.get("unreadable", ()))
-    return Trained(checkpoint, log, tail["top1"], tail["seconds"] / 60, interrupted=False, unreadable=skipped)
+    why = "; ".join(unlike) or "it was cut short, and its states are gone"
+    raise UsageError(f"{checkpoint} is there and not what is asked for: {why}; --force replaces it, or choose another --out")
 
 
 def train_one(
@@ -179,8 +208,16 @@ def train_one(
 ) -> Trained:
     """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `.jsonl` (see `Session.stem`), and while it trains its
     state to `<stem>.state/`. `top1` is that of the weights as trained, before any rounding to fp16."""
-    training, validation = session.sets()
+    training, validation = session.sets
+    for part in (training, validation) if world.leads else ():
+        for note in part.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+    if world.device.type == "cpu" and world.size == 1:
+        torch.set_num_threads(within_quota(torch.get_num_threads()))
+    made = asked_for(session, r)
     model = build(session, r, training.num_classes).to(world.device)
+    if world.leads:
+        print(f"note: {session.model} trains on {model.kernels_account}", file=sys.stderr, flush=True)
     teacher: nn.Module | None = None
     if session.recipe.teacher.source == "self":
         teacher = prepare_teacher(build(session, 0, training.num_classes).to(world.device), session.recipe.teacher)
@@ -199,47 +236,67 @@ def train_one(
         on_progress=on_progress,
         should_stop=should_stop,
         every=session.files.log_every,
-        save=lambda step, state: _save(states, step, state),
+        save=lambda step, state: _save(states, step, {**state, "decided": made}),
         save_every=session.files.save_every,
     )
     outcome = trainer.run(watch)
-    weights = trainer.weights.eval()
-    batch = max(1, EVALUATION_TOKENS // model.config.num_tokens)
-    accuracy = top1(weights, validation_batches(validation, shape, world, batch), world)
+    accuracy = None if outcome.interrupted else _evaluated(trainer, validation, watch)
     stem = session.stem(r)
     trained = Trained(
-        stem.with_suffix(".safetensors"), stem.with_suffix(".jsonl"), accuracy, outcome.seconds / 60, outcome.interrupted,
+        stem.with_suffix(".safetensors"), stem.with_suffix(".jsonl"), accuracy, outcome.seconds / 60, accuracy is None,
         world.union(feed.unreadable),
     )  # fmt: skip
     if world.leads:
-        _write(session, r, trainer, trained, len(validation))
-        if not outcome.interrupted:
+        _write(session, r, trainer, trained, made)
+        if not trained.interrupted:
             remove_states(states)
     world.wait()
     return trained
+
+
+def _evaluated(trainer: Trainer, validation: LabelledSet, watch: Watch) -> float | None:
+    """Top-1 of a run that is trained; None if it was stopped here, and then the trained state is saved."""
+    model, world = trainer.model, trainer.world
+    assert isinstance(model, ReducedModel)
+    batch = max(1, EVALUATION_TOKENS // model.config.num_tokens)
+    batches = validation_batches(validation, model.config.input_shape, world, batch)
+    try:
+        accuracy = top1(trainer.weights.eval(), batches, world, watch.should_stop)
+    except KeyboardInterrupt:
+        if world.size > 1:
+            raise
+        accuracy = None
+    if accuracy is None:
+        trainer.save(watch)
+    return accuracy
 
 
 def _save(folder: Path, step: int, state: dict[str, Any]) -> None:
     save_state(folder, step, state)
 
 
-def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_images: int) -> None:
-    """Weights and log, each complete or not at all."""
+def _write(session: Session, r: int, trainer: Trainer, trained: Trained, made: dict[str, str]) -> None:
+    """Weights of a finished run, and its log; each complete or not at all."""
     recipe, feed = session.recipe, trainer.feed
-    metadata = {
-        "model": session.model,
-        "r": str(r),
-        "recipe": recipe.name,
-        "epochs": f"{trainer.step / trainer.steps_per_epoch:.2f}",
-        "data": feed.data.name,
-        "weights": "raw" if trainer.ema is None else "ema",
-        "top1": f"{trained.top1:.2f}",
-        "version": __version__,
-    }
-    dtype = torch.float16 if session.files.half else None
-    save_checkpoint(trainer.weights.state_dict(), trained.checkpoint, metadata=metadata, dtype=dtype)
     vim = trainer.model
     assert isinstance(vim, ReducedModel)
+    if trained.top1 is not None:
+        metadata = {
+            "model": session.model,
+            "r": str(r),
+            "reduction_ratio": f"{vim.reduction_ratio:.4f}",
+            **made,
+            "num_classes": str(feed.data.num_classes),
+            "preprocessing": repr(feed.prepared),
+            "recipe": recipe.name,
+            "epochs": f"{trainer.step / trainer.steps_per_epoch:.2f}",
+            "finished": "yes",
+            "weights": "raw" if trainer.ema is None else "ema",
+            "top1": f"{trained.top1:.2f}",
+            "version": __version__,
+        }
+        dtype = torch.float16 if session.files.half else None
+        save_checkpoint(trainer.weights.state_dict(), trained.checkpoint, metadata=metadata, dtype=dtype)
     head = {
         "model": session.model,
         "reduction": asdict(vim.reduction),
@@ -257,10 +314,10 @@ def _write(session: Session, r: int, trainer: Trainer, trained: Trained, n_image
     }
     tail = {
         "top1": trained.top1,
-        "n_images": n_images,
+        "n_images": len(session.sets[1]),
         "seconds": 60 * trained.minutes,
         "interrupted": trained.interrupted,
         "unreadable": trained.unreadable,
     }
     lines = [head, *(asdict(line) for line in trainer.log), tail]
-    write_atomic(trained.log, "".join(json.dumps(line) + "\n" for line in lines))
+    files.write_atomic(trained.log, "".join(json.dumps(line) + "\n" for line in lines))

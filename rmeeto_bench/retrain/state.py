@@ -43,19 +43,24 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     return path
 
 
+def state_files(folder: Path) -> list[Path]:
+    """The states in a folder, the newest first."""
+    return sorted(folder.glob(PATTERN), reverse=True)
+
+
 def load_state(folder: Path) -> dict[str, Any] | None:
     """The newest readable state, or None where there is none yet. A damaged file gives way to the one before it.
 
     Raises `CheckpointError` if there are files and none can be read.
     """
-    files = sorted(folder.glob(PATTERN), reverse=True)
+    files = state_files(folder)
     for path in files:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # torch raises a dozen types for damaged bytes; the state before is as good
             continue
     if files:
-        raise CheckpointError(f"no state in {folder} can be read; remove the folder to start anew")
+        raise CheckpointError(f"no state in {folder} can be read; remove the folder to start again")
     return None
 
 

@@ -13,18 +13,18 @@ import torch
 from made_images import CLASSES, Made, render, write_folders
 from torch import Tensor, nn
 
-from rmeeto_bench.bench.accuracy import Pass, PassProgress, one_pass
-from rmeeto_bench.bench.arms import BuiltArm, Setting
-from rmeeto_bench.bench.plan import Cell
-from rmeeto_bench.bench.predictions import Predictions, Results
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.bench.plan.plan import Cell
+from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
+from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
+from rmeeto_bench.bench.store.predictions import Predictions, Results
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.data.find import find_data
 from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.data.preprocessing import Preprocessing
 from rmeeto_bench.data.reading import EncodedSet, Reading
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.measure.device import CpuDevice
+from rmeeto_bench.measure.devices.device import CpuDevice
 from rmeeto_bench.models.vim import Vim, VimConfig
 from rmeeto_bench.reduction.config import ReductionConfig
 
@@ -205,8 +205,8 @@ def test_data_that_changes_during_the_pass_is_said(arms: list[BuiltArm], few: Ma
     with Store.create(tmp_path / "run") as store:
         results = one_pass(arms[:1], read(folder), Pass(SETTING, store, add_a_file, notes.append))
     assert len(results.labels) == 60
-    assert len(notes) == 1
-    assert "were added to or removed from" in notes[0]
+    assert len([note for note in notes if "while it was read" in note]) == 1
+    assert "were added to or removed from" in notes[-1]
 
 
 def test_a_pass_tells_of_every_batch_and_keeps_its_predictions(

@@ -9,14 +9,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_runs import arms, cpu_run, record, two_gpus
+from sample_runs import arms, cpu_run, record, store_answers, two_gpus
+from scipy import stats
 
-from rmeeto_bench.bench.compare import Limits, StoredRun, compare, device_pairs
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.comparisons import BETTER, FASTER, INCONCLUSIVE, RATE, REFUSED, SAME, SLOWER, SPEEDUP, TOP1, WORSE
+from rmeeto_bench.compare.stored_runs import Limits, StoredRun, compare, device_pairs
 from rmeeto_bench.errors import DataError, MeasurementError
-from rmeeto_bench.records import DeviceRecord, Estimate, RunRecord, save
+from rmeeto_bench.measure.statistics import log_error, run_rate
+from rmeeto_bench.records.comparison import (
+    BETTER,
+    FASTER,
+    INCONCLUSIVE,
+    NO_LOSS,
+    RATE,
+    REFUSED,
+    SAME,
+    SLOWER,
+    SPEEDUP,
+    TOP1,
+    WORSE,
+)
+from rmeeto_bench.records.run import DeviceRecord, Estimate, RunRecord, save
 
 NOWHERE = Path("no-such-folder")
 
@@ -47,13 +61,82 @@ def test_a_rate_gets_the_word_of_its_interval(factor: float, half: float, outcom
     assert {change.outcome for change in found.changes if change.metric == SPEEDUP} == {SAME}
 
 
-def test_one_session_does_not_know_how_processes_differ() -> None:
-    short = compare(*sides(scaled(cpu_run(), 1.0, 0.001, 1), scaled(cpu_run(), 0.99, 0.001, 1)), Limits())
-    long = compare(*sides(scaled(cpu_run(), 1.0, 0.001, 5), scaled(cpu_run(), 0.99, 0.001, 5)), Limits())
-    assert short.changes[0].outcome == INCONCLUSIVE
-    assert long.changes[0].outcome == SLOWER
-    noisy = compare(*sides(scaled(cpu_run(), 1.0, 0.001, 1), scaled(cpu_run(), 0.96, 0.001, 1)), Limits(process_sd=0.03))
-    assert noisy.changes[0].outcome == INCONCLUSIVE
+def test_fewer_than_three_sessions_a_side_give_no_verdict_on_speed() -> None:
+    for sessions in (1, 2):
+        found = compare(*sides(scaled(cpu_run(), 1.0, 0.001, sessions), scaled(cpu_run(), 0.8, 0.001, 5)), Limits())
+        speeds = [change for change in found.changes if change.metric != TOP1]
+        assert {change.outcome for change in speeds} == {INCONCLUSIVE}
+        assert found.exit_code == 4
+        assert "no verdict on fewer than 3 sessions a side; run without --quick" in found.notes
+
+
+def test_the_error_behind_a_printed_interval_is_the_one_it_was_made_from() -> None:
+    rng = np.random.default_rng(193)
+    for sessions in (3, 6, 10):
+        centres = rng.normal(0, 0.01, sessions)
+        found = run_rate([np.full(6, np.exp(x)) for x in centres])
+        assert log_error(found, sessions) == pytest.approx(centres.std(ddof=1) / np.sqrt(sessions), rel=1e-6)
+        assert log_error(found, 2) is None
+
+
+def repeated(rng: np.random.Generator, sessions: int, process_sd: float) -> RunRecord:
+    """A run of one program as `run` would record it: every arm of every process has an effect of its own."""
+    centres = rng.normal(0, np.hypot(process_sd, 0.001), (4, sessions))
+    quantile = float(stats.t.ppf(0.975, max(1, sessions - 1)))
+
+    def estimate(values: np.ndarray) -> Estimate:
+        value, half = values.mean(), quantile * values.std(ddof=1 if sessions > 1 else 0) / np.sqrt(sessions)
+        return Estimate(*(float(np.exp(end)) for end in (value, value - half, value + half)))
+
+    found = []
+    for number, arm in enumerate(cpu_run().arms):
+        speedup = estimate(centres[number] - centres[0]) if arm.r else Estimate(1.0)
+        change = {"images_per_second": estimate(centres[number]), "speedup": speedup, "sessions": sessions}
+        found.append(replace(arm, top1=None, delta_top1=None, **change))
+    return replace(cpu_run(), arms=tuple(found))
+
+
+@pytest.mark.parametrize(("sessions", "process_sd"), [(1, 0.01), (3, 0.004), (3, 0.01), (6, 0.01), (10, 0.01)])
+def test_a_run_against_its_repetition_is_slower_in_at_most_five_of_a_hundred(sessions: int, process_sd: float) -> None:
+    rng, trials = np.random.default_rng([sessions, 191]), 300
+    codes = [
+        compare(*sides(*(repeated(rng, sessions, process_sd) for _ in range(2))), Limits(speed=0.0)).exit_code
+        for _ in range(trials)
+    ]
+    assert codes.count(3) <= trials * (0.05 + 3 * np.sqrt(0.05 * 0.95 / trials))
+    assert sessions > 1 or set(codes) == {4}
+
+
+def test_a_loss_that_chance_does_not_explain_is_slower_for_all_the_correction() -> None:
+    rng = np.random.default_rng(192)
+    base, head = repeated(rng, 6, 0.002), repeated(rng, 6, 0.002)
+    slow = [replace(a, images_per_second=e.__class__(*(0.97 * v for v in (e.value, e.low, e.high))))
+            for a in head.arms if (e := a.images_per_second)]  # fmt: skip
+    found = compare(*sides(base, replace(head, arms=tuple(slow))), Limits())
+    assert {c.outcome for c in found.changes if c.metric == RATE} == {SLOWER}
+    assert found.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("r0", "arm", "outcome", "code"), [(1.05, 1.0, NO_LOSS, 0), (1.0, 0.95, SLOWER, 3), (1.0, 1.05, FASTER, 0)]
+)
+def test_a_speed_up_that_fell_because_the_baseline_rose_is_no_loss(r0: float, arm: float, outcome: str, code: int) -> None:
+    def run(first: float, second: float) -> RunRecord:
+        found = []
+        for a in cpu_run().arms:
+            rate = 100 * (second if a.r else first)
+            ratio = second / first if a.r else 1.0
+            estimates = {
+                name: Estimate(value, 0.998 * value, 1.002 * value)
+                for name, value in (("images_per_second", rate), ("speedup", ratio))
+            }
+            found.append(replace(a, sessions=6, **estimates))
+        return replace(cpu_run(), arms=tuple(found))
+
+    found = compare(*sides(run(1.0, 1.0), run(r0, arm)), Limits())
+    assert {c.outcome for c in found.changes if c.metric == SPEEDUP} == {outcome}
+    assert found.exit_code == code
+    assert any("because r = 0 got faster" in note for note in found.notes) is (outcome == NO_LOSS)
 
 
 @pytest.mark.parametrize("verdict", ["SIMULATED", "THROTTLED"])
@@ -77,7 +160,7 @@ def test_other_machines_and_stacks_are_named() -> None:
     notes = " ".join(compare(*sides(cpu_run(), other), Limits()).notes)
     for words in ("Some CPU against Another CPU", "python 3.12 against 3.13", "torch 2.11 against 2.12", "presets differ"):
         assert words in notes
-    assert not compare(*sides(cpu_run(), cpu_run()), Limits()).notes
+    assert not compare(*sides(scaled(cpu_run(), 1.0), scaled(cpu_run(), 1.0)), Limits()).notes
 
 
 def test_devices_pair_by_id_then_by_kind() -> None:
@@ -95,14 +178,14 @@ def test_runs_without_a_common_arm_are_refused() -> None:
         compare(*sides(cpu_run(), other), Limits())
 
 
-def stored(folder: Path, run: RunRecord, right: np.ndarray, labels: np.ndarray | None = None) -> Path:
+def stored(folder: Path, run: RunRecord, right: np.ndarray, labels: np.ndarray | None = None, pixels: int = 0) -> Path:
     """A run with predictions: `right` says of each image whether the arm at r = 20 has it."""
     save(run, folder)
     labels = np.arange(len(right)) % 10 if labels is None else labels
     with Store.create(folder) as store:
-        for arm in run.arms:
-            best = np.where(right if arm.r == 20 else True, labels, (labels + 1) % 10)
-            store.add_predictions("cpu", arm.arm, 0, np.stack([best] * 5, 1).astype(np.int16))
+        wrong = (labels + 1) % 10
+        answers = {arm.arm: np.where(right if arm.r == 20 else True, labels, wrong) for arm in run.arms}
+        store_answers(store, "cpu", answers, labels, pixels=pixels)
         store.add_labels("cpu", "vim_nano", labels)
     return folder
 
@@ -128,6 +211,10 @@ def test_accuracy_on_other_images_is_not_paired(tmp_path: Path) -> None:
     head = stored(tmp_path / "b", cpu_run(), right, labels=(np.arange(2000) + 3) % 10)
     found = compare(StoredRun(base, cpu_run()), StoredRun(head, cpu_run()), Limits())
     assert {c.detail.split(":")[0] for c in found.changes if c.metric == TOP1} == {"not paired"}
+    other = stored(tmp_path / "c", cpu_run(), right, pixels=1)  # the same names and labels, other pixels
+    found = compare(StoredRun(base, cpu_run()), StoredRun(other, cpu_run()), Limits())
+    assert {c.detail.split(":")[0] for c in found.changes if c.metric == TOP1} == {"not paired"}
+    assert any("images differ" in note for note in found.notes)
 
 
 def test_the_command_exits_by_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

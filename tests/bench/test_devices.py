@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rmeeto_bench.bench import devices
-from rmeeto_bench.bench.devices import chosen_devices, discover
+from rmeeto_bench.bench.run import devices
+from rmeeto_bench.bench.run.devices import chosen_devices, discover
 from rmeeto_bench.errors import UnavailableError, UsageError
 
 

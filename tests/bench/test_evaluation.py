@@ -13,17 +13,18 @@ import pytest
 from made_images import Made, write_folders, write_parquet, write_tars
 from PIL import Image
 
-from rmeeto_bench.accuracy_records import AccuracyRecord
-from rmeeto_bench.bench.accuracy import PassProgress
-from rmeeto_bench.bench.evaluation import Evaluation, evaluate_plan, groups
-from rmeeto_bench.bench.plan import BenchPlan
-from rmeeto_bench.bench.sharing import SharedPass, share
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.evaluate.evaluation import Evaluation, evaluate_plan, groups
+from rmeeto_bench.bench.evaluate.sharing import SharedPass, share
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.resolve import resolve
+from rmeeto_bench.bench.session.accuracy_pass import PassProgress
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.data import fashion_mnist
 from rmeeto_bench.data.image_set import stratified
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import CheckpointError, DataError, MeasurementError
-from rmeeto_bench.measure.device import CpuDevice
+from rmeeto_bench.measure.devices.device import CpuDevice
+from rmeeto_bench.records.accuracy import AccuracyRecord
 
 PLAN = BenchPlan(rs=(0, 20), gpus="none", batch_size=16, images=100)
 
@@ -74,7 +75,7 @@ def test_processes_that_share_the_images_count_the_same(processes: int, alone: A
 def test_a_process_that_dies_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Store.create(folder).close()
-    shared = SharedPass(PLAN, ("vim_nano",), fashion_mnist.load("test").subset(32), folder, "shared")
+    shared = SharedPass(PLAN, (resolve(PLAN, "vim_nano"),), fashion_mnist.load("test").subset(32), folder, "shared")
     with pytest.raises(MeasurementError, match="--resume"):
         share(shared, [_dying()], lambda _: None, lambda _: None, lambda: False)
 
@@ -96,12 +97,13 @@ def test_the_record_compares_every_arm_with_the_baseline(alone: AccuracyRecord) 
     assert [merged.weights, baseline.weights] == ["retrained", "baseline"]
     lost = sum(change.baseline_correct - change.correct for change in alone.classes)
     assert lost == baseline.correct - merged.correct
-    assert [change.delta.value for change in alone.classes] == sorted(change.delta.value for change in alone.classes)
+    assert [change.shrunk.value for change in alone.classes] == sorted(change.shrunk.value for change in alone.classes)
 
 
 def test_models_of_equal_images_share_a_pass() -> None:
     plan = replace(PLAN, models=("vim_tiny", "vim_nano", "vim_small", "vim_tiny"))
-    assert groups(plan) == [("vim_tiny", "vim_small"), ("vim_nano",)]
+    found = groups([resolve(plan, model) for model in dict.fromkeys(plan.models)])
+    assert [[model.model for model in together] for together in found] == [["vim_tiny", "vim_small"], ["vim_nano"]]
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,23 @@ import pytest
 import torch
 from bench_harness import Heard, controls, sim_plan
 
-from rmeeto_bench.bench.assemble import spread_arms
-from rmeeto_bench.bench.desk import Job, protocol_for
-from rmeeto_bench.bench.equivalence import equivalent, verdict
-from rmeeto_bench.bench.latency import percentiles, single_steps
-from rmeeto_bench.bench.plan import BenchPlan, cells
-from rmeeto_bench.bench.processes import death, worker_environment
-from rmeeto_bench.bench.runner import run
-from rmeeto_bench.bench.simulated import true_seconds
-from rmeeto_bench.bench.sweep import SIZES, knee, measure_sweep
+from rmeeto_bench.bench.plan.estimate import true_seconds
+from rmeeto_bench.bench.plan.plan import SIZES, BenchPlan, cells, protocol_for
+from rmeeto_bench.bench.run.processes import death, worker_environment
+from rmeeto_bench.bench.run.runner import run
+from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.bench.session.equivalence import equivalent, verdict
+from rmeeto_bench.bench.session.latency import single_steps
+from rmeeto_bench.bench.session.sweep import measure_sweep
+from rmeeto_bench.bench.summary.arm_records import percentiles
+from rmeeto_bench.bench.summary.record import knee, spread_arms
+from rmeeto_bench.cpus import quota
 from rmeeto_bench.errors import MeasurementError, UsageError
-from rmeeto_bench.measure.device import find_devices
+from rmeeto_bench.measure.devices.device import find_devices
+from rmeeto_bench.measure.devices.simulated import SimDevice
 from rmeeto_bench.measure.protocol import QUICK, Watch
-from rmeeto_bench.measure.simulated import SimDevice
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import RunRecord, require_measured
+from rmeeto_bench.records.run import RunRecord, require_measured
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +204,7 @@ def test_gpus_that_disturb_each_other_are_measured_one_after_the_other(tmp_path:
 
 def test_a_worker_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    for name in ("OMP_NUM_THREADS", "OMP_PROC_BIND"):
+    for name in ("OMP_NUM_THREADS", "OMP_PROC_BIND", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     values = worker_environment("cuda:1234-5678", "timing")
     assert (values["CUDA_VISIBLE_DEVICES"], values["OMP_NUM_THREADS"]) == ("GPU-1234-5678", "1")
@@ -210,8 +212,46 @@ def test_a_worker_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = worker_environment("cpu", "timing")
     assert (on_cpu["CUDA_VISIBLE_DEVICES"], on_cpu["OMP_PROC_BIND"]) == ("0,1", "true")
     assert "OMP_PROC_BIND" not in worker_environment("cpu", "accuracy"), "its readers would inherit one core"
+    assert "GOMP_SPINCOUNT" not in on_cpu, "what is timed is torch as it comes"
+    assert int(worker_environment("cpu", "accuracy")["GOMP_SPINCOUNT"]) > 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-abc")
     assert worker_environment("cuda:1234-5678", "timing")["CUDA_VISIBLE_DEVICES"] == "MIG-abc"
+
+
+def test_workers_have_no_more_threads_than_the_quota_of_their_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("rmeeto_bench.cpus.affinity", lambda: 16)
+    monkeypatch.setattr("rmeeto_bench.bench.run.processes.affinity", lambda: 16)
+    for share, threads in ((2.5, "2"), (0.5, "1"), (64.0, None), (None, None)):
+        monkeypatch.setattr("rmeeto_bench.cpus._quota", lambda share=share: share)
+        for kind in ("timing", "accuracy"):
+            assert worker_environment("cpu", kind).get("OMP_NUM_THREADS") == threads
+    monkeypatch.setattr("rmeeto_bench.cpus._quota", lambda: 2.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert worker_environment("cpu", "timing")["OMP_NUM_THREADS"] == "7", "who sets it means it"
+
+
+def test_quotas_are_read_from_both_versions_of_control_groups(tmp_path: Path) -> None:
+    membership = tmp_path / "membership"
+    inner = tmp_path / "two" / "slice" / "job"
+    inner.mkdir(parents=True)
+    membership.write_text("0::/slice/job\n")
+    assert quota(tmp_path / "two", membership) is None
+    (inner / "cpu.max").write_text("max 100000\n")
+    assert quota(tmp_path / "two", membership) is None
+    (inner.parent / "cpu.max").write_text("150000 100000\n")  # the limit of the group above holds, too
+    assert quota(tmp_path / "two", membership) == 1.5
+    (inner / "cpu.max").write_text("nonsense\n")
+    assert quota(tmp_path / "two", membership) == 1.5
+    old = tmp_path / "one" / "cpu,cpuacct" / "docker"
+    old.mkdir(parents=True)
+    membership.write_text("5:memory:/docker\n4:cpu,cpuacct:/docker\n")
+    for name, value in (("quota", "400000"), ("period", "200000")):
+        (old / f"cpu.cfs_{name}_us").write_text(value + "\n")
+    assert quota(tmp_path / "one", membership) == 2.0
+    (old / "cpu.cfs_quota_us").write_text("-1\n")
+    assert quota(tmp_path / "one", membership) is None
+    assert quota(tmp_path / "one", tmp_path / "no such file") is None
 
 
 def test_deaths_are_told_in_one_line() -> None:
@@ -222,6 +262,6 @@ def test_deaths_are_told_in_one_line() -> None:
 
 def test_a_cpus_sessions_share_the_time_of_one() -> None:
     on_gpu, on_cpu = (protocol_for(BenchPlan(), kind) for kind in ("cuda", "cpu"))
-    assert on_cpu.sessions == on_gpu.sessions == 3
+    assert on_cpu.sessions == on_gpu.sessions == 6
     assert on_cpu.sessions * on_cpu.time_limit <= on_gpu.time_limit
     assert find_devices("none")[0].kind == "cpu"

@@ -9,9 +9,9 @@ import pytest
 import torch
 from sample_runs import cpu_run
 
-from rmeeto_bench.bench import workload
-from rmeeto_bench.bench.workload import Facts
-from rmeeto_bench.records import from_json, to_json
+from rmeeto_bench.bench.session import workload
+from rmeeto_bench.bench.store.store import Facts
+from rmeeto_bench.records.run import from_json, to_json
 
 
 def test_what_was_held_before_an_arm_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmeeto_bench.bench.plan import BenchPlan, cells
-from rmeeto_bench.bench.ratios import parse_ratios, parse_rs
+from rmeeto_bench.bench.plan.plan import BenchPlan, cells
+from rmeeto_bench.bench.plan.ratios import parse_ratios, parse_rs
 from rmeeto_bench.errors import UsageError
 
 

@@ -9,13 +9,13 @@ import pytest
 from bench_harness import controls
 from PIL import Image
 
-from rmeeto_bench.bench.plan import BenchPlan
-from rmeeto_bench.bench.runner import run
-from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.run.runner import run
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.measure.protocol import PRESETS, QUICK
-from rmeeto_bench.records import RunRecord
-from rmeeto_bench.report.summary import sentences
+from rmeeto_bench.records.run import RunRecord
+from rmeeto_bench.report.run.summary import sentences
 
 COUNT = 240
 

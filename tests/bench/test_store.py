@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmeeto_bench.bench.store import Probe, Store
+from rmeeto_bench.bench.store.predictions import Chunk, Predictions
+from rmeeto_bench.bench.store.store import Probe, Store
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import DataError, UnavailableError
-from rmeeto_bench.measure.rounds import complete_rounds
-from rmeeto_bench.records import DATABASE, Block
+from rmeeto_bench.measure.statistics import complete_rounds
+from rmeeto_bench.records.run import DATABASE, Block
 
 
 def block(round_: int, arm: str, seconds: float = 1.0, reason: str | None = None, session: int = 0) -> Block:
@@ -39,13 +41,14 @@ def test_only_complete_unrejected_rounds_count(tmp_path: Path) -> None:
 
 
 def test_predictions_stop_at_a_gap(tmp_path: Path) -> None:
-    first, later = np.arange(10, dtype=np.int16).reshape(2, 5), np.ones((3, 5), np.int16)
+    data = fashion_mnist.load("test").subset(8)
     with Store.create(tmp_path) as store:
-        store.add_predictions("cpu", "a", 0, first)
-        store.add_predictions("cpu", "a", 5, later)
-        assert np.array_equal(store.predictions("cpu", "a"), first)
-        store.add_predictions("cpu", "a", 2, later)
-        assert len(store.predictions("cpu", "a")) == 8
+        kept = Predictions(store, "cpu")
+        kept.begin(data, {"a": {}})
+        for start, count, reached in ((0, 2, 2), (5, 3, 2), (2, 3, 8)):
+            best, labels = np.full((count, 5), start, np.int16), data.labels[start : start + count].numpy()
+            kept.add(data, Chunk(start, labels, {"a": best}, {"a": np.ones(count, np.float16)}))
+            assert len(store.predictions("cpu", "a")) == reached
         assert store.predictions("cpu", "b").shape == (0, 5)
 
 
@@ -89,8 +92,8 @@ def test_a_killed_process_loses_nothing_it_had_stored(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from rmeeto_bench.bench.store import Store
-        from rmeeto_bench.records import Block
+        from rmeeto_bench.bench.store.store import Store
+        from rmeeto_bench.records.run import Block
         store = Store.create(Path(sys.argv[1]))
         for number in range(10_000):
             store.add_block(Block("cpu", 0, number, 0, "a", 1, 1, 1.0, 1.0))
@@ -142,8 +145,8 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from rmeeto_bench.bench.store import Store
-        from rmeeto_bench.records import Block
+        from rmeeto_bench.bench.store.store import Store
+        from rmeeto_bench.records.run import Block
         with Store.open(Path(sys.argv[1])) as store:
             for number in range(40):
                 store.add_block(Block(sys.argv[2], 0, number, 0, "a", 1, 1, 1.0, 1.0))
@@ -155,28 +158,13 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
         assert store.count_blocks() == 80
 
 
-def old_run(folder: Path) -> None:
-    """A database as the first version made it."""
-    folder.mkdir(exist_ok=True)
-    with sqlite3.connect(folder / DATABASE) as connection:
-        connection.executescript(
-            "CREATE TABLE block(device TEXT, session INTEGER, round INTEGER, position INTEGER, arm TEXT, steps INTEGER,"
-            "images INTEGER, seconds REAL, wall_seconds REAL, rejected_reason TEXT, telemetry TEXT,"
-            "PRIMARY KEY(device, session, round, arm));"
-            "CREATE TABLE prediction(device TEXT, arm TEXT, start INTEGER, top5 BLOB, count INTEGER,"
-            "PRIMARY KEY(device, arm, start));"
-            "INSERT INTO block VALUES('cpu',0,0,0,'a',4,40,1.0,1.0,NULL,'{}');"
-            "PRAGMA user_version=1;"
-        )
-
-
-def test_a_run_of_the_first_version_is_read_but_not_continued(tmp_path: Path) -> None:
-    old_run(tmp_path)
-    with Store.open(tmp_path) as store:
-        assert store.blocks("cpu")[0].images == 40
-        assert store.sessions("cpu") == []
-    with pytest.raises(DataError, match="rerun"):
-        Store.create(tmp_path, resume=True)
+def test_a_run_of_another_layout_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    Store.create(tmp_path).close()
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("PRAGMA user_version=1")
+    for opening in (Store.open, lambda folder: Store.create(folder, resume=True)):
+        with pytest.raises(DataError, match="rerun"):
+            opening(tmp_path)
 
 
 def test_a_database_whose_making_was_cut_short_is_made_again(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from rmeeto_bench.bench.turnstile import Turnstile
+from rmeeto_bench.compare.turn_server import Turnstile
+from rmeeto_bench.measure.devices.simulated import SimDevice
 from rmeeto_bench.measure.protocol import QUICK, Watch
 from rmeeto_bench.measure.rounds import TimedArm, measure
-from rmeeto_bench.measure.simulated import SimDevice
 from rmeeto_bench.measure.turns import VARIABLE, Turns
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 SIDES = ("base", "head")
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from bench_harness import sim_plan
 
-from rmeeto_bench.bench.desk import Job
-from rmeeto_bench.bench.plan import BenchPlan
-from rmeeto_bench.bench.processes import Worker, events, launch
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.bench.worker import LOST
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.resolve import without_weights
+from rmeeto_bench.bench.run.processes import Worker, events, launch
+from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.bench.session.worker import LOST
+from rmeeto_bench.bench.store.store import Store
 
 
 @pytest.fixture
@@ -26,7 +27,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_session_runs_in_a_fresh_process(folder: Path) -> None:
     plan = sim_plan(preset="quick")
-    worker = Worker(*(lambda job: (job, launch(job)))(Job("timing", str(folder), plan.as_dict(), "sim:rtx4090", "vim_tiny")))
+    arms = without_weights(plan, "vim_tiny").as_dict()
+    job = Job("timing", str(folder), plan.as_dict(), "sim:rtx4090", "vim_tiny", arms)
+    worker = Worker(job, launch(job))
     heard = list(events(worker, lambda: False))
     assert worker.outcome().status == "done"
     worker.close()
@@ -41,9 +44,9 @@ def test_a_session_runs_in_a_fresh_process(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_worker_does_not_outlive_its_parent(folder: Path) -> None:
     plan = BenchPlan(models=("vim_nano",), rs=(0,), gpus="none", preset="rigorous", checkpoints="none")
-    job = Job("timing", str(folder), plan.as_dict(), "cpu", "vim_nano")
+    job = Job("timing", str(folder), plan.as_dict(), "cpu", "vim_nano", without_weights(plan, "vim_nano").as_dict())
     process = subprocess.Popen(
-        [sys.executable, "-m", "rmeeto_bench.bench.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "rmeeto_bench.bench.session.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -59,5 +62,5 @@ def test_a_worker_does_not_outlive_its_parent(folder: Path) -> None:
 
 
 def test_a_worker_without_a_job_ends() -> None:
-    done = subprocess.run([sys.executable, "-m", "rmeeto_bench.bench.worker"], stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run([sys.executable, "-m", "rmeeto_bench.bench.session.worker"], stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == LOST

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +15,13 @@ import yaml
 from sample_runs import cpu_run
 
 import rmeeto_bench as rb
-from rmeeto_bench.checkpoints import publish
+from rmeeto_bench.checkpoints import catalogue, publish
 from rmeeto_bench.checkpoints.publish import Publication, card, is_hub_name, pull, write_repository
 from rmeeto_bench.checkpoints.reader import read_checkpoint, sha256
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import CheckpointError, UnavailableError
-from rmeeto_bench.models.zoo import bundled_checkpoint
-from rmeeto_bench.records import save
+from rmeeto_bench.records.run import save
 
 SIZES = {"depth": 4, "embed_dim": 32}
 
@@ -48,7 +49,7 @@ def test_timm_reads_the_folder_with_its_r_and_its_weights(trained: Path, tmp_pat
 
 
 def test_what_is_pushed_comes_back_under_the_benchmarks_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    source = bundled_checkpoint("vim_nano", 11)
+    source = catalogue.bundled_checkpoint("vim_nano", 11)
     assert source is not None
     assert main(["push", str(source), "--to", str(tmp_path / "repo"), "--base", "me/vim_nano"]) == 0
     assert main(["pull", str(tmp_path / "repo"), "--out", str(tmp_path / "checkpoints")]) == 0
@@ -61,7 +62,7 @@ def test_what_is_pushed_comes_back_under_the_benchmarks_name(tmp_path: Path, cap
 
 
 def test_the_card_says_what_was_measured_and_where_it_is_from(tmp_path: Path) -> None:
-    source = bundled_checkpoint("vim_nano", 10)
+    source = catalogue.bundled_checkpoint("vim_nano", 10)
     assert source is not None
     record = cpu_run()
     measured = tuple(
@@ -159,6 +160,21 @@ def test_without_a_network_push_and_pull_are_one_line(trained: Path, tmp_path: P
         pull("org/repo", tmp_path / "out", tmp_path)
 
 
+def test_an_answer_that_is_no_hubs_is_one_line(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's page instead of JSON: the hub's client raises what `json` raises."""
+
+    def page(*_: object, **__: object) -> None:
+        json.loads("<html>")
+
+    monkeypatch.setattr(publish.HfApi, "create_repo", page)
+    monkeypatch.setattr(publish, "snapshot_download", page)
+    folder = write_repository(publication(trained), tmp_path / "repo")
+    with pytest.raises(UnavailableError, match="cannot push to org/repo"):
+        publish.push(folder, "org/repo")
+    with pytest.raises(UnavailableError, match="cannot fetch org/repo"):
+        pull("org/repo", tmp_path / "out", tmp_path)
+
+
 def test_push_uploads_the_three_files(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, dict]] = []
 
@@ -177,3 +193,12 @@ def test_the_card_is_what_is_written(trained: Path, tmp_path: Path) -> None:
     folder = write_repository(publication(trained), tmp_path / "repo")
     text = card(publication(trained), read_checkpoint(trained), sha256(folder / "model.safetensors"))
     assert text == (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_push_and_pull_work_in_processes_of_their_own(tmp_path: Path) -> None:
+    """The suite has imported timm long before, so a circle of imports shows in a fresh process only."""
+    source = catalogue.bundled_checkpoint("vim_nano", 11)
+    for words in (["push", str(source), "--to", "published"], ["pull", "published", "--out", "own"]):
+        done = subprocess.run([sys.executable, "-m", "rmeeto_bench", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert read_checkpoint(tmp_path / "own" / "vim_nano_r11.safetensors").provenance.trained_r == 11

@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, state: dict, monkeypatc
 
 
 def test_hub_names_without_a_network_say_which_file_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmeeto_bench.checkpoints.hub.hf_hub_download", _offline)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", _offline)
     with pytest.raises(CheckpointError, match=r"hf download hustvl/Vim-small-midclstok vim_s_midclstok_80p5acc\.pth"):
         resolve("vim_small")
     with pytest.raises(CheckpointError, match=r"x.pth.*a/b"):
@@ -218,5 +218,5 @@ def test_a_cached_hub_file_needs_no_network(tmp_path: Path, monkeypatch: pytest.
         assert local_files_only
         return str(tmp_path / filename)
 
-    monkeypatch.setattr("rmeeto_bench.checkpoints.hub.hf_hub_download", cached)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", cached)
     assert resolve("vim_tiny") == tmp_path / "vim_t_midclstok_76p1acc.pth"

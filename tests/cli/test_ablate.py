@@ -5,23 +5,46 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rmeeto_bench.bench.ablations import Settings, _delta, _verdict, run_studies
-from rmeeto_bench.bench.studies import Study, Variant, choose_studies, studies
+from rmeeto_bench.ablate.ablations import Arm, Settings, _delta, _verdict, run_studies
+from rmeeto_bench.ablate.studies import Study, Variant, choose_studies, studies
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.data import fashion_mnist
-from rmeeto_bench.models.zoo import bundled_checkpoint
-from rmeeto_bench.records import Estimate
+from rmeeto_bench.data.image_set import Batch
+from rmeeto_bench.data.layouts import fashion_mnist
+from rmeeto_bench.records.run import Estimate
 from rmeeto_bench.reduction.config import Ablation, ReductionConfig
 
 NAMES = {
     "metric", "distance", "choose-k", "mode", "interval", "placement", "final-tokens", "cls-position", "order", "shuffle",
     "grouping", "random-r", "random-pair", "prune", "baselines",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_batch_that_not_every_variant_saw_is_dropped(monkeypatch: pytest.MonkeyPatch, *, hard: bool) -> None:
+    seen: list[int] = []
+    see = Arm.see
+
+    def counted(arm: Arm, batch: Batch) -> list[Any]:
+        seen.append(batch.start)
+        if hard and len(seen) == 5:
+            raise KeyboardInterrupt
+        return see(arm, batch)
+
+    monkeypatch.setattr(Arm, "see", counted)
+    weights = bundled_checkpoint("vim_nano", 0)
+    assert weights is not None
+    data = fashion_mnist.load("test").subset(40)
+    settings = Settings("vim_nano", weights, batch_size=10)
+    rows = run_studies(choose_studies(("order",), 5), settings, data, lambda *_: None, lambda: len(seen) >= 5)
+    assert seen == [0, 0, 0, 10, 10]
+    assert {row.images for row in rows} == {10}
 
 
 def test_an_ablation_writes_its_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -74,11 +97,21 @@ def test_a_stochastic_variant_draws_by_seed_and_by_batch() -> None:
 
 
 def test_stopping_keeps_whole_batches() -> None:
+    asked: list[None] = []
+
+    def in_the_second_batch() -> bool:
+        asked.append(None)
+        return len(asked) > 3  # two variants a batch
+
     checkpoint = bundled_checkpoint("vim_nano", 0)
     assert checkpoint is not None
     chosen = choose_studies(("cls-position",), 11)
     rows = run_studies(
-        chosen, Settings("vim_nano", checkpoint, batch_size=20), fashion_mnist.load("test"), lambda *_: None, lambda: True
+        chosen,
+        Settings("vim_nano", checkpoint, batch_size=20),
+        fashion_mnist.load("test"),
+        lambda *_: None,
+        in_the_second_batch,
     )
     assert [row.images for row in rows] == [20, 20]
 
@@ -106,7 +139,8 @@ def test_verdicts(finding: str, low: float, high: float, verdict: str) -> None:
 def test_a_difference_is_paired_by_image() -> None:
     reference = np.array([[True] * 50 + [False] * 50])
     same = _delta(reference, reference)
-    assert (same.value, same.low, same.high) == pytest.approx((0, 0, 0), abs=3)
+    edge = 100 * 1.96**2 / (100 + 1.96**2)  # Tango's interval of 100 pairs that all agree
+    assert (same.value, same.low, same.high) == pytest.approx((0, -edge, edge), abs=0.01)
     several = _delta(reference, np.stack([reference[0], ~reference[0]]))
     assert several.value == pytest.approx(0)
 

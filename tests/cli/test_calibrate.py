@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.measure.device import find_devices
-from rmeeto_bench.measure.noise import load_noise_profile
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
+from rmeeto_bench.compare.noise import load_noise_profile
+from rmeeto_bench.measure.devices.device import find_devices
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 
 
 def test_it_keeps_a_profile_per_simulated_device_and_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["calibrate", "--device", "sim", "--gpus", "rtx4090,v100", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "RTX 4090 (simulated): 5 processes, 60 rounds" in said
-    assert "smallest change a gate of 5 processes a side finds" in said
+    assert "RTX 4090 (simulated): 12 processes, 96 rounds" in said
+    assert "a gate of 6 pairs with a margin of 0.75 % of images/s FAILs a loss of" in said
     profiles = [load_noise_profile(device, tmp_path) for device in ("sim:rtx4090", "sim:v100")]
     assert all(profile is not None and 0 < profile.noise.within_sd < 0.01 for profile in profiles)
     assert profiles[0] is not None
@@ -33,7 +33,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch, scenario: Scenario) -> None:
     def found(_: str, **noise: int) -> list[SimDevice]:
         return [SimDevice(quiet.profile, scenario=scenario, **{"seed": 0, **noise})]
 
-    monkeypatch.setattr("rmeeto_bench.measure.device.find_devices", found)
+    monkeypatch.setattr("rmeeto_bench.measure.devices.device.find_devices", found)
 
 
 def test_a_busy_device_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -63,13 +63,13 @@ def test_flags_reach_the_measurement(tmp_path: Path, capsys: pytest.CaptureFixtu
         str(tmp_path),
         "--json",
         "--processes",
-        "3",
+        "4",
         "--rounds",
         "7",
     ]
     assert main([*words, "--seed", "1"]) == 0
     (first,) = json.loads(capsys.readouterr().out)
-    assert (first["noise"]["sessions"], first["noise"]["rounds"]) == (3, 21)
+    assert (first["noise"]["sessions"], first["noise"]["rounds"]) == (4, 28)
     assert main([*words, "--seed", "2"]) == 0
     (second,) = json.loads(capsys.readouterr().out)
     assert second["noise"] != first["noise"]
@@ -79,7 +79,8 @@ def test_flags_reach_the_measurement(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("words", "said"),
     [
         (["--device", "sim", "--gpus", "nothing"], "no profile 'nothing' to simulate"),
-        (["--device", "sim", "--processes", "1"], "--processes must be at least 2, not 1"),
+        (["--device", "sim", "--processes", "2"], "--processes must be at least 4, not 2"),
+        (["--device", "sim", "--processes", "5"], "--processes must be even, not 5"),
         (["--device", "sim", "--rounds", "5"], "--rounds must be at least 6, not 5"),
         (["--gpus", "none", "--batch-size", "0"], "--batch-size must be at least 1, not 0"),
         (["--gpus", "none", "--model", "vim_none"], "vim_none"),
@@ -94,10 +95,10 @@ def test_what_cannot_be_done_is_said_in_one_line(words: list[str], said: str, ca
 
 @pytest.mark.slow
 def test_the_cpu_is_calibrated_in_fresh_processes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ["--gpus", "none", "--processes", "2", "--rounds", "6", "--batch-size", "1", "--block-seconds", "0.02"]
+    words = ["--gpus", "none", "--processes", "4", "--rounds", "6", "--batch-size", "1", "--block-seconds", "0.02"]
     assert main(["calibrate", *words, "--allow-busy", "--out", str(tmp_path)]) == 0
-    assert "process 2 of 2" in capsys.readouterr().err
+    assert "process 3 and 4 of 4" in capsys.readouterr().err
     profile = load_noise_profile("cpu", tmp_path)
     assert profile is not None
-    assert profile.noise.rounds == 12
+    assert profile.noise.rounds == 24
     assert 0 < profile.noise.within_sd < 1

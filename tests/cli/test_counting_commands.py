@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sample_runs import arms, cpu_run, record, two_gpus
 
-from rmeeto_bench.cli import flops as cli_flops
+from rmeeto_bench.cli.commands import flops as cli_flops
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.models import flops
-from rmeeto_bench.records import DeviceRecord, save
+from rmeeto_bench.cost import flops
+from rmeeto_bench.records.run import DeviceRecord, save
 
 
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict]:
@@ -92,8 +92,8 @@ def test_what_has_no_limit_is_named_and_left_out(tmp_path: Path, capsys: pytest.
     run = two_gpus()
     for change, reason in (
         ({"precision": "fp32"}, "half precision"),
-        ({"token_counts": (197,) * 24}, "tokens per block"),
-        ({"model": "vim_huge"}, "unknown model"),
+        ({"token_counts": (197,) * 24, "final_tokens": 197}, "tokens per block"),
+        ({"model": "vim_huge", "arm": "vim_huge/r20"}, "unknown model"),
         ({"images_per_second": None, "verdict": "OOM"}, "nothing measured (OOM)"),
     ):
         save(replace(run, arms=(*run.arms[:-1], replace(run.arms[-1], **change))), tmp_path)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rmeeto_bench.cli.doctor import cpu_hazards, gpu_hazards
+from rmeeto_bench.cli.commands.doctor import cpu_hazards, gpu_hazards
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.measure.noise import Noise, NoiseProfile, save_noise_profile
-from rmeeto_bench.records import Estimate
+from rmeeto_bench.compare.noise import Noise, NoiseProfile, save_noise_profile
+from rmeeto_bench.records.run import Estimate
 
 FIT = {
     "driver": "580.1",
@@ -82,9 +82,8 @@ def test_it_says_what_changes_can_be_told(
     assert main(["doctor", "--gpus", "none", "--model", "vim_nano"]) == 0
     assert "noise: not measured" in capsys.readouterr().out
     values = {field.name: 0.0 for field in fields(Noise)}
-    noise = Noise(
-        **{**values, "smallest_rate_effect": 0.034, "smallest_speedup_effect": 0.012, "telemetry_cost": Estimate(0.0)}
-    )
+    noise = Noise(**{**values, "margin": 0.02, "fails": 0.034, "passes": 0.012, "telemetry_cost": Estimate(0.0)})
     save_noise_profile(NoiseProfile("cpu", "a processor", "2026-11-26T10:00:00Z", "1", noise))
     assert main(["doctor", "--gpus", "none", "--model", "vim_nano"]) == 0
-    assert "changes of 3.4 % in images/s and 1.2 % in a speed-up can be told (calibrated 2026-11-26)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "noise (calibrated 2026-11-26): a gate of 6 pairs with a margin of 2 % of images/s FAILs a loss of 3.4 %" in said

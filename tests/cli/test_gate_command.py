@@ -17,13 +17,14 @@ import pytest
 from sample_runs import cpu_run
 
 import rmeeto_bench
-from rmeeto_bench.bench import sides
-from rmeeto_bench.bench.sides import cache_folder, resolve
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.cli import gate
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.cli.commands import gate
 from rmeeto_bench.cli.main import main
+from rmeeto_bench.compare import programs as sides
+from rmeeto_bench.compare.programs import resolve
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.records import Block, save, to_json
+from rmeeto_bench.files import cache_folder
+from rmeeto_bench.records.run import Block, save, to_json
 
 # A program that takes no time: it answers `run` with a manifest at the speed that its own source states.
 STAND_IN = """
@@ -35,7 +36,7 @@ if (here / "broken").exists():
 record = json.loads((here / "manifest.json").read_text())
 factor = float((here / "speed.txt").read_text()) * random.uniform(0.999, 1.001)
 for arm in record["arms"]:
-    arm["images_per_second"]["value"] *= factor
+    arm["images_per_second"] = {name: factor * value for name, value in arm["images_per_second"].items()}
 record["run_id"] = str(out)
 if (here / "simulated").exists():
     record["devices"][0]["kind"] = "sim"
@@ -89,23 +90,26 @@ def test_refs_are_measured_by_turns_and_judged(repository: Path, tmp_path: Path,
     assert main([*WORDS, "--head", "slower", "--junit", str(report), "--out", str(tmp_path / "runs")]) == 3
     captured = capsys.readouterr()
     assert "FAIL: images/s of" in captured.out
-    pairs = [line.split(": ")[1] for line in captured.err.splitlines()]
-    assert pairs == ["base, head", "head, base", "base, head", "head, base", "base, head"]
+    first, *lines = captured.err.splitlines()
+    assert first.startswith("top-1: a margin of 0.2 points needs 21,410 images if 1 % of them change")
+    assert [line.split(": ")[1] for line in lines] == 3 * ["base, head", "head, base"]
+    argv = [json.loads((tmp_path / "runs" / name / "manifest.json").read_text())["argv"] for name in ("head-1", "head-2")]
+    assert [words[words.index("--images") + 1] for words in argv] == ["21410", "32"]
     assert ElementTree.parse(report).getroot().get("failures") != "0"
-    assert len(list((tmp_path / "runs").iterdir())) == 10
+    assert len(list((tmp_path / "runs").iterdir())) == 12
     assert main([*WORDS, "--head", "same"]) == 0
     assert "PASS" in capsys.readouterr().out
 
 
 def test_worktrees_are_kept_and_used_again(repository: Path) -> None:
-    first = resolve("base", repository, cache_folder())
+    first = resolve("base", repository, cache_folder("gate"))
     assert first.commit == git(repository, "rev-parse", "base")
     marker = first.path / "marker"
     marker.touch()
-    assert resolve("base", repository, cache_folder()) == first
+    assert resolve("base", repository, cache_folder("gate")) == first
     assert marker.exists()
     shutil.rmtree(first.path)  # a cache that was cleaned: git still remembers the worktree
-    assert (resolve("base", repository, cache_folder()).path / "rmeeto_bench").is_dir()
+    assert (resolve("base", repository, cache_folder("gate")).path / "rmeeto_bench").is_dir()
 
 
 def test_other_dependencies_get_an_environment_that_is_kept(
@@ -122,16 +126,16 @@ def test_other_dependencies_get_an_environment_that_is_kept(
         return ""
 
     monkeypatch.setattr(sides, "_call", call)
-    side = resolve(str(other), repository, cache_folder())
+    side = resolve(str(other), repository, cache_folder("gate"))
     assert str(side.python) != sys.executable
     assert [words[1:3] for words in commands] == [["-m", "venv"], ["-m", "pip"]]
     assert commands[1][-1] == "torch>=99"
-    assert resolve(str(other), repository, cache_folder()) == side
+    assert resolve(str(other), repository, cache_folder("gate")) == side
     assert len(commands) == 2, "made once"
     own = Path(rmeeto_bench.__file__).parents[1] / "pyproject.toml"
     if own.is_file():
         shutil.copy(own, other / "pyproject.toml")
-        assert str(resolve(str(other), repository, cache_folder()).python) == sys.executable
+        assert str(resolve(str(other), repository, cache_folder("gate")).python) == sys.executable
 
 
 def test_a_folder_and_a_wheel_are_sides_too(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

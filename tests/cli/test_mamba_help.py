@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rmeeto_bench.cli import mamba_help
+from rmeeto_bench.cli import install_help as mamba_help
 from rmeeto_bench.cli.main import main
 
 

@@ -9,7 +9,7 @@ import pytest
 from sample_runs import two_gpus
 
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.records import save
+from rmeeto_bench.records.run import save
 
 
 def test_everything_is_rendered_on_a_bare_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import rmeeto_bench as rb
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.records import load
+from rmeeto_bench.records.run import load
 
 CONTRACT = {
     "run.sqlite",

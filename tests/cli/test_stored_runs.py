@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from bench_harness import controls, sim_plan
 
-from rmeeto_bench.bench.runner import run
+from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.records import MANIFEST, load
-from rmeeto_bench.report.files import write_all
+from rmeeto_bench.records.run import MANIFEST, load
+from rmeeto_bench.report.run.files import write_all
 
 COMMAND = [sys.executable, "-m", "rmeeto_bench", "--device", "sim", "--quick", "--r", "0,20", "--model", "vim_tiny"]
 
@@ -136,7 +136,7 @@ def test_a_dry_run_says_what_and_how_long_and_does_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["--gpus", "none", "--dry-run", "--ratios", "0,0.54", "--paper-mode"]) == 0
     text = capsys.readouterr().out
-    assert "3 sessions of 12 to 40 rounds, fp32, batch 32" in text
+    assert "6 sessions of 8 rounds, fp32, batch 32" in text
     assert "0.540 (r=20)" in text
     assert "the paper's protocol" in text
     assert re.search(r"timing in all: \d+ (s|min) to \d+ min", text)

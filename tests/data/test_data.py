@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rmeeto_bench.data import fashion_mnist
 from rmeeto_bench.data.find import find_data
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import DataError
 
 NANO = {"shape": (1, 28, 28), "num_classes": 10}

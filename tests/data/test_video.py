@@ -12,17 +12,18 @@ from hypothesis import strategies as st
 from made_videos import video
 from torch import Tensor, nn
 
-from rmeeto_bench.bench.accuracy import Pass, one_pass
-from rmeeto_bench.bench.arms import BuiltArm, Setting
-from rmeeto_bench.bench.plan import Cell
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.data.find import find_data
+from rmeeto_bench.bench.plan.plan import Cell
+from rmeeto_bench.bench.session.accuracy_pass import Pass, one_pass
+from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.data.find import Where, classes_of, find_data
+from rmeeto_bench.data.layouts.video import VideoViews, crop_offsets, frame_indices, random_frame_indices
+from rmeeto_bench.data.layouts.video_list import load_list
+from rmeeto_bench.data.numbering import Classes
 from rmeeto_bench.data.preprocessing import UnreadableImageError
 from rmeeto_bench.data.reading import EncodedSet, Reading
-from rmeeto_bench.data.video import VideoViews, crop_offsets, frame_indices, random_frame_indices
-from rmeeto_bench.data.video_list import read_list
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.measure.device import CpuDevice
+from rmeeto_bench.measure.devices.device import CpuDevice
 from rmeeto_bench.reduction.config import ReductionConfig
 
 
@@ -120,8 +121,8 @@ def test_views_are_averaged_and_corrupt_videos_counted(clips: Path, tmp_path: Pa
     assert isinstance(data, EncodedSet)
     assert data.name == "val.csv, 6 of 7 videos"
     assert sorted((Path(p.path).name, p.reason.split(",")[0]) for p in data.problems) == [
-        ("0.mp4", "it is in val.csv twice and counts once"),
-        ("gone.mp4", "listed in val.csv"),
+        ("gone.mp4", "listed file is not there"),
+        ("val.csv", "line names a file again"),
     ]
     model = Mean()
     fake = BuiltArm(Cell("mean", ReductionConfig(), 0.0, 0.0), model, "random", None, model)  # type: ignore[arg-type]
@@ -136,17 +137,29 @@ def test_views_are_averaged_and_corrupt_videos_counted(clips: Path, tmp_path: Pa
 
 
 def test_by_default_a_missing_video_stops(clips: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.mp4|twice"):
+    with pytest.raises(DataError, match=r"6 of 7 used, 1 left out: 1 listed file is not there \(.*gone\.mp4\)"):
         find_data(clips, **SHAPE)
 
 
 def test_lists_and_class_folders(clips: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("some dir/x y.mp4 3\nz.mp4 1\n")
-    assert read_list(tmp_path / "a.txt") == [("some dir/x y.mp4", 3), ("z.mp4", 1)]
-    for text in ("", "x.mp4\n", "x.mp4,dog\n"):
+    (tmp_path / "some dir").mkdir()
+    for name in ("some dir/x y.mp4", "z.mp4"):
+        (tmp_path / name).write_bytes(b"a video")
+    (tmp_path / "map.txt").write_text("archery\nbowling\nchess\nzumba\n")
+    named = classes_of(4, Where(class_map=tmp_path / "map.txt"))
+    for text, classes in (
+        ("some dir/x y.mp4 3\nz.mp4 1\n", Classes(4)),
+        ('"some dir/x y.mp4","3"\r\n"z.mp4","1"\r\n', Classes(4)),
+        ("\ufefflabel;path;fps\n3;some dir/x y.mp4;25\n1;z.mp4;30\n", Classes(4)),
+        ("some dir/x y.mp4,zumba\nz.mp4,Bowling\n", named),
+    ):
+        (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+        found = load_list(tmp_path / "a.txt", classes)
+        assert dict(zip(found.paths, found.labels.tolist())) == {"some dir/x y.mp4": 3, "z.mp4": 1}
+    for text in ("", "z.mp4\n", "z.mp4,dog\n"):
         (tmp_path / "a.txt").write_text(text)
-        with pytest.raises(DataError, match="path,label"):
-            read_list(tmp_path / "a.txt")
+        with pytest.raises(DataError, match=r"path,label|column of classes|none of the first|'dog'"):
+            load_list(tmp_path / "a.txt", Classes(2))
     for i, name in enumerate(("archery", "zumba")):
         (tmp_path / "folders" / name).mkdir(parents=True)
         (tmp_path / "folders" / name / "v.mp4").write_bytes((clips / "val" / f"{i}.mp4").read_bytes())

@@ -15,19 +15,19 @@ from typing import Any, ClassVar
 import pytest
 from sample_runs import arms, record
 
-from rmeeto_bench.bench.plan import BenchPlan
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.fleet import host
-from rmeeto_bench.fleet.archive import pack, unpack
 from rmeeto_bench.fleet.drive import drive, is_done
-from rmeeto_bench.fleet.engine import Limits
+from rmeeto_bench.fleet.engines.local import Limits
+from rmeeto_bench.fleet.engines.ray import RayEngine
+from rmeeto_bench.fleet.engines.slurm import SlurmEngine
 from rmeeto_bench.fleet.host import Event, carry_out, refusal
+from rmeeto_bench.fleet.join.archive import pack, unpack
 from rmeeto_bench.fleet.plan import Task, check_kinds, read_plan, tasks
-from rmeeto_bench.fleet.ray_engine import RayEngine
-from rmeeto_bench.fleet.slurm_engine import SlurmEngine
-from rmeeto_bench.records import Block, DeviceRecord, RunRecord, load, save
+from rmeeto_bench.records.run import Block, DeviceRecord, RunRecord, load, save
 
 KINDS = ("v100", "a4000", "h100-sxm")
 PLAN = BenchPlan(models=("vim_nano",), rs=(0, 11), preset="quick")

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_runs import arms, record
+from sample_runs import arms, record, store_answers
 
-from rmeeto_bench.bench.store import Store
-from rmeeto_bench.cell_id import CellKey, cell_key
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.fleet.archive import pack
-from rmeeto_bench.fleet.gather import gather
-from rmeeto_bench.fleet.merge import merge
-from rmeeto_bench.fleet.parts import sources_of
-from rmeeto_bench.records import MERGED_FROM, Block, DeviceRecord, Estimate, RunRecord, load, save
+from rmeeto_bench.fleet.join.archive import pack
+from rmeeto_bench.fleet.join.gather import gather
+from rmeeto_bench.fleet.join.merge import merge
+from rmeeto_bench.fleet.join.parts import sources_of
+from rmeeto_bench.records.cell import CellKey, cell_key
+from rmeeto_bench.records.run import MERGED_FROM, Block, DeviceRecord, Estimate, RunRecord, load, save
 
 RATES = {0: 100.0, 11: 120.0}
 
@@ -71,16 +71,16 @@ def test_an_earlier_copy_of_a_run_adds_nothing() -> None:
     early = replace(whole, status="running", arms=(replace(whole.arms[0], rounds=6),))
     for order in permutations((whole, early)):
         merged = joined(*order)
-        assert [arm.rounds for arm in merged.record.arms] == [12, 12]
+        assert [arm.rounds for arm in merged.record.arms] == [48, 48]
         assert "two copies of a differ" in merged.notes[0]
         assert merged.record.status == "complete"
 
 
 def test_a_repeated_measurement_keeps_the_one_with_more_rounds() -> None:
     first, second = a_run("a"), a_run("b")
-    second = replace(second, arms=tuple(replace(arm, rounds=40) for arm in second.arms))
+    second = replace(second, arms=tuple(replace(arm, rounds=80) for arm in second.arms))
     merged = joined(first, second)
-    assert [arm.rounds for arm in merged.record.arms] == [40, 40]
+    assert [arm.rounds for arm in merged.record.arms] == [80, 80]
     assert [source.run_id for source in sources_of(merged.record)] == ["b"]
     assert "measured in b and in a" in merged.notes[0]
 
@@ -215,7 +215,8 @@ def on_disk(run: RunRecord, folder: Path, *, raw: bool = True) -> Path:
             for arm in run.arms:
                 for number in range(3):
                     store.add_block(Block(arm.device, 0, number, 0, arm.arm, 4, 512, 1.0 + number / 10, 1.0))
-                store.add_predictions(arm.device, arm.arm, 0, np.full((4, 5), arm.r, np.int16))
+            answers = {arm.arm: np.full(4, arm.r) for arm in run.arms}
+            store_answers(store, run.devices[0].id, answers, np.zeros(4, np.int64))
     return folder
 
 

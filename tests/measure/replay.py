@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rmeeto_bench.measure.poller import INTERVAL, Sample, sample
+from rmeeto_bench.measure.devices.poller import INTERVAL, Sample, sample
 
 Line = dict[str, Any]
 

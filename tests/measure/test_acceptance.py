@@ -9,11 +9,18 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from rmeeto_bench.measure.rounds import DEFAULT, Protocol, TimedArm, Watch, complete_rounds, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
-from rmeeto_bench.measure.statistics import hodges_lehmann, paired_speedup, run_speedup, t_interval, wilcoxon_interval
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
+from rmeeto_bench.measure.rounds import DEFAULT, Protocol, TimedArm, Watch, measure
+from rmeeto_bench.measure.statistics import (
+    complete_rounds,
+    hodges_lehmann,
+    paired_speedup,
+    run_speedup,
+    t_interval,
+    wilcoxon_interval,
+)
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block, Estimate
+from rmeeto_bench.records.run import Block, Estimate
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +28,11 @@ PROFILE = next(profile for profile in load_profiles() if profile.name == "rtx409
 TRUTH = 1.07
 # The published comparison does not give the size of its outliers; at 3 % its table comes out as printed.
 NOISE = Scenario(ar_sd=0.004, ar_rho=0.9, idiosyncratic_sd=0.002, outlier_share=0.02, outlier_size=0.03)
+ADAPTIVE = replace(DEFAULT, min_rounds=12, max_rounds=40, time_limit=240.0, target=0.0025)  # stops when precise
 Rounds = dict[str, list[float]]
 
 
-def session(seed: int, scenario: Scenario, protocol: Protocol = DEFAULT, arms: int = 2, number: int = 0) -> Rounds:
+def session(seed: int, scenario: Scenario, protocol: Protocol = ADAPTIVE, arms: int = 2, number: int = 0) -> Rounds:
     """Seconds per image of the rounds that count: arm0 is the baseline, the others are truly 1.07 times faster."""
     device = SimDevice(PROFILE, seed=seed, session=number, scenario=scenario)
     timed = [TimedArm("arm0", device.step("arm0", 0.1), 128)]
@@ -118,7 +126,6 @@ TABLE = {  # coverage of nominal 95 % intervals at n rounds, from the simulation
     "t": {8: 0.966, 12: 0.970, 24: 0.960, 40: 0.959},
     "wilcoxon": {8: 0.948, 12: 0.955, 24: 0.946, 40: 0.950},
     "percentile": {8: 0.889, 12: 0.917, 24: 0.921, 40: 0.933},
-    "bca": {8: 0.857, 12: 0.885, 24: 0.889, 40: 0.887},
 }
 
 
@@ -137,8 +144,9 @@ def test_coverage_of_the_intervals_to_choose_from(differences: NDArray[np.float6
     assert 0.93 <= coverage["wilcoxon"] <= 0.97
     assert coverage["t"] >= 0.94
     assert coverage["percentile"] < coverage["t"]
-    for name, value in coverage.items():
-        assert value == pytest.approx(TABLE[name][rounds], abs=0.045), name
+    for name, table in TABLE.items():
+        assert coverage[name] == pytest.approx(table[rounds], abs=0.045), name
+    assert coverage["bca"] < 0.93  # it covers too little; 300 sessions give 0.81 to 0.89
 
 
 def test_the_estimate_is_robust_where_a_mean_is_not(differences: NDArray[np.float64]) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from rmeeto_bench.errors import UnavailableError, UsageError
-from rmeeto_bench.measure.cpu_telemetry import CpuTelemetry
-from rmeeto_bench.measure.device import CpuDevice, CudaDevice, find_devices
-from rmeeto_bench.measure.nvml import snapshot
-from rmeeto_bench.measure.telemetry import rejection
+from rmeeto_bench.measure.devices.cpu_telemetry import CpuTelemetry
+from rmeeto_bench.measure.devices.device import CpuDevice, CudaDevice, find_devices
+from rmeeto_bench.measure.devices.nvml import snapshot
+from rmeeto_bench.measure.devices.telemetry import rejection
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
@@ -119,8 +119,8 @@ def test_a_processor_says_how_much_others_took(tmp_path: Path, monkeypatch: pyte
     ticks = os.sysconf("SC_CLK_TCK")
     stat = _proc_stat(tmp_path / "stat", 0)
     wall, own = iter([100.0, 102.0] * 2), iter([10.0, 12.0] * 2)
-    monkeypatch.setattr("rmeeto_bench.measure.cpu_telemetry.time.perf_counter", lambda: next(wall))
-    monkeypatch.setattr("rmeeto_bench.measure.cpu_telemetry.time.process_time", lambda: next(own))
+    monkeypatch.setattr("rmeeto_bench.measure.devices.cpu_telemetry.time.perf_counter", lambda: next(wall))
+    monkeypatch.setattr("rmeeto_bench.measure.devices.cpu_telemetry.time.process_time", lambda: next(own))
     telemetry = CpuTelemetry(1, stat=stat, cores=2)
     telemetry.before_block()
     _proc_stat(stat, 3 * ticks)  # 3 s of processor time in 2 s, 2 of them ours: half a core for others

@@ -9,13 +9,13 @@ import pytest
 from measure.replay import ReplayNvml, ReplayPoller, trace
 
 from rmeeto_bench.errors import MeasurementError
-from rmeeto_bench.measure.device import CpuDevice
+from rmeeto_bench.measure.devices.device import CpuDevice
+from rmeeto_bench.measure.devices.nvml import NvmlTelemetry
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.energy import EnergyReading, joules_per_image, measure_energy
-from rmeeto_bench.measure.nvml import NvmlTelemetry
 from rmeeto_bench.measure.protocol import TimedArm
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.report.tables import joules_text
+from rmeeto_bench.report.run.tables import joules_text
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "h100-sxm")
 QUIET = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0)

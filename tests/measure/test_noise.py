@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from rmeeto_bench.errors import DataError, MeasurementError
-from rmeeto_bench.measure.noise import (
+from rmeeto_bench.compare.gate_power import PairNoise, draw, outcomes
+from rmeeto_bench.compare.gate_rule import FAILS, PASSES
+from rmeeto_bench.compare.noise import (
     ARM,
     TWIN,
     UNOBSERVED,
     Noise,
     NoiseProfile,
     estimate_noise,
+    gate_sentence,
     load_noise_profile,
     noise_folder,
     save_noise_profile,
-    smallest_effect,
 )
+from rmeeto_bench.errors import DataError, MeasurementError
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, Watch, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block, Estimate
+from rmeeto_bench.records.run import Block, Estimate
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "rtx4090")
+NOISE = Noise(
+    sessions=12,
+    rounds=96,
+    within_sd=0.002,
+    between_sd=0.004,
+    rate_sd=0.005,
+    drift=0.001,
+    pair_rate_sd=0.007,
+    pair_speedup_sd=0.01,
+    pair_degrees=6.0,
+    margin=0.0075,
+    fails=0.016,
+    passes=0.008,
+    telemetry_cost=Estimate(0.0001, -0.0002, 0.0004),
+)
 
 
 def calibrated(scenario: Scenario, sessions: int, rounds: int = 12, seed: int = 3) -> Noise:
@@ -52,7 +69,8 @@ def test_calibrating_recovers_what_the_simulation_was_told() -> None:
     assert noise.rate_sd == pytest.approx(0.004, rel=0.2)
     assert noise.drift == pytest.approx(0.06 / 10 / 1.006, rel=0.2)  # of a device that is already a little slower
     assert noise.telemetry_cost.value == pytest.approx(0.005, rel=0.2)
-    assert noise.smallest_speedup_effect == pytest.approx(smallest_effect(np.sqrt(2) * 0.004), rel=0.2)
+    assert noise.pair_rate_sd == pytest.approx(np.sqrt(2) * 0.004, rel=0.2)
+    assert noise.pair_speedup_sd == pytest.approx(2 * 0.004, rel=0.2)
 
 
 @pytest.mark.slow
@@ -71,22 +89,62 @@ def test_a_quiet_device_shows_no_process_effect_and_free_telemetry() -> None:
     assert noise.telemetry_cost.low < 0 < noise.telemetry_cost.high
 
 
-def test_the_smallest_effect_is_found_in_95_of_100_cases() -> None:
-    generator = np.random.default_rng(0)
-    effect = smallest_effect(0.01, 5)
-    first, second = generator.normal(0, 0.01, (4000, 5)), generator.normal(effect, 0.01, (4000, 5))
-    found = stats.ttest_ind(first, second, axis=1, alternative="less").pvalue < 0.05
-    assert found.mean() == pytest.approx(0.95, abs=0.02)
+def calibrated_pairs(rng: np.random.Generator, sd: float) -> Noise:
+    """What calibrating finds on a CPU: six pairs that took turns, of rounds without noise, each process with an effect."""
+    effects = rng.normal(0, sd, (12, 2))
+    blocks = [
+        Block("cpu", session, number, place, arm, 1, 1, float(np.exp(effects[session, place % 2])), 1.0)
+        for session in range(12)
+        for number in range(6)
+        for place, arm in enumerate((ARM, TWIN, UNOBSERVED))
+    ]
+    return estimate_noise(blocks, turns=True)
+
+
+def test_what_calibrate_says_of_the_gate_comes_true() -> None:
+    """A device is calibrated, and then gates on it are run, again and again: the loss named is FAILed, or PASSed, in 95 of 100.
+
+    The noise of the gates is the device's true one, not what calibrating took it for.
+    """
+    rng, sd = np.random.default_rng(194), 0.006
+    failed, passed = [], []
+    for seed in range(12):
+        noise = calibrated_pairs(rng, sd)
+        assert noise.fails is not None
+        assert noise.margin < noise.fails
+        truth = PairNoise(np.sqrt(2) * sd, 2 * sd)
+        failed.append(np.mean(outcomes(draw(truth, [0, 0, np.log1p(-noise.fails)], 12, 500, seed), 6, noise.margin) == FAILS))
+        if noise.passes is not None:
+            loss = np.log1p(-noise.passes)
+            passed.append(np.mean(outcomes(draw(truth, [0, 0, loss], 12, 500, seed), 6, noise.margin) == PASSES))
+    assert np.mean(failed) == pytest.approx(0.95, abs=0.045)
+    assert np.mean(passed) == pytest.approx(0.95, abs=0.045)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (
+            (0.0075, 0.016, 0.0085),
+            "margin of 0.75 % of images/s FAILs a loss of 1.6 %, and PASSes a loss of 0.85 %, in 95 of 100",
+        ),
+        ((0.02, 0.05, 0.0), "FAILs a loss of 5 %, and PASSes a program without loss, in 95 of 100 cases each"),
+        ((0.02, 0.05, None), "in 95 of 100 cases, and an unchanged program does not PASS so often: let the machine idle"),
+        ((0.45, None, None), "FAILs no loss in 95 of 100 cases"),
+    ],
+)
+def test_the_sentence_about_the_gate_comes_from_its_numbers(found: tuple, says: str) -> None:
+    margin, fails, passes = found
+    assert says in gate_sentence(replace(NOISE, margin=margin, fails=fails, passes=passes))
 
 
 def test_too_little_is_an_error_that_says_what_was_dropped() -> None:
-    with pytest.raises(MeasurementError, match="two processes with six complete rounds; let the machine idle"):
+    with pytest.raises(MeasurementError, match="two pairs of processes with 6 complete rounds each; let the machine idle"):
         calibrated(Scenario(), sessions=1)
-    with pytest.raises(MeasurementError, match=r"rounds \(dropped: CONTENDED: other processes on the GPU: 4242\)"):
+    with pytest.raises(MeasurementError, match=r"rounds each \(dropped: CONTENDED: other processes on the GPU: 4242\)"):
         calibrated(Scenario(contended_share=1.0), sessions=2)
 
 
-NOISE = Noise(5, 60, 0.002, 0.004, 0.005, 0.001, 0.01, 0.02, Estimate(0.0001, -0.0002, 0.0004))
 STORED = NoiseProfile("cuda:ab-12/../x", "A GPU", "2026-01-01T00:00:00Z", "0.1.0", NOISE)
 
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from measure.replay import Line, ReplayNvml, ReplayPoller, trace
 
-from rmeeto_bench.measure.nvml import NvmlTelemetry, foreign, summarise
-from rmeeto_bench.measure.poller import Poller, sample
+from rmeeto_bench.measure.devices.nvml import NvmlTelemetry, foreign, summarise
+from rmeeto_bench.measure.devices.poller import Poller, sample
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
+from rmeeto_bench.measure.devices.telemetry import rejection
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, Watch, complete_rounds, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
-from rmeeto_bench.measure.telemetry import rejection
+from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, Watch, measure
+from rmeeto_bench.measure.statistics import complete_rounds
 from rmeeto_bench.measure.verdict import judge, labels
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "h100-sxm")
+LONG = replace(DEFAULT, min_rounds=16, max_rounds=16, warmup_limit=60.0)  # as many rounds as the episodes of the traces need
 QUIET = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0005)
 
 
@@ -40,7 +43,7 @@ def measured(path: Path, **nvml: Any) -> tuple[RoundsResult, list[Block], Replay
     device = ReplayedDevice(path, **nvml)
     arms = [TimedArm(name, device.step(name, seconds), 8) for name, seconds in (("a", 0.1), ("b", 0.08))]
     blocks: list[Block] = []
-    return measure(device, arms, "a", DEFAULT, Watch(blocks.append)), blocks, device
+    return measure(device, arms, "a", LONG, Watch(blocks.append)), blocks, device
 
 
 @pytest.mark.parametrize("nvml", [{}, {"old": True}, {"counters": False}])
@@ -62,7 +65,7 @@ def test_exactly_the_rounds_with_faults_are_dropped_and_measured_again(tmp_path:
     assert result.rejected == {"THROTTLED": len(dropped)}
     (session,) = complete_rounds(blocks, ["a", "b"])
     assert len(session["a"]) == result.rounds == 16
-    assert judge(result, DEFAULT) == "VALID"
+    assert judge(result, LONG) == "VALID"
     assert device.nvml.open == 0
 
 
@@ -85,7 +88,7 @@ def test_exactly_the_rounds_with_faults_are_dropped_and_measured_again(tmp_path:
 def test_a_trace_decides_the_verdict(tmp_path: Path, changes: Line, verdict: str, label: tuple[str, ...]) -> None:
     path = trace(tmp_path / "t.jsonl", 400, episodes=[(0.0, 1e9, changes)])
     result, blocks, _ = measured(path)
-    assert judge(result, DEFAULT) == verdict
+    assert judge(result, LONG) == verdict
     assert labels(result) == label
     assert blocks
 
@@ -147,7 +150,7 @@ import sys; sys.path[:0] = {path!r}
 import os, time
 from pathlib import Path
 from measure.replay import ReplayNvml
-from rmeeto_bench.measure.poller import sample, serve
+from rmeeto_bench.measure.devices.poller import sample, serve
 start = time.monotonic()
 nvml = ReplayNvml(Path({trace!r}), lambda: time.monotonic() - start)
 with os.fdopen(0, "rb", buffering=0) as source:
@@ -201,7 +204,7 @@ def test_the_sampling_process_ends_with_its_parent(poller: Poller) -> None:
 def test_the_sampling_process_loads_no_torch() -> None:
     import subprocess
 
-    code = "import sys, rmeeto_bench.measure.poller; assert not {'torch', 'numpy', 'scipy'} & set(sys.modules)"
+    code = "import sys, rmeeto_bench.measure.devices.poller; assert not {'torch', 'numpy', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

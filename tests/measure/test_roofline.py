@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmeeto_bench.cost.roofline import DATASHEET, UNITS, Efficiency, Operation, limit, share_of_peak
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.measure.roofline import DATASHEET, UNITS, Efficiency, Operation, limit, share_of_peak
 from rmeeto_bench.profiles import load_profiles
 
 H100 = next(profile for profile in load_profiles() if profile.name == "h100-sxm")

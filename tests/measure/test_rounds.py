@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, Protocol, TimedArm, Watch, balanced_orders, complete_rounds, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
-from rmeeto_bench.measure.statistics import paired_speedup
+from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, Protocol, TimedArm, Watch, balanced_orders, measure
+from rmeeto_bench.measure.statistics import complete_rounds, paired_speedup
 from rmeeto_bench.measure.verdict import judge
 from rmeeto_bench.measure.warmup import steady
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "rtx4090")
 COSTS = {"slow": 0.10, "fast": 0.05, "middle": 0.08}
+ADAPTIVE = replace(DEFAULT, min_rounds=12, max_rounds=40, target=0.0025)  # stops when precise
 QUIET = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0005)
 
 
@@ -38,20 +39,20 @@ def test_every_round_holds_every_arm_once_and_blocks_are_long_enough() -> None:
 
 
 def test_it_stops_when_precise_at_two_checks_and_says_so() -> None:
-    result, _ = run()
+    result, _ = run(protocol=ADAPTIVE)
     assert (result.ended, result.steady) == ("precise", True)
-    assert result.rounds == DEFAULT.min_rounds + DEFAULT.check_every
-    assert judge(result, DEFAULT) == "VALID"
+    assert result.rounds == ADAPTIVE.min_rounds + ADAPTIVE.check_every
+    assert judge(result, ADAPTIVE) == "VALID"
 
 
-def test_noise_runs_into_the_cap_and_is_not_called_valid() -> None:
+def test_noise_runs_into_the_cap() -> None:
     result, _ = run(Scenario(idiosyncratic_sd=0.05))
     assert result.ended in ("rounds", "time")
-    assert judge(replace(result, steady=True), DEFAULT) == "PRECISION_NOT_REACHED"
+    assert result.half_width > DEFAULT.target
 
 
 def test_a_machine_that_keeps_slowing_down_is_not_steady() -> None:
-    result, _ = run(replace(QUIET, drift=2.0, drift_seconds=400.0))
+    result, _ = run(replace(QUIET, drift=60.0, drift_seconds=2000.0))
     assert not result.steady
     assert result.warmup_seconds >= DEFAULT.warmup_limit
     assert judge(result, DEFAULT) == "NOT_STEADY"
@@ -83,7 +84,7 @@ def test_the_time_limit_holds_while_every_round_is_dropped() -> None:
 
 def test_a_dropped_round_is_kept_with_its_reason_and_measured_again() -> None:
     scenario = replace(QUIET, throttle_share=0.1)
-    result, blocks = run(scenario)
+    result, blocks = run(scenario, ADAPTIVE)
     dropped = {block.round for block in blocks if block.rejected_reason}
     assert dropped
     assert result.rejected == {"THROTTLED": len(dropped)}
@@ -143,7 +144,7 @@ def test_steady_means_time_clock_and_temperature(cycles: list[float], seen: list
 
 
 @pytest.mark.parametrize(
-    ("name", "sessions", "rounds"), [("quick", 1, 8), ("default", 3, 16), ("rigorous", 5, 34), ("sustained", 1, 60)]
+    ("name", "sessions", "rounds"), [("quick", 1, 8), ("default", 6, 8), ("rigorous", 12, 12), ("sustained", 1, 60)]
 )
 def test_presets_measure_as_long_as_they_say(name: str, sessions: int, rounds: int) -> None:
     protocol = PRESETS[name]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
 from rmeeto_bench.measure.protocol import TimedArm
 from rmeeto_bench.measure.rounds import QUICK, Watch, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.verdict import host_bound
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import Block
+from rmeeto_bench.records.run import Block
 
 PROFILE = next(profile for profile in load_profiles() if profile.name == "a4000")
 SILENT = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0)

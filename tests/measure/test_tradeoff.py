@@ -1,12 +1,12 @@
-"""Break-even, Pareto front and images/s per point, with intervals."""
+"""Break-even and images/s per point, with intervals."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from rmeeto_bench import reference
-from rmeeto_bench.measure.tradeoff import ArmSamples, Tradeoff
+from rmeeto_bench import published as reference
+from rmeeto_bench.bench.summary.tradeoff import ArmSamples, Tradeoff
 
 RATIOS = (0.0, 0.14, 0.28, 0.54)
 
@@ -15,7 +15,7 @@ def samples(
     speedups: tuple[float, ...],
     *,
     seed: int = 0,
-    sessions: int = 1,
+    sessions: int = 4,
     rounds: int = 12,
     noise: float = 0.002,
     process: float = 0.0,
@@ -45,16 +45,16 @@ def test_break_even_lies_between_the_arms_with_a_narrow_interval() -> None:
     assert found.high - found.low < 0.01
 
 
-@pytest.mark.parametrize(("sessions", "process"), [(1, 0.0), (3, 0.004)])
+@pytest.mark.parametrize(("sessions", "process"), [(3, 0.004), (6, 0.004)])
 def test_the_interval_of_break_even_covers(sessions: int, process: float) -> None:
     """Also where sessions differ: then they are what is resampled, and a plain bootstrap of three would be far too narrow."""
     truth = 0.14 + 0.14 * 0.05 / 0.15
     covered = []
-    for seed in range(120):
+    for seed in range(60):
         arms = samples((1.0, 0.95, 1.1, 1.5), seed=seed, sessions=sessions, process=process)
         found = Tradeoff(arms, resamples=200).break_even()
         covered.append(found is not None and (found.low or 0) <= truth <= (found.high or 1))
-    assert 0.91 <= np.mean(covered) <= 0.995
+    assert np.mean(covered) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 60)
 
 
 def test_break_even_may_not_exist_or_not_be_certain() -> None:
@@ -68,27 +68,25 @@ def test_break_even_may_not_exist_or_not_be_certain() -> None:
     assert (always.value, always.low, always.high) == (0.0, 0.0, 0.0)
 
 
-def test_the_front_holds_what_nothing_dominates_and_how_surely() -> None:
-    front = Tradeoff(samples((1.0, 0.95, 1.2, 1.5), top1=(80.0, 79.0, 79.5, 70.0))).pareto_front()
-    assert front is not None
-    assert [point.on_front for point in front] == [True, False, True, True]
-    assert [point.confidence for point in front] == [1.0, 0.0, 1.0, 1.0]
-    tie = Tradeoff(samples((1.0, 1.0005, 1.2, 1.5), top1=(80.0, 80.02, 79.5, 70.0))).pareto_front()
-    assert tie is not None
-    assert 0.05 < tie[0].confidence < 0.95
-    assert Tradeoff(samples((1.0, 1.1, 1.2, 1.5))).pareto_front() is None
+def test_fewer_than_three_processes_give_no_interval() -> None:
+    """A bootstrap of one process's rounds covers a break-even in one case of seven where processes differ by 0.4 %."""
+    for sessions in (1, 2):
+        tradeoff = Tradeoff(samples((1.0, 0.95, 1.1, 1.5), sessions=sessions, top1=(80.0, 79.0, 78.0, 75.0)))
+        for found in (tradeoff.break_even(), tradeoff.images_per_second_per_point(3)):
+            assert found is not None
+            assert (found.low, found.high) == (None, None)
 
 
 def test_images_per_second_per_point_and_its_interval_cover() -> None:
     covered = []
-    for seed in range(120):
+    for seed in range(60):
         arms = samples((1.0, 0.95, 1.2, 1.5), seed=seed, top1=(80.0, 79.0, 78.0, 75.0))
         found = Tradeoff(arms, resamples=200).images_per_second_per_point(3)
         assert found is not None
         assert found.low is not None
         assert found.high is not None
         covered.append(found.low <= 100 / np.exp(np.log(np.linspace(1, 1.08, 12)).mean()) * 0.5 / 5 <= found.high)
-    assert 0.9 <= np.mean(covered) <= 0.995
+    assert np.mean(covered) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 60)
 
 
 def test_a_loss_that_may_be_none_has_no_upper_end_and_no_loss_no_value() -> None:

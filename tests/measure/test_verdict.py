@@ -7,18 +7,20 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, QUICK, Protocol, TimedArm, Watch, measure
-from rmeeto_bench.measure.simulated import Scenario, SimDevice
+from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, QUICK, Protocol, TimedArm, Watch, measure
 from rmeeto_bench.measure.verdict import (
     INVALID,
     LABELS,
     REMEDIES,
     Evidence,
+    Printed,
     device_spread,
     host_bound,
     invalid_codes,
     judge,
+    judge_run,
     labels,
     paper_worthy,
     worst,
@@ -36,12 +38,13 @@ class Case:
     protocol: Protocol = DEFAULT
     stop_after: int | None = None
     real: bool = False  # judged as if the device were not simulated
+    printed: Printed = field(default_factory=lambda: Printed(3, 0.001))
 
 
 CASES = {
     "VALID": Case(real=True),
     "SIMULATED": Case(),
-    "EXPLORATORY": Case(protocol=QUICK, real=True),
+    "EXPLORATORY": Case(protocol=QUICK, real=True, printed=Printed(1, 0.001)),
     "OOM": Case(Scenario(out_of_memory=("b",))),
     "TOKENS_MISMATCH": Case(Scenario(tokens_mismatch=True)),
     "IDENTITY_FAILED": Case(Scenario(identity_failed=True)),
@@ -53,8 +56,8 @@ CASES = {
     "INTERRUPTED": Case(stop_after=9),
     "ALLOCATOR_GREW": Case(Scenario(memory_growth=2**20)),
     "GAP": Case(Scenario(host_stall=0.05)),
-    "NOT_STEADY": Case(Scenario(drift=2.0, drift_seconds=400.0)),
-    "PRECISION_NOT_REACHED": Case(Scenario(idiosyncratic_sd=0.02)),
+    "NOT_STEADY": Case(Scenario(drift=60.0, drift_seconds=2000.0)),
+    "PRECISION_NOT_REACHED": Case(printed=Printed(3, 0.05)),
 }
 
 
@@ -82,8 +85,9 @@ def test_every_code_has_a_scenario() -> None:
 def test_a_scenario_produces_its_code_and_no_other(code: str) -> None:
     case = CASES[code]
     result, evidence = outcome(case)
-    assert judge(result, case.protocol, evidence) == code
-    assert invalid_codes(result, case.protocol, evidence) == ((code,) if code in INVALID else ())
+    assert judge_run([result] * 3, case.protocol, case.printed, evidence) == code
+    alone = code in INVALID and code != "PRECISION_NOT_REACHED"  # no session knows the printed interval
+    assert invalid_codes(result, case.protocol, evidence) == ((code,) if alone else ())
     assert paper_worthy(code) is (code == "VALID")
 
 
@@ -130,7 +134,25 @@ def test_the_most_fundamental_of_several_codes_is_the_verdict() -> None:
     everything = Evidence(simulated=True, out_of_memory=True, tokens_mismatch=True)
     assert judge(result, DEFAULT, everything) == "OOM"
     assert judge(result, DEFAULT) == "ALLOCATOR_GREW"
-    assert len(invalid_codes(result, DEFAULT, everything)) == 6
+    assert len(invalid_codes(result, DEFAULT, everything)) == 5
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_no_preset_makes_one_or_two_processes_valid(name: str) -> None:
+    """However narrow the interval: it does not know how processes differ."""
+    result = RoundsResult(60, True, "rounds", 0.0001)
+    for sessions in (1, 2):
+        assert judge_run([result] * sessions, PRESETS[name], Printed(sessions, 0.0001)) == "EXPLORATORY"
+    assert judge_run([result] * 3, PRESETS[name], Printed(3, 0.0001)) == "VALID"
+
+
+def test_the_printed_interval_is_judged_and_no_other() -> None:
+    """Each session may know its own value well while the sessions differ, and the other way round."""
+    sharp, blunt = (RoundsResult(12, True, "rounds", width) for width in (0.0001, 0.5))
+    within, beyond = Printed(3, 0.9 * DEFAULT.target), Printed(3, 1.1 * DEFAULT.target)
+    assert judge_run([sharp] * 3, DEFAULT, beyond) == "PRECISION_NOT_REACHED"
+    assert judge_run([blunt] * 3, DEFAULT, within) == "VALID"
+    assert judge_run([sharp] * 3, DEFAULT, Printed(3, None)) == "VALID"  # the baseline has no speed-up
 
 
 def test_a_run_is_as_good_as_its_worst_session() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import rmeeto_bench as rb
+from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.checkpoints.reader import read_checkpoint
-from rmeeto_bench.data import fashion_mnist
-from rmeeto_bench.models.zoo import bundled_checkpoint
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.retrain.loop import top1
 
 RS = (0, 5, 10, 11, 13, 15, 20)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import rmeeto_bench as rb
 from rmeeto_bench.errors import CheckpointError, UsageError
-from rmeeto_bench.models import zoo
+from rmeeto_bench.models import sizes, zoo
 from rmeeto_bench.models.positions import resize_pos_embed
 from rmeeto_bench.models.videomamba import inflate
 from rmeeto_bench.reduction.config import Ablation, ReductionConfig, VitOptions, tome
@@ -40,14 +40,14 @@ SMALL_DEIT = {"embed_dim": 24, "num_heads": 2, "depth": 4, "img_size": 64}
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
 def test_parameter_counts_are_the_papers(name: str, count: int) -> None:
     with torch.device("meta"):
-        model = zoo.build(zoo.config(name), ReductionConfig())
+        model = zoo.build(sizes.config(name), ReductionConfig())
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
 def test_keys_of_the_families_are_their_checkpoints() -> None:
     with torch.device("meta"):
         image, clip = (
-            zoo.build(zoo.config(name), ReductionConfig()) for name in ("videomamba_tiny", "videomamba_tiny_k400_f8")
+            zoo.build(sizes.config(name), ReductionConfig()) for name in ("videomamba_tiny", "videomamba_tiny_k400_f8")
         )
     assert len(image.state_dict()) == 415
     extra = set(clip.state_dict()) - set(image.state_dict())
@@ -58,7 +58,7 @@ def test_keys_of_the_families_are_their_checkpoints() -> None:
 
 def test_r_88_of_the_video_models_is_the_papers_ratio() -> None:
     for name, ratio, final in (("videomamba_small_k400_f8", 0.3085, 601), ("videomamba_middle_k400_f8", 0.4207, 249)):
-        sized = zoo.config(name)
+        sized = sizes.config(name)
         counts = sized.token_counts(ReductionConfig(r=88))
         assert (counts[-1], round(1 - sum(counts) / len(counts) / 1569, 4)) == (final, ratio)
         assert sized.r_for_ratio(ratio)[0] == 88
@@ -100,8 +100,9 @@ def test_an_image_checkpoint_is_inflated_on_the_way_in(tmp_path: Path) -> None:
     save_file(image_model.state_dict(), path)
     clip_model = rb.create_model("videomamba_tiny_k400_f8", num_classes=5, frames=4, checkpoint=path, **SMALL)
     assert torch.equal(clip_model.patch_embed.proj.weight[:, :, 0], image_model.patch_embed.proj.weight)
+    assert rb.create_model("videomamba_tiny_k400_f8", frames=4, checkpoint=path, **SMALL).config.num_classes == 5
     with pytest.raises(CheckpointError, match="number of classes"):
-        rb.create_model("videomamba_tiny_k400_f8", frames=4, checkpoint=path, **SMALL)
+        rb.create_model("videomamba_tiny_k400_f8", num_classes=6, frames=4, checkpoint=path, **SMALL)
 
 
 @torch.inference_mode()
@@ -175,7 +176,7 @@ def test_position_embeddings_resize_around_a_leading_class_row() -> None:
 def test_timm_knows_every_family() -> None:
     code = (
         "import rmeeto_bench, timm; from rmeeto_bench.models.timm_models import timm_name; "
-        "from rmeeto_bench.models.zoo import MODELS; "
+        "from rmeeto_bench.models.sizes import MODELS; "
         "assert all(timm.is_model(timm_name(n)) for n in MODELS if n != 'vim_nano'); "
         "m = timm.create_model('videomamba_tiny_k400_f8_patch16_224.rmeeto_r88', depth=2); assert m.reduction.r == 88; "
         "assert timm.create_model('rmeeto_deit_tiny_patch16_224.rmeeto_r11', depth=2).planned_token_counts() == (197, 186); "

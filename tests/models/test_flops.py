@@ -4,11 +4,11 @@ import csv
 
 import pytest
 
+from rmeeto_bench.cost.flops import count_flops, published_gflops
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.models.flops import count_flops, published_gflops
-from rmeeto_bench.models.zoo import config
+from rmeeto_bench.files import shipped
+from rmeeto_bench.models.sizes import config
 from rmeeto_bench.reduction.config import ReductionConfig, upstream_exact
-from rmeeto_bench.shipped import shipped
 
 NAMES = {
     "Vim-Ti": "vim_tiny",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rmeeto_bench.measure.roofline import share_of_peak
-from rmeeto_bench.models.flops import count_flops, gflops_by_convention, operations, published_gflops
+from rmeeto_bench.cost.flops import count_flops, gflops_by_convention, operations, published_gflops
+from rmeeto_bench.cost.roofline import share_of_peak
+from rmeeto_bench.models.sizes import config
 from rmeeto_bench.models.vim import VimConfig
-from rmeeto_bench.models.zoo import config
 from rmeeto_bench.profiles import load_profiles
+from rmeeto_bench.published import throughput
 from rmeeto_bench.reduction.config import PRESETS, ReductionConfig
-from rmeeto_bench.reference import throughput
 
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "flops.json").read_text(encoding="utf-8"))["cases"]
 # The released hook counts delta twice as wide; a model without its merge term; and a rule that aims at -23 tokens.

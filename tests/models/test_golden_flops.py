@@ -8,9 +8,8 @@ from typing import Any
 import golden_data
 import pytest
 
-from rmeeto_bench.models.flops import FlopCount, count_flops
-from rmeeto_bench.models.sizes import DeitConfig, VimConfig
-from rmeeto_bench.models.zoo import DEIT
+from rmeeto_bench.cost.flops import FlopCount, count_flops
+from rmeeto_bench.models.sizes import DEIT, DeitConfig, VimConfig
 from rmeeto_bench.reduction.config import ReductionConfig
 
 RECORDED = golden_data.text("flops_families")

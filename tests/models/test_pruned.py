@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import rmeeto_bench as rb
+from rmeeto_bench.cost.flops import count_flops
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.kernels.registry import Operands, sample_arguments, select
 from rmeeto_bench.kernels.selective_scan.aligned import scan_directions, scan_through
-from rmeeto_bench.models.flops import count_flops
-from rmeeto_bench.models.zoo import config
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.reduction.config import Pruning
 from rmeeto_bench.reduction.pruning import (
     HiddenStateAlignment,
-    Pruning,
     TokenRecognition,
     gaps_between,
     implicit_attention,

@@ -9,12 +9,12 @@ from types import ModuleType
 
 import pytest
 
+from rmeeto_bench.cost.flops import count_flops
+from rmeeto_bench.cost.roofline import TUNED, limit
+from rmeeto_bench.cost.traffic import model_operations
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.measure.roofline import TUNED, limit
-from rmeeto_bench.models.flops import count_flops
-from rmeeto_bench.models.traffic import model_operations
+from rmeeto_bench.models.sizes import config
 from rmeeto_bench.models.vim import VimConfig
-from rmeeto_bench.models.zoo import config
 from rmeeto_bench.profiles import GpuProfile, load_profiles
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import token_counts

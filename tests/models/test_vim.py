@@ -11,8 +11,8 @@ import torch
 import rmeeto_bench as rb
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.positions import resize_pos_embed
+from rmeeto_bench.models.sizes import VIM
 from rmeeto_bench.models.vim import Vim, VimConfig
-from rmeeto_bench.models.zoo import VIM
 from rmeeto_bench.reduction.config import ReductionConfig, upstream_exact
 
 PARAMETERS = {"vim_tiny": 7_148_008, "vim_small": 25_796_584, "vim_base": 97_598_440}

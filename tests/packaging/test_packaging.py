@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import rmeeto_bench
-from rmeeto_bench.records import load
+from rmeeto_bench.kernels.native import compiling
+from rmeeto_bench.kernels.native import library as loader
+from rmeeto_bench.kernels.registry import sample_arguments
+from rmeeto_bench.kernels.selective_scan import native, reference
+from rmeeto_bench.records.run import load
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -40,25 +47,85 @@ def run(*words: object, **options) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the sources without git."""
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, from a copy of the sources without git."""
     for needed in ("build", "hatchling", "hatch_vcs"):
         if importlib.util.find_spec(needed) is None:
-            pytest.skip(f"{needed} is not installed: pip install -e '.[release]'")
+            pytest.skip(f"{needed} is not installed: pip install -e '.[test]'")
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, source / name)
-    ignored = shutil.ignore_patterns("__pycache__", "_version.py", "*.so")
+    ignored = shutil.ignore_patterns("__pycache__", "_version.py")
     for name in ("rmeeto_bench", "profiles", "results/paper"):
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, source)
+    left = source / "rmeeto_bench" / "kernels" / "native" / "shipped" / "left_from_before.so"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"compiled by hand")
+    out = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", out, source)
+    with tarfile.open(next(iter(out.glob("*.tar.gz")))) as archive:
+        archive.extractall(out, filter="data")
+    (unpacked,) = (path for path in out.iterdir() if path.is_dir())
+    return unpacked
+
+
+def wheel_of(sdist: Path, out: Path, **variables: str) -> tuple[Path, str]:
+    """The wheel built from the unpacked source distribution, and what the build said."""
+    line = (sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, sdist)
+    done = run(*line, env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables})
     (found,) = out.glob("*.whl")
+    return found, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel with the compiled kernels of this machine, as releases have it."""
+    if not compiling.compilers()[0]:
+        pytest.skip("no C++ compiler: apt install g++")
+    return wheel_of(sdist, tmp_path_factory.mktemp("dist"), RMEETO_BENCH_WHEEL_KERNELS="require")[0]
+
+
+@pytest.fixture(scope="module")
+def plain_wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that pip makes of the source distribution on a machine without a compiler."""
+    empty = tmp_path_factory.mktemp("empty")
+    found, said = wheel_of(sdist, tmp_path_factory.mktemp("plain"), PATH=str(empty))
+    assert "this wheel has no compiled CPU kernels: no C++ compiler was found" in said
     return found
 
 
+def test_compiled_files_are_in_the_wheel_of_this_platform_and_nowhere_else(sdist: Path, wheel: Path, plain_wheel: Path) -> None:
+    assert not [path for path in sdist.rglob("*") if path.suffix in (".so", ".sha256")]
+    assert wheel.name.startswith("rmeeto_bench-0.1.0-py3-none-linux_")  # no git, no tags: the fallback version
+    assert plain_wheel.name == "rmeeto_bench-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(plain_wheel) as archive:
+        assert "shipped" not in " ".join(archive.namelist())
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = [Path(name).name for name in archive.namelist() if "/shipped/" in name]
+        (root,) = (name for name in archive.namelist() if name.endswith(".dist-info/WHEEL"))
+        assert "Root-Is-Purelib: false" in archive.read(root).decode()
+    wanted = [compiling.file_name(isa) for isa in compiling.instruction_sets()]
+    assert sorted(shipped) == sorted([*wanted, *(name.replace(".so", ".sha256") for name in wanted)])
+
+
+def test_the_library_in_the_wheel_is_the_one_that_is_loaded(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path, [name for name in archive.namelist() if "/shipped/" in name])
+    shipped = tmp_path / "rmeeto_bench" / "kernels" / "native" / "shipped"
+    monkeypatch.setattr(loader, "SHIPPED", shipped)
+    monkeypatch.setattr(loader, "compilers", lambda: pytest.fail("a compiler was looked for"))
+    for isa in loader._processor_sets():
+        found = loader.find([isa])
+        assert (found.isa, found.source) == (isa, "shipped in the package")
+        assert found.dll._name == str(shipped / compiling.file_name(isa))
+        monkeypatch.setattr(loader, "_chosen", [found])
+        arguments = sample_arguments("cpu", 16)
+        assert torch.allclose(native.selective_scan(arguments), reference.selective_scan(arguments), atol=1e-4)
+
+
 def test_the_wheel_carries_what_the_tool_needs_and_nothing_else(wheel: Path) -> None:
-    assert wheel.name == "rmeeto_bench-0.1.0-py3-none-any.whl"  # no git, no tags: the fallback
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
         "rmeeto_bench/_profiles/v100.toml",
@@ -66,7 +133,7 @@ def test_the_wheel_carries_what_the_tool_needs_and_nothing_else(wheel: Path) -> 
         "rmeeto_bench/_version.py",
         "rmeeto_bench/bundled/vim_nano/vim_nano_r11.safetensors",
         "rmeeto_bench/bundled/fashion_mnist/LICENSE",
-        "rmeeto_bench/report/template.html",
+        "rmeeto_bench/report/run/template.html",
     ):
         assert needed in names, needed
     assert [name for name in names if name.endswith(".cpp")] == [
@@ -76,13 +143,14 @@ def test_the_wheel_carries_what_the_tool_needs_and_nothing_else(wheel: Path) -> 
     assert wheel.stat().st_size < 15 << 20
 
 
-@pytest.mark.slow
-def test_the_installed_wheel_runs_the_main_command_from_another_folder(wheel: Path, tmp_path: Path) -> None:
-    """An empty environment that borrows the dependencies of this one, so that nothing but the wheel is installed."""
-    home = tmp_path / "venv"
+@pytest.fixture(scope="module")
+def clean_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty environment that borrows the dependencies of this one, so that nothing but a wheel is installed."""
+    folder = tmp_path_factory.mktemp("clean")
+    home = folder / "venv"
     venv.create(home, with_pip=False)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(home)}))
-    borrowed = tmp_path / "borrowed"  # everything of this environment but the package itself
+    borrowed = folder / "borrowed"  # everything of this environment but the package itself
     borrowed.mkdir()
     for path in dict.fromkeys(entry for entry in sys.path if "site-packages" in entry):
         for entry in Path(path).iterdir():
@@ -91,19 +159,48 @@ def test_the_installed_wheel_runs_the_main_command_from_another_folder(wheel: Pa
                 if not link.exists():
                     link.symlink_to(entry)
     (site / "borrowed.pth").write_text(f"{borrowed}\n", encoding="utf-8")
-    run(sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--no-deps", "--no-index", wheel)
-    environment = {"PATH": f"{home}/bin:/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    options = {"cwd": elsewhere, "env": environment}
-    assert run(home / "bin" / "rmeeto-bench", "--version", **options).stdout.strip() == "rmeeto-bench 0.1.0"
-    assert "RTX 4090" in run(home / "bin" / "rmeeto-bench", "profiles", **options).stdout
-    line = ("--gpus", "none", "--quick", "--r", "0,20", "--images", "64", "--batch-size", "4", "--out", "result")
-    assert "speed-up" in run(home / "bin" / "rmeeto-bench", *line, **options).stdout
-    record = load(elsewhere / "result")
+    return home
+
+
+def install(home: Path, wheel: Path) -> None:
+    line = ("install", "--no-deps", "--no-index", "--force-reinstall", wheel)
+    run(sys.executable, "-m", "pip", "--python", home / "bin" / "python", *line)
+
+
+MAIN_COMMAND = ("--gpus", "none", "--quick", "--images", "64", "--batch-size", "4", "--out", "result")
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs_the_main_command_without_a_compiler(wheel: Path, clean_venv: Path, tmp_path: Path) -> None:
+    install(clean_venv, wheel)
+    tool = clean_venv / "bin" / "rmeeto-bench"
+    options = {"cwd": tmp_path, "env": {"PATH": f"{clean_venv}/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}}
+    assert run(tool, "--version", **options).stdout.strip() == "rmeeto-bench 0.1.0"
+    assert "RTX 4090" in run(tool, "profiles", **options).stdout
+    done = run(tool, *MAIN_COMMAND, "--r", "0,20", **options)
+    assert "speed-up" in done.stdout
+    kernels = f"{loader._processor_sets()[0]}, shipped"
+    assert f"vim_nano runs on native kernels ({kernels})" in " ".join(done.stderr.split())
+    record = load(tmp_path / "result")
     assert [arm.weights for arm in record.arms] == ["baseline", "retrained"]
     assert record.tool_version == "0.1.0"
     assert record.environment["git_commit"] is None
+    assert record.environment["cpu_kernels"] == kernels
+
+
+@pytest.mark.slow
+def test_without_compiled_kernels_and_compiler_the_run_is_on_the_fallback_and_says_so(
+    plain_wheel: Path, clean_venv: Path, tmp_path: Path
+) -> None:
+    install(clean_venv, plain_wheel)
+    options = {"cwd": tmp_path, "env": {"PATH": f"{clean_venv}/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}}
+    done = run(clean_venv / "bin" / "rmeeto-bench", *MAIN_COMMAND, "--r", "0", "--checkpoints", "none", **options)
+    said = " ".join(done.stderr.split())
+    assert "vim_nano runs on chunked kernels; not on native: the fast CPU kernels are neither shipped nor built" in said
+    assert "install g++" in said
+    record = load(tmp_path / "result")
+    assert record.environment["cpu_kernels"] is None
+    assert [arm.backend for arm in record.arms] == ["chunked"]
 
 
 def test_the_version_comes_from_the_tags_and_is_there_without_any() -> None:
@@ -236,8 +333,9 @@ def test_nvcc_is_given_the_chosen_architectures() -> None:
 def test_the_steps_of_the_cpu_image_work_in_a_clean_environment() -> None:
     for needed in ("build", "hatchling", "hatch_vcs"):
         if importlib.util.find_spec(needed) is None:
-            pytest.skip(f"{needed} is not installed: pip install -e '.[release]'")
-    done = run(sys.executable, ROOT / ".ci" / "container_steps.py", "cpu", "--borrow")
+            pytest.skip(f"{needed} is not installed: pip install -e '.[test]'")
+    without = os.environ | {"RMEETO_BENCH_WHEEL_KERNELS": "none"}  # compiled once in this suite, above
+    done = run(sys.executable, ROOT / ".ci" / "container_steps.py", "cpu", "--borrow", env=without)
     assert done.stdout.splitlines()[-1] == "rmeeto-bench 0.1.0"
 
 
@@ -251,7 +349,8 @@ def test_the_release_workflow_publishes_with_a_token_of_the_moment_only() -> Non
     assert flow["permissions"] == {"contents": "read"}
     publish = flow["jobs"]["publish"]
     assert publish["permissions"] == {"id-token": "write"}
-    assert set(publish["needs"]) == {"build", "test"}
+    assert set(publish["needs"]) == {"sdist", "build", "test"}
+    assert flow["jobs"]["build"]["needs"] == "sdist"
     assert publish["environment"]["name"] == "pypi"
     assert "secrets." not in text
     for job in flow["jobs"].values():

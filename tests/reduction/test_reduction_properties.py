@@ -12,8 +12,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.reduction import reference
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.merging import MergeResult, merge_tokens
+from rmeeto_bench.reduction.schedule import effective_r
 
 
 @st.composite
@@ -170,3 +172,15 @@ def test_shapes_that_do_not_belong_together_are_refused() -> None:
         merge_tokens(hidden, None, None, 4, ReductionConfig(r=2), metric=hidden[:1])
     with pytest.raises(UsageError, match="hidden must be"):
         merge_tokens(hidden[0], None, None, 4, ReductionConfig(r=2))
+
+
+@settings(deadline=None)
+@given(merges(distance="cosine", ordered=True, choose_k=1))
+def test_the_general_code_agrees_with_the_paper_on_one_screen(case) -> None:
+    hidden, residual, size, p, config = case
+    r = effective_r(hidden.shape[1], config.r)
+    out = merge_tokens(hidden, residual, size, p, replace(config, r=r))
+    expected = reference.merge(hidden, residual, size, p, r)
+    for ours, right in zip((out.hidden, out.residual, out.size), expected):
+        assert torch.allclose(ours, right, atol=1e-5)
+    assert out.cls_position == expected[3]

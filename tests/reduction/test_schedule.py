@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.files import shipped
 from rmeeto_bench.reduction.config import ReductionConfig, paper, upstream_exact
 from rmeeto_bench.reduction.schedule import (
     PAPER_RATIOS,
@@ -15,7 +16,6 @@ from rmeeto_bench.reduction.schedule import (
     token_counts,
     vit_schedule,
 )
-from rmeeto_bench.shipped import shipped
 
 FINAL = {0: 197, 5: 142, 10: 87, 11: 76, 13: 54, 15: 32, 20: 6}
 RATIOS = {0: 0.0, 5: 0.1396, 10: 0.2792, 11: 0.3071, 13: 0.3629, 15: 0.4188, 20: 0.5398}

@@ -13,10 +13,24 @@ from rich.console import Console
 from sample_runs import arms, cpu_run, record, two_gpus
 
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.comparisons import FAIL, INCONCLUSIVE, MEMORY, PASS, RATE, REFUSED, TOP1, Change, Comparison, to_json
-from rmeeto_bench.records import DeviceRecord, Estimate, save
+from rmeeto_bench.records.comparison import (
+    FAIL,
+    FASTER,
+    INCONCLUSIVE,
+    MEMORY,
+    NO_LOSS,
+    PASS,
+    RATE,
+    REFUSED,
+    SAME,
+    TOP1,
+    Change,
+    Comparison,
+    to_json,
+)
+from rmeeto_bench.records.run import DeviceRecord, Estimate, save
 from rmeeto_bench.report.comparison import github_annotations, headline, junit, markdown, table
-from rmeeto_bench.report.export import FORMATS
+from rmeeto_bench.report.run.export import FORMATS
 
 CHANGES = (
     Change("Some GPU", "vim_small/r0", RATE, 1480.0, 1481.0, Estimate(0.0007, -0.002, 0.003), 0.005, PASS),
@@ -30,8 +44,23 @@ GATE = Comparison("gate", "origin/main", "HEAD", FAIL, CHANGES, ("a | note",), p
 def test_the_headline_names_the_worst_and_what_is_unclear() -> None:
     assert headline(GATE) == (
         "FAIL: images/s of vim_small/r11 -5.33 [-5.60, -5.00] %; "
-        "1 of 4 quantities cannot be told apart well enough; 5 processes a side"
+        "1 of 4 quantities: a change above the margin is neither shown nor excluded; 5 processes a side"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcomes", "says"),
+    [
+        ("gate", (PASS, PASS), "PASS: 2 quantities: a loss of twice its margin is excluded for each; 5 processes a side"),
+        ("compare", (SAME, SAME), "SAME: 2 quantities: a change above its margin is excluded for each"),
+        ("compare", (SAME, NO_LOSS), "SAME: 2 quantities: none is shown to be worse"),
+        ("compare", (FASTER, SAME), "FASTER: 2 quantities: none is shown to be worse"),
+        ("compare", (INCONCLUSIVE, SAME), "1 of 2 quantities: a change above the margin is neither shown nor excluded"),
+    ],
+)
+def test_the_headline_says_no_more_than_the_intervals(kind: str, outcomes: tuple[str, str], says: str) -> None:
+    changes = tuple(replace(CHANGES[0], outcome=outcome) for outcome in outcomes)
+    assert says in headline(replace(GATE, kind=kind, outcome=outcomes[0], changes=changes))
 
 
 @pytest.mark.parametrize("width", [80, 120])

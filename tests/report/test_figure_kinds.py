@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sample_runs import cpu_run, record, two_gpus
 
-from rmeeto_bench.bench.store import Store
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.records import Block, Estimate, RunRecord, save
-from rmeeto_bench.report.figure import COLOURS, LINES, MARKERS, STYLES, render
-from rmeeto_bench.report.figure_kinds import energy, kernel_times, retraining, speed_accuracy, speedup
-from rmeeto_bench.report.lines import lines_of
+from rmeeto_bench.records.run import Block, Estimate, RunRecord, save
+from rmeeto_bench.report.figures.curves import lines_of
+from rmeeto_bench.report.figures.kinds import energy, kernel_times, retraining, speed_accuracy, speedup
+from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, render
 
 CHECK = {
     "provenance": {"device": "NVIDIA A100"},

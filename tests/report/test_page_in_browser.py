@@ -10,8 +10,8 @@ from browser import Browser, chromium
 from PIL import Image
 from sample_runs import two_gpus
 
-from rmeeto_bench.records import Block
-from rmeeto_bench.report.html import html
+from rmeeto_bench.records.run import Block
+from rmeeto_bench.report.run.html import html
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="needs chromium (Debian: apt-get install chromium)")
 PHONE, DESK = 390, 1100

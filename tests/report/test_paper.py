@@ -16,21 +16,21 @@ import pytest
 from pylatexenc.latexwalker import LatexWalker, LatexWalkerParseError
 from sample_runs import arms, cpu_run, record, two_gpus
 
-from rmeeto_bench import reference
+from rmeeto_bench import published as reference
+from rmeeto_bench.cost.flops import published_gflops
 from rmeeto_bench.errors import DataError, UsageError
-from rmeeto_bench.models.flops import published_gflops
-from rmeeto_bench.models.zoo import config
-from rmeeto_bench.records import DeviceRecord, Estimate, RunRecord
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.records.run import DeviceRecord, Estimate, RunRecord
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import token_counts
-from rmeeto_bench.report.figure import render
-from rmeeto_bench.report.paper.ablated import load_ablations
+from rmeeto_bench.report.figures.style import render
 from rmeeto_bench.report.paper.figures import DRAW, GPUS, ours
 from rmeeto_bench.report.paper.item import Line, Ours, PaperTable
+from rmeeto_bench.report.paper.read_ablations import load_ablations
 from rmeeto_bench.report.paper.registry import TABLES, chosen, fill
 from rmeeto_bench.report.paper.render import VALUES, csv_text, html, latex, markdown
 from rmeeto_bench.report.paper.sources import Sources, gather
-from rmeeto_bench.report.tables import DASH
+from rmeeto_bench.report.run.tables import DASH
 
 HOSTILE = '<script>alert("x")</script>_{}%&|#$~^\\'
 NAMES = list(TABLES)

@@ -11,9 +11,9 @@ import pytest
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.reduction.config import Ablation, ReductionConfig
 from rmeeto_bench.report.paper.item import Ours
+from rmeeto_bench.report.paper.read_trainings import load_trainings
 from rmeeto_bench.report.paper.registry import TABLES, fill
 from rmeeto_bench.report.paper.sources import gather
-from rmeeto_bench.report.paper.trained import load_trainings
 
 
 def training_log(folder: Path, **changes: object) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import rmeeto_bench as rb
-from rmeeto_bench.models.sources import trace
+from rmeeto_bench.models.token_sources import trace
 from rmeeto_bench.reduction.config import ReductionConfig
-from rmeeto_bench.report.pictures import DROPPED, beside, group_map, merged_pictures
+from rmeeto_bench.report.figures.pictures import DROPPED, beside, group_map, merged_pictures
 
 
 def source(groups: list[int], rows: int) -> np.ndarray:

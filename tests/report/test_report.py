@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,13 +10,14 @@ import pytest
 from rich.console import Console
 from sample_runs import arms, cpu_run, record, two_gpus
 
-from rmeeto_bench.records import DeviceRecord, RunRecord
-from rmeeto_bench.report.figure import render
-from rmeeto_bench.report.figure_kinds import speed_accuracy
-from rmeeto_bench.report.files import write_all
-from rmeeto_bench.report.html import html
-from rmeeto_bench.report.summary import sentences
-from rmeeto_bench.report.tables import escape_tex, latex, markdown, rich_table, to_frame
+from rmeeto_bench.records.run import DeviceRecord, Estimate, RunRecord
+from rmeeto_bench.report.figures.kinds import speed_accuracy
+from rmeeto_bench.report.figures.style import render
+from rmeeto_bench.report.plain import tex
+from rmeeto_bench.report.run.files import write_all
+from rmeeto_bench.report.run.html import html
+from rmeeto_bench.report.run.summary import sentences
+from rmeeto_bench.report.run.tables import latex, markdown, rich_table, to_frame
 
 HOSTILE = '<script>alert("x")</script>_{}%&'
 
@@ -82,19 +82,17 @@ def test_the_frame_has_one_row_per_arm_and_intervals_beside_values() -> None:
 
 def test_the_sentence_names_the_fastest_good_arm_and_the_break_even() -> None:
     (conclusion, *notes) = sentences(cpu_run())
-    assert "ratio 0.28 at 1.30x" in conclusion
-    assert "-1.10" not in conclusion
-    assert re.search(r"merging pays from ratio 0\.1[5-9]", conclusion)
+    assert "no ratio is shown to be faster than the baseline and within 1 point of its top-1" in conclusion
+    assert "not resolved for ratio 0.28" in conclusion  # -0.9 [-1.1, -0.7] points
+    assert "merging pays from ratio 0.28 on, slower at ratio 0.14" in conclusion  # the record has no interval of break-even
     assert any("slower than no merging: ratio 0.14" in note for note in notes)
 
 
 def test_the_sentence_invents_no_accuracy() -> None:
     assert "accuracy unknown" in sentences(without_accuracy())[0]
     run = cpu_run()
-    hopeless = replace(
-        run, arms=tuple(replace(a, delta_top1=a.delta_top1 and replace(a.delta_top1, value=-9.0)) for a in run.arms)
-    )
-    assert "no merging ratio is faster than the baseline within 1 point" in sentences(hopeless)[0]
+    hopeless = replace(run, arms=tuple(replace(a, delta_top1=a.delta_top1 and Estimate(-9.0, -9.2, -8.8)) for a in run.arms))
+    assert "no ratio is shown to be faster than the baseline and within 1 point of its top-1" in sentences(hopeless)[0]
 
 
 def test_verdicts_come_with_their_remedy() -> None:
@@ -108,7 +106,7 @@ def test_latex_is_balanced_and_escaped() -> None:
     assert r"\_\{\}\%\&" in text
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert len({line.count(" & ") for line in body}) == 1
-    assert escape_tex("Δ 5 % — a_b") == r"$\Delta$ 5 \% --- a\_b"
+    assert tex("Δ 5 % — a_b") == r"$\Delta$ 5 \% --- a\_b"
 
 
 class Page(HTMLParser):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from rmeeto_bench.data import fashion_mnist
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.retrain.presets import preset
 from rmeeto_bench.retrain.recipe import Recipe, changed
 

@@ -11,8 +11,8 @@ import torch
 from small_sets import tiny_recipe, write_folders
 from torch import Tensor
 
-from rmeeto_bench.data import fashion_mnist
 from rmeeto_bench.data.image_set import Normalisation, TensorSet
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.retrain.augment import BatchMix, Draw, augmented, draw, fit, mirror, shift
 from rmeeto_bench.retrain.distributed import World

@@ -14,10 +14,10 @@ from small_sets import tiny_recipe
 from torch import nn
 
 import rmeeto_bench as rb
-from rmeeto_bench.data import fashion_mnist
 from rmeeto_bench.data.image_set import TensorSet
+from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import CheckpointError, DataError, MeasurementError
-from rmeeto_bench.kernels.registry import select
+from rmeeto_bench.kernels.registry import _select
 from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.retrain.distill import distillation_loss, prepare_teacher, training_loss
 from rmeeto_bench.retrain.distributed import World
@@ -124,6 +124,39 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(data: TensorSet, steps: int)
     assert not same(first.model, whole.model)
 
 
+def test_a_step_that_is_interrupted_is_left_out_and_the_state_before_it_saved(data: TensorSet) -> None:
+    recipe = tiny_recipe(optimisation__accumulation=2, optimisation__batch_size=8, ema_decay=0.5)
+    whole, outcome = trained(data, recipe)
+    states: list[dict[str, Any]] = []
+    calls: list[int] = []
+
+    def strike(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 8:  # the second half of the fourth step
+            raise KeyboardInterrupt
+
+    trainer = Trainer(tiny_model(), Feed(data, SHAPE, recipe, CPU))
+    trainer.model.register_forward_hook(strike)
+    part = trainer.run(Watch(every=2, save=lambda _, state: states.append(copy.deepcopy(state))))
+    assert (part.interrupted, part.steps, states[-1]["step"]) == (True, 3, 3)
+    resumed = Trainer(tiny_model(), Feed(data, SHAPE, recipe, CPU))
+    resumed.load(states[-1])
+    assert losses(resumed.run(Watch(every=2))) == losses(outcome)
+    assert same(resumed.weights, whole.weights)
+
+
+def test_weights_between_two_steps_are_never_saved(data: TensorSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def strike(stepper: Stepper) -> None:
+        stepper.optimizer.step()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stepper, "step", strike)
+    saved: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        trained(data, tiny_recipe(), Watch(save=lambda step, _: saved.append(step)))
+    assert not saved
+
+
 def test_a_state_of_another_recipe_is_refused_naming_the_difference(data: TensorSet) -> None:
     trainer, _ = trained(data, tiny_recipe(schedule__epochs=0.2))
     other = Trainer(tiny_model(), Feed(data, SHAPE, tiny_recipe(schedule__epochs=0.5), CPU))
@@ -190,7 +223,7 @@ def test_the_teacher_is_frozen_in_eval_and_stochastic_under_upstream(data: Tenso
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_trains_near_fp32(data: TensorSet, precision: str) -> None:
     full = trained(data, tiny_recipe(schedule__epochs=0.5))[1]
-    select.cache_clear()  # as in a process of its own: the kernels are tested in the first forward, under autocast
+    _select.cache_clear()  # as in a process of its own: the kernels are tested in the first forward, under autocast
     low = trained(data, tiny_recipe(schedule__epochs=0.5, optimisation__precision=precision))[1]
     assert low.log[0].loss != full.log[0].loss
     assert low.log[-1].loss == pytest.approx(full.log[-1].loss, abs=0.1)

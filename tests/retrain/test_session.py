@@ -21,7 +21,8 @@ import rmeeto_bench as rb
 from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import CheckpointError, UnavailableError, UsageError
-from rmeeto_bench.records import write_atomic
+from rmeeto_bench.files import write_atomic
+from rmeeto_bench.reduction.config import Ablation
 from rmeeto_bench.report.training import minutes_table, read_log, read_logs
 from rmeeto_bench.retrain import state as states
 from rmeeto_bench.retrain.distributed import World, choose_device
@@ -49,10 +50,12 @@ def test_a_session_writes_weights_that_say_how_they_were_made_and_go_on_at_anoth
     low = session(data, tmp_path / "low", fraction=0.5, optimisation__batch_size=8)
     first = train_one(low, 0, CPU)
     recipe = tiny_recipe(img_size=None, schedule__epochs=0.2, ema_decay=0.9)
-    full = replace(low, recipe=recipe, init=str(first.checkpoint), files=Files(tmp_path / "out", half=True))
+    merging = rb.ReductionConfig(prune=True, ablation=Ablation(shuffle=0.3))
+    full = replace(low, recipe=recipe, init=str(first.checkpoint), files=Files(tmp_path / "out", half=True), reduction=merging)
     second = train_one(full, 5, CPU)
     provenance = read_checkpoint(second.checkpoint).provenance
     assert (provenance.trained_r, provenance.metadata["model"], provenance.metadata["weights"]) == (5, "vim_nano", "ema")
+    assert provenance.reduction == replace(merging, r=5)
     log = lines(second.log)
     assert lines(first.log)[0]["training_images"] == 48
     assert (log[0]["recipe"]["name"], log[0]["training_images"], log[-1]["n_images"]) == ("nano_retrain", 96, 40)
@@ -98,9 +101,32 @@ def test_the_command_trains_several_ratios_resumes_and_draws(data: Path, tmp_pat
         "curves.png", "minutes.md",
     }  # fmt: skip
     assert main([*words, "--out", str(tmp_path), "--resume"]) == 0
-    assert capsys.readouterr().out.count("finished before") == 2
+    assert capsys.readouterr().out.count("already done") == 2
     table = (tmp_path / "minutes.md").read_text(encoding="utf-8")
     assert "| vim_nano_r20 | 20 | cpu | 1 | 1.00 |" in table
+
+
+def test_stopped_while_it_is_evaluated_the_command_keeps_the_trained_state(tmp_path: Path) -> None:
+    data, log = write_fashion_mnist(tmp_path / "set", test=1000), tmp_path / "out" / "vim_nano_r5.jsonl"
+    words = ["retrain", "--preset", "nano", "--data", str(data), "--r", "5", "--epochs", "1", "--batch-size", "16"]
+    words += ["--fraction", "1", "--device", "cpu", "--log-every", "1", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rmeeto_bench", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert any(line.startswith("  step 6/6 ") for line in process.stderr)  # the last line before the evaluation
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "its state is saved: go on with --resume" in out
+    assert (lines(log)[-1]["interrupted"], lines(log)[-1]["top1"]) == (True, None)
+    assert not log.with_suffix(".safetensors").exists()
+    assert list(log.with_suffix(".state").glob("step_*.pt"))
+    assert "| - |" in (tmp_path / "out" / "minutes.md").read_text(encoding="utf-8")
+    assert main([*words, "--resume"]) == 0
+    assert lines(log)[-1]["n_images"] == 1000
+    assert [line["step"] for line in lines(log)[1:-1]] == [1, 2, 3, 4, 5, 6]  # nothing was trained again
+    assert log.with_suffix(".safetensors").exists()
 
 
 def test_interrupted_the_command_exits_130_and_resumes_to_the_same_curve(data: Path, tmp_path: Path) -> None:
@@ -135,7 +161,7 @@ def test_states_are_atomic_two_are_kept_and_damage_falls_back(tmp_path: Path) ->
     assert loaded is not None
     assert loaded["step"] == 2
     (tmp_path / "step_00000002.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="start anew"):
+    with pytest.raises(CheckpointError, match="start again"):
         states.load_state(tmp_path)
     states.remove_states(tmp_path)
     assert states.load_state(tmp_path) is None
@@ -228,7 +254,8 @@ def test_image_folders_train_end_to_end(tmp_path: Path) -> None:
     result = train_one(folders, 20, CPU)
     assert 0 <= result.top1 <= 100
     assert finished(folders, 20) == result
-    assert finished(replace(folders, recipe=tiny_recipe()), 20) is None
+    with pytest.raises(UsageError, match="not what is asked for: .*recipe.optimisation.batch_size 4, not 16"):
+        finished(replace(folders, recipe=tiny_recipe()), 20)
 
 
 def test_the_minutes_stand_beside_the_papers(tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from sample_runs import cpu_run
 
-from rmeeto_bench.bench.ratios import parse_ratios, parse_rs
+from rmeeto_bench.bench.plan.ratios import parse_ratios, parse_rs
 from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.errors import RmeetoError
-from rmeeto_bench.fleet.archive import pack, unpack
+from rmeeto_bench.fleet.join.archive import pack, unpack
 from rmeeto_bench.fleet.plan import read_plan
 from rmeeto_bench.profiles import GpuProfile, load_profiles
-from rmeeto_bench.records import from_json, to_json
-from rmeeto_bench.records import save as save_record
+from rmeeto_bench.records.run import from_json, to_json
+from rmeeto_bench.records.run import save as save_record
 
 FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SLOWER = settings(FAST, max_examples=60)

@@ -24,14 +24,14 @@ import pytest
 import torch
 from sample_runs import cpu_run
 
-from rmeeto_bench.bench.store import SCHEMA, VERSION
+from rmeeto_bench.bench.store.store import SCHEMA, VERSION
 from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.data.find import find_data
 from rmeeto_bench.errors import RmeetoError
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records import save, to_json
+from rmeeto_bench.records.run import save, to_json
 
 Attack = Callable[[Path], Any]  # prepares files in a folder; returns the words of a command, or a call to make
 NANO = {"shape": (1, 28, 28), "num_classes": 10, "images": None}
@@ -168,7 +168,7 @@ DATABASES = {
     "an index of its own": (database(SCHEMA + "CREATE INDEX i ON block(seconds);"), "tampered"),
     "damaged pages": (_page_damaged(), "run.sqlite"),
     "a session that is text": (
-        database(SCHEMA + "INSERT INTO block(device,session,round,arm) VALUES('cpu','x',0,'vim_nano/r0');"), "no run has"
+        database(SCHEMA + "INSERT INTO block(device,session,round,arm) VALUES('cpu','x',0,'vim_nano/r0');"), "table block, column session, row 1 holds text"
     ),
 }  # fmt: skip
 

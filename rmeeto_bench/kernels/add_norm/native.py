@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmeeto_bench.kernels.native.build import library, pointer
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.kernels.native.library import library, pointer
+from rmeeto_bench.kernels.native.operands import floats
+from rmeeto_bench.kernels.untraced import untraced
 
 
 class _AddNorm(torch.autograd.Function):
@@ -19,8 +22,9 @@ class _AddNorm(torch.autograd.Function):
         residual = None if residual is None else residual.contiguous()
         channels = hidden.shape[-1]
         tokens = hidden.numel() // channels
-        out, total, rstd = torch.empty_like(hidden), torch.empty_like(hidden), hidden.new_empty(tokens)
-        library().rmeeto_add_norm_forward(
+        out, total, rstd = hidden.new_empty(hidden.shape), hidden.new_empty(hidden.shape), hidden.new_empty(tokens)
+        library().run(
+            "rmeeto_add_norm_forward",
             pointer(hidden),
             pointer(residual),
             pointer(weight),
@@ -30,7 +34,6 @@ class _AddNorm(torch.autograd.Function):
             pointer(total),
             pointer(rstd),
             pointer(out),
-            torch.get_num_threads(),
         )
         ctx.save_for_backward(total, rstd, weight)
         ctx.has_residual = residual is not None
@@ -41,8 +44,9 @@ class _AddNorm(torch.autograd.Function):
         total, rstd, weight = ctx.saved_tensors
         dout, dtotal = gradients[0].contiguous(), gradients[1].contiguous()
         threads, channels = torch.get_num_threads(), total.shape[-1]
-        din, dweight = torch.empty_like(total), total.new_zeros(threads, channels)
-        library().rmeeto_add_norm_backward(
+        din, dweight = total.new_empty(total.shape), total.new_zeros(threads, channels)
+        library().run(
+            "rmeeto_add_norm_backward",
             pointer(dout),
             pointer(dtotal),
             pointer(total),
@@ -52,13 +56,19 @@ class _AddNorm(torch.autograd.Function):
             channels,
             pointer(din),
             pointer(dweight),
-            threads,
         )
         return din, din if ctx.has_residual else None, dweight.sum(0), None
 
 
+@untraced
 def add_norm(hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Same contract as `reference.add_norm`, for CPU tensors; half inputs run in fp32."""
-    residual = None if residual is None else residual.float()
-    out, total = _AddNorm.apply(hidden.float(), residual, weight.float(), eps)
+    """Same contract as `reference.add_norm`, for CPU tensors; half inputs run in fp32.
+
+    Raises `UsageError` for operands of other shapes, dtypes or devices.
+    """
+    if hidden.dim() == 0 or not hidden.shape[-1]:
+        raise UsageError(f"hidden has shape {tuple(hidden.shape)}, not (..., C)")
+    residual = None if residual is None else floats("residual", residual, *hidden.shape)
+    weight = floats("weight", weight, hidden.shape[-1])
+    out, total = _AddNorm.apply(floats("hidden", hidden, *hidden.shape), residual, weight, eps)
     return out.to(hidden.dtype), total

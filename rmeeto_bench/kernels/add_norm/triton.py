@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rmeeto_bench.kernels.add_norm import reference
+from rmeeto_bench.kernels.arguments import refuse_float64
 from rmeeto_bench.kernels.recompute import with_gradients
 
 
@@ -45,6 +46,7 @@ def _(hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tu
 
 def add_norm(hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Same contract as `reference.add_norm`, on CUDA; the backward is the reference's."""
+    refuse_float64(hidden)
 
     def fast(hidden: Tensor, residual: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
         residual = None if residual is None else residual.float().contiguous()

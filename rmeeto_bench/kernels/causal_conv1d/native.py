@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmeeto_bench.kernels.native.build import library
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.kernels.native.library import library, pointer
+from rmeeto_bench.kernels.native.operands import floats, rows
+from rmeeto_bench.kernels.untraced import untraced
 
 WIDTH = 4
 
@@ -22,21 +25,18 @@ class _Shape(ctypes.Structure):
     ]
 
 
-def _call(name: str, x: Tensor, *tensors: Tensor) -> None:
-    shape = _Shape(x.shape[0], x.shape[1], x.shape[2], x.stride(1))
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, *tensors))
-    getattr(library(), name)(ctypes.byref(shape), *pointers, torch.get_num_threads())
+def _call(name: str, x: Tensor, distance: int, *tensors: Tensor) -> None:
+    shape = _Shape(x.shape[0], x.shape[1], x.shape[2], distance)
+    library().run(name, ctypes.byref(shape), *(pointer(tensor) for tensor in (x, *tensors)))
 
 
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *operands: Tensor) -> Tensor:
         x, weight, bias = operands
-        if x.stride(2) != 1 or x.stride(0) != x.stride(1) * x.shape[1]:
-            x = x.contiguous()
-        weight, bias = weight.contiguous(), bias.contiguous()
+        (x, ctx.distance), weight, bias = rows(x), weight.contiguous(), bias.contiguous()
         u = x.new_empty(2, *x.shape)
-        _call("rmeeto_conv_forward", x, weight, bias, u)
+        _call("rmeeto_conv_forward", x, ctx.distance, weight, bias, u)
         ctx.save_for_backward(x, weight, bias)
         return u
 
@@ -45,11 +45,19 @@ class _Conv(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         dx = x.new_empty(x.shape)
         dtaps = x.new_empty(x.shape[0], 2, x.shape[2], WIDTH + 1)
-        _call("rmeeto_conv_backward", x, weight, bias, gradients[0].contiguous(), dx, dtaps)
+        _call("rmeeto_conv_backward", x, ctx.distance, weight, bias, gradients[0].contiguous(), dx, dtaps)
         dtaps = dtaps.sum(0)
         return dx, dtaps[..., :WIDTH], dtaps[..., WIDTH]
 
 
+@untraced
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Same contract as `reference.causal_conv1d`, for CPU tensors and K = 4; half inputs run in fp32."""
-    return _Conv.apply(x.float(), weight.float(), bias.float()).to(x.dtype)
+    """Same contract as `reference.causal_conv1d`, for CPU tensors and K = 4; half inputs run in fp32.
+
+    Raises `UsageError` for operands of other shapes, dtypes or devices.
+    """
+    if x.dim() != 3:
+        raise UsageError(f"x has shape {tuple(x.shape)}, not (B, L, D)")
+    channels = x.shape[2]
+    operands = (floats("x", x, *x.shape), floats("weight", weight, 2, channels, WIDTH), floats("bias", bias, 2, channels))
+    return _Conv.apply(*operands).to(x.dtype)

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.kernels.arguments import refuse_float64
 from rmeeto_bench.kernels.causal_conv1d import reference
 from rmeeto_bench.kernels.recompute import with_gradients
 from rmeeto_bench.kernels.selective_scan.triton_math import silu
@@ -83,6 +85,9 @@ def _(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Same contract as `reference.causal_conv1d` for K = 4, on CUDA; the backward is the reference's."""
+    if weight.shape[2] != WIDTH:
+        raise UsageError(f"the convolution has {weight.shape[2]} taps; the Triton kernel serves {WIDTH}")
+    refuse_float64(x)
 
     def fast(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x = x if x.stride(2) == 1 else x.contiguous()

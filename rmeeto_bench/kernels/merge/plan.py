@@ -1,4 +1,4 @@
-"""What a matching decided, as the merging kernel reads it."""
+"""The result of a matching, in the form that the merging kernel reads."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MergePlan:
-    """survivors [B, L - r]: input row of every output row · merged [B, r]: input rows that disappear, closest pair first
-    · slots [B, r]: the output rows they fold into. All int32. `cls_position` is the class token's output row."""
+    """What becomes of every row in a merge. The index tensors are int32."""
 
-    survivors: Tensor
-    merged: Tensor
-    slots: Tensor
-    cls_position: int
+    survivors: Tensor  # [B, L - r], input row of every output row
+    merged: Tensor  # [B, r], input rows that disappear, closest pair first
+    slots: Tensor  # [B, r], output rows that they fold into
+    cls_position: int  # output row of the class token

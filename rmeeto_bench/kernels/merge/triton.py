@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rmeeto_bench.errors import UsageError
 from rmeeto_bench.kernels.merge.plan import MergePlan
 
 FEATURES = 32
@@ -123,6 +124,11 @@ def _(metric: Tensor, cls_position: int, moved: int, r: int) -> tuple[Tensor, Te
 
 def match(metric: Tensor, cls_position: int, moved: int, r: int) -> MergePlan:
     """Same contract as `reference.match`, for up to 2 * MOST patches, on CUDA."""
+    length = metric.shape[1]
+    if length // 2 > MOST:
+        raise UsageError(f"an image has {length} tokens; the Triton kernel matches up to {2 * MOST + 1}")
+    if not (0 < r <= length // 2 and r < length - 1 and 0 <= cls_position < length and 0 <= moved < length - r):
+        raise UsageError(f"{length} tokens have no class token at {cls_position} that moves to {moved} when {r} are merged")
     metric = metric if metric.stride(2) == 1 else metric.contiguous()
     survivors, merged, slots = _match(metric, cls_position, moved, r)
     return MergePlan(survivors, merged, slots, moved)

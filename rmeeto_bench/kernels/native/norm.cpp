@@ -1,55 +1,79 @@
-// Residual add + RMSNorm (see ../add_norm/reference.py). One task is one token.
+// Residual add + RMSNorm (see ../add_norm/reference.py). It does two instructions per load: memory bounds it.
+#include <algorithm>
 #include <cmath>
 
+#include "tasks.h"
 #include "vector.h"
+
+namespace {
+
+constexpr long ROWS = 16;  // tokens a task takes
+
+// Calls body(c, lanes) for every block of channels.
+template <class Body>
+inline void each_block(int channels, const Body& body) {
+  for (int c = 0; c < channels; c += BLOCK) body(c, std::min(BLOCK, channels - c));
+}
+
+}  // namespace
 
 extern "C" {
 
 // hidden, residual [T, C] -> total = hidden + residual, rstd [T], out = total * rstd * weight. residual may be null.
-void rmeeto_add_norm_forward(const float* hidden, const float* residual, const float* weight, long tokens, int channels,
-                             float eps, float* total, float* rstd, float* out, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (long t = 0; t < tokens; ++t) {
-    const long row = t * channels;
-    Vec squares = {};
-    for (int c = 0; c < channels; c += W) {
-      const int lanes = channels - c < W ? channels - c : W;
-      Vec v = load(hidden + row + c, lanes);
-      if (residual) v += load(residual + row + c, lanes);
-      store(total + row + c, v, lanes);
-      squares += v * v;
+int rmeeto_add_norm_forward(const float* hidden, const float* residual, const float* weight, long tokens, int channels,
+                            float eps, float* total, float* rstd, float* out, int threads) {
+  each_task((tokens + ROWS - 1) / ROWS, threads, [&](long task) {
+    for (long t = task * ROWS; t < std::min(tokens, (task + 1) * ROWS); ++t) {
+      const long row = t * channels;
+      Block squares = {};
+      each_block(channels, [&](int c, int lanes) {
+        Block value = load(hidden + row + c, lanes);
+        if (residual) {
+          const Block other = load(residual + row + c, lanes);
+          EACH_VECTOR value.v[v] += other.v[v];
+        }
+        store(total + row + c, value, lanes);
+        EACH_VECTOR squares.v[v] += value.v[v] * value.v[v];
+      });
+      const float r = rstd[t] = 1.0f / std::sqrt(sum(squares) / channels + eps);
+      each_block(channels, [&](int c, int lanes) {
+        Block value = load(total + row + c, lanes);
+        const Block w = load(weight + c, lanes);
+        EACH_VECTOR value.v[v] *= r * w.v[v];
+        store(out + row + c, value, lanes);
+      });
     }
-    const float r = rstd[t] = 1.0f / std::sqrt(sum(squares) / channels + eps);
-    for (int c = 0; c < channels; c += W) {
-      const int lanes = channels - c < W ? channels - c : W;
-      store(out + row + c, load(total + row + c, lanes) * r * load(weight + c, lanes), lanes);
-    }
-  }
+  });
+  return 0;
 }
 
-// dout, dtotal [T, C] -> din [T, C] (the gradient of hidden and of residual alike), dweight [threads, C] (partial sums, zeroed by the caller)
-void rmeeto_add_norm_backward(const float* dout, const float* dtotal, const float* total, const float* rstd,
-                              const float* weight, long tokens, int channels, float* din, float* dweight, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int part = 0; part < threads; ++part) {
-    float* partial = dweight + (long)part * channels;
+// dout, dtotal [T, C] -> din [T, C] (the gradient of hidden and of residual), dweight [parts, C] (partial sums, zeroed by
+// the caller)
+int rmeeto_add_norm_backward(const float* dout, const float* dtotal, const float* total, const float* rstd,
+                             const float* weight, long tokens, int channels, float* din, float* dweight, int threads) {
+  each_task(threads, threads, [&](long part) {
+    float* partial = dweight + part * channels;
     for (long t = tokens * part / threads; t < tokens * (part + 1) / threads; ++t) {
       const long row = t * channels;
-      Vec dot = {};
-      for (int c = 0; c < channels; c += W) {
-        const int lanes = channels - c < W ? channels - c : W;
-        const Vec g = load(dout + row + c, lanes), v = load(total + row + c, lanes);
-        dot += g * load(weight + c, lanes) * v;
-        store(partial + c, load(partial + c, lanes) + g * v * rstd[t], lanes);
-      }
+      Block dot = {};
+      each_block(channels, [&](int c, int lanes) {
+        const Block g = load(dout + row + c, lanes), value = load(total + row + c, lanes), w = load(weight + c, lanes);
+        Block sums = load(partial + c, lanes);
+        EACH_VECTOR {
+          dot.v[v] += g.v[v] * w.v[v] * value.v[v];
+          sums.v[v] += g.v[v] * value.v[v] * rstd[t];
+        }
+        store(partial + c, sums, lanes);
+      });
       const float shift = sum(dot) / channels * rstd[t] * rstd[t];
-      for (int c = 0; c < channels; c += W) {
-        const int lanes = channels - c < W ? channels - c : W;
-        const Vec g = load(dout + row + c, lanes) * load(weight + c, lanes);
-        const Vec v = (g - load(total + row + c, lanes) * shift) * rstd[t];
-        store(din + row + c, v + load(dtotal + row + c, lanes), lanes);
-      }
+      each_block(channels, [&](int c, int lanes) {
+        const Block g = load(dout + row + c, lanes), w = load(weight + c, lanes), value = load(total + row + c, lanes);
+        Block result = load(dtotal + row + c, lanes);
+        EACH_VECTOR result.v[v] += (g.v[v] * w.v[v] - value.v[v] * shift) * rstd[t];
+        store(din + row + c, result, lanes);
+      });
     }
-  }
+  });
+  return 0;
 }
 }

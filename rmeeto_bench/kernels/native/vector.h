@@ -1,72 +1,130 @@
-// Sixteen float lanes and the elementary functions the kernels need, in the compiler's own vector types:
-// one source for AVX-512, AVX2 and NEON, and no intrinsics to keep in step.
+// Vectors as wide as the instruction set has them, and the elementary functions the kernels need, in the compiler's own
+// vector types: one source for AVX-512, AVX2, SSE2 and NEON, without intrinsics to keep in step.
+// A task takes a block of 16 channels, one cache line, whatever the width: V vectors of W lanes.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__)
 constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;  // SSE2, NEON, and whatever the compiler makes of it elsewhere
+#endif
+constexpr int BLOCK = 16;
+constexpr int V = BLOCK / W;
+
 typedef float Vec __attribute__((vector_size(4 * W)));
 typedef int32_t IVec __attribute__((vector_size(4 * W)));
 
-static inline Vec splat(float x) { return x - Vec{}; }
+struct Block {
+  Vec v[V];
+};
 
-// Channels come in blocks of W; the last block of a tensor may have fewer.
-static inline Vec load(const float* p, int lanes = W) {
-  Vec v = {};
-  if (__builtin_expect(lanes == W, 1)) std::memcpy(&v, p, sizeof v);
-  else std::memcpy(&v, p, 4 * lanes);
+#define EACH_VECTOR _Pragma("GCC unroll 4") for (int v = 0; v < V; ++v)
+
+static inline Vec splat(float x) { return x - Vec{}; }
+static inline Vec loadu(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
   return v;
 }
-static inline void store(float* p, Vec v, int lanes = W) {
-  if (__builtin_expect(lanes == W, 1)) std::memcpy(p, &v, sizeof v);
-  else std::memcpy(p, &v, 4 * lanes);
+static inline void storeu(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+// The last block of a tensor may have fewer than 16 channels: its lanes beyond them are zeros and are never written.
+static inline Block load(const float* p, int lanes) {
+  Block b;
+  if (__builtin_expect(lanes == BLOCK, 1)) {
+    EACH_VECTOR b.v[v] = loadu(p + v * W);
+  } else {
+    float padded[BLOCK] = {};
+    std::memcpy(padded, p, 4 * lanes);
+    EACH_VECTOR b.v[v] = loadu(padded + v * W);
+  }
+  return b;
 }
-static inline float sum(Vec v) {
-  float s = 0;
-  for (int i = 0; i < W; ++i) s += v[i];
-  return s;
+static inline void store(float* p, const Block& b, int lanes) {
+  if (__builtin_expect(lanes == BLOCK, 1)) {
+    EACH_VECTOR storeu(p + v * W, b.v[v]);
+  } else {
+    float padded[BLOCK];
+    EACH_VECTOR storeu(padded + v * W, b.v[v]);
+    std::memcpy(p, padded, 4 * lanes);
+  }
+}
+static inline Block gather(const float* p, long stride, int lanes) {
+  float values[BLOCK] = {};
+  for (int i = 0; i < lanes; ++i) values[i] = p[i * stride];
+  return load(values, BLOCK);
 }
 
-// 2^x for x <= 127: round to the nearest integer with the magic constant 1.5 * 2^23, a degree-6 polynomial on
-// [-0.5, 0.5] (relative error below 2e-7), then add the integer to the exponent bits. Below 2^-126 it returns 2^-126.
-static inline Vec exp2(Vec x) {
-  x = x < -126.0f ? splat(-126.0f) : x;
-  const Vec shifted = x + 12582912.0f;
-  const Vec f = x - (shifted - 12582912.0f);
-  Vec p = f * 1.535336188319500e-4f + 1.339887440266574e-3f;
-  p = p * f + 9.618437357674640e-3f;
-  p = p * f + 5.550332471162809e-2f;
-  p = p * f + 2.402264791363012e-1f;
-  p = p * f + 6.931472028550421e-1f;
+static inline float sum(Vec x) {  // halves onto halves: as few dependent additions as lanes have bits
+  float values[W];
+  storeu(values, x);
+  for (int half = W / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) values[i] += values[i + half];
+  return values[0];
+}
+static inline float sum(const Block& b) {
+  Vec total = b.v[0];
+  for (int v = 1; v < V; ++v) total += b.v[v];
+  return sum(total);
+}
+
+// The larger of x and low, both negative or -0: as integers their order is the other way round, and one instruction.
+static inline Vec floor_of_negative(Vec x, float low) {
+  const IVec bits = (IVec)x, limit = (IVec)splat(low);
+  return (Vec)(bits < limit ? bits : limit);
+}
+static inline Vec abs(Vec x) { return (Vec)((IVec)x & 0x7fffffff); }
+
+constexpr float LOG2E = 1.44269504088896341f;
+
+// 2^(x y) for x y negative or -0: round to the nearest integer with the magic constant 1.5 * 2^23, take the polynomial of the
+// rest in [-0.5, 0.5], add the integer to the exponent bits. Degree 5 is the least that fp32 allows: its relative error is
+// 9.2e-8 (3/4 of the spacing of floats), of degree 4 it would be 2e-5. It is 1 at 0, or decays near 1 would drift.
+// Ten instructions with FMA, eight of them for the multipliers' ports. Below 2^-126 the exponent would wrap: where that
+// can happen CLAMP costs two more and gives 2^-126 (of NaN, too: callers have it elsewhere in their results).
+template <bool CLAMP>
+static inline Vec exp2_of_product(Vec x, Vec y) {
+  constexpr float magic = 12582912.0f;
+  Vec shifted, f;
+  if (CLAMP) {
+    const Vec product = floor_of_negative(x * y, -126.0f);
+    shifted = product + magic;
+    f = product - (shifted - magic);
+  } else {
+    shifted = x * y + magic;
+    f = x * y - (shifted - magic);
+  }
+  Vec p = f * 1.3264652392e-3f + 9.6715113244e-3f;
+  p = p * f + 5.5507339628e-2f;
+  p = p * f + 2.4022242124e-1f;
+  p = p * f + 6.9314697753e-1f;
   p = p * f + 1.0f;
   return (Vec)((IVec)p + ((IVec)shifted << 23));
 }
-constexpr float LOG2E = 1.44269504088896341f;
-static inline Vec exp(Vec x) { return exp2((x > 88.0f ? splat(88.0f) : x) * LOG2E); }
 
-static inline Vec log(Vec x) {  // x in [1, 2^127]
-  IVec bits = (IVec)x - 0x3f3504f3;                          // centre the mantissa on [sqrt(1/2), sqrt(2))
-  const IVec exponent = bits >> 23;
-  const Vec m = (Vec)((bits & 0x007fffff) + 0x3f3504f3) - 1.0f;
-  Vec p = m * 7.0376836292e-2f - 1.1514610310e-1f;
-  p = p * m + 1.1676998740e-1f;
-  p = p * m - 1.2420140846e-1f;
-  p = p * m + 1.4249322787e-1f;
-  p = p * m - 1.6668057665e-1f;
-  p = p * m + 2.0000714765e-1f;
-  p = p * m - 2.4999993993e-1f;
-  p = p * m + 3.3333331174e-1f;
-  return __builtin_convertvector(exponent, Vec) * 0.693147180559945f + (m - 0.5f * m * m + p * m * m * m);
+// e^-|x|, the one exponential that softplus and sigmoid need: it neither overflows nor loses digits.
+static inline Vec exp_minus_abs(Vec x) { return exp2_of_product<true>(abs(x), splat(-LOG2E)); }
+
+static inline Vec sigmoid(Vec x) {
+  const Vec e = exp_minus_abs(x);
+  return (x < 0.0f ? e : splat(1.0f)) / (1.0f + e);
 }
 
-static inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
-
-// log(1 + e^x), the identity above 20 (as torch). Kahan's correction keeps the relative error for very negative x,
-// where 1 + e^x has lost most of e^x.
+// log(1 + e^x) = max(x, 0) + log1p(e^-|x|), as torch also where it is the identity (x > 20). log1p(e) is e times a
+// polynomial on [0, 1] with relative error 3e-8, so the relative error is small for very negative x, too.
 static inline Vec softplus(Vec x) {
-  const Vec e = exp(x > 20.0f ? splat(20.0f) : x);
-  const Vec w = 1.0f + e;
-  const Vec d = w - 1.0f;
-  const Vec small = d == 0.0f ? e : log(w) * (e / (d == 0.0f ? splat(1.0f) : d));
-  return x > 20.0f ? x : small;
+  const Vec e = exp_minus_abs(x);
+  Vec p = e * 5.2326943021e-3f - 2.9505238927e-2f;
+  p = p * e + 7.8225952118e-2f;
+  p = p * e - 1.3663245814e-1f;
+  p = p * e + 1.9106006769e-1f;
+  p = p * e - 2.4842982216e-1f;
+  p = p * e + 3.3319096808e-1f;
+  p = p * e - 4.9999493140e-1f;
+  p = p * e + 1.0f;
+  return (x < 0.0f ? Vec{} : x) + p * e;
 }

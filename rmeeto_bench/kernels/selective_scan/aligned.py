@@ -1,4 +1,4 @@
-"""The scan of a sequence with gaps: the state goes on evolving where tokens were pruned (Hidden State Alignment).
+"""The scan of a sequence with gaps: the state keeps evolving where tokens were pruned (Hidden State Alignment).
 
 With q_j the original position of the j-th kept token and a step of `pause` at each missing one,
 
@@ -40,7 +40,7 @@ def scan_directions(arguments: ScanArguments, gaps: Tensor | None = None, pause:
 
 
 def _times(a: ScanArguments, direction: int, gaps: Tensor | None, pause: str) -> tuple[Tensor, Tensor]:
-    """(step, time since the neighbour that was kept), both [B, L, D]."""
+    """(step, time since the last kept token in scan order), both [B, L, D]."""
     if pause not in PAUSES:
         raise UsageError(f"the step at a missing token is {' or '.join(PAUSES)}, not {pause!r}")
     delta = F.softplus(a.dt[direction] + a.dt_bias[direction])
@@ -55,8 +55,8 @@ def scan_through(
 ) -> Tensor:
     """The scaled sum of both directions with gaps, [B, L, D], on any backend's plain scan.
 
-    A plain scan takes one step for decay and input alike. Given the longer time as its step and an input scaled down by
-    step / time it does the same recurrence; what then lacks in D u is added. In fp32: the new steps must not be rounded.
+    A plain scan uses one step for both decay and input. With the longer time as its step and the input scaled by step / time
+    it does the same recurrence. The part of D u that this scaling removes is added back. In fp32, as steps must not be rounded.
     """
     a = arguments.promoted()
     times = [_times(a, direction, gaps, pause) for direction in (0, 1)]

@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rmeeto_bench.kernels.arguments import ScanArguments
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.kernels.arguments import ScanArguments, refuse_float64
 from rmeeto_bench.kernels.selective_scan.triton_backward import scan_backward
 from rmeeto_bench.kernels.selective_scan.triton_math import LOG2_E, silu, softplus
 
@@ -308,22 +309,23 @@ def selective_scan(arguments: ScanArguments) -> Tensor:
     The gated half of one direction passes through the working dtype once (it waits in the output), as upstream's do.
     """
     a = arguments
+    if a.A.shape[2] not in STATES:
+        raise UsageError(f"A has {a.A.shape[2]} states; the Triton scan serves {', '.join(map(str, STATES))}")
+    refuse_float64(a.u)
     gate = a.z if a.z.stride(2) == 1 else a.z.contiguous()
-    return _scan(
-        a.u.contiguous(), a.dt.contiguous(), a.A.float().contiguous(), _joined(a.B, a.C), a.D.float(), gate,
-        a.dt_bias.float(), a.scale,
-    )  # fmt: skip
+    D, dt_bias = a.D.float().contiguous(), a.dt_bias.float().contiguous()
+    return _scan(a.u.contiguous(), a.dt.contiguous(), a.A.float().contiguous(), _joined(a.B, a.C), D, gate, dt_bias, a.scale)
 
 
 def _joined(B: Tensor, C: Tensor) -> Tensor:
     """B and C side by side, [2, B, L, 2N], in rows one stride apart: a view where they lie so already, as in the model."""
     directions, batch, length, states = B.shape
     row = B.stride(2)
-    beside = B.stride() == C.stride() == (batch * length * row, length * row, row, 1)
-    if (
-        beside
-        and C.data_ptr() == B.data_ptr() + states * B.element_size()
-        and not (torch.is_grad_enabled() and B.requires_grad)
-    ):
+    beside = (
+        B.stride() == C.stride() == (batch * length * row, length * row, row, 1)
+        and B.untyped_storage()._cdata == C.untyped_storage()._cdata
+        and C.storage_offset() == B.storage_offset() + states
+    )
+    if beside and not (torch.is_grad_enabled() and (B.requires_grad or C.requires_grad)):
         return B.as_strided((directions, batch, length, 2 * states), B.stride())
     return torch.cat([B, C], dim=-1)

@@ -1,4 +1,4 @@
-"""The gradient of the scan in Triton. The forward keeps no states: they are computed again, CHUNK tokens at a time.
+"""The gradient of the scan in Triton. The forward keeps no states; the backward recomputes them, CHUNK tokens at a time.
 
 A first sweep leaves the state before every CHUNK-th token; then, from the last chunk to the first, the states within it are
 computed into a scratch that stays in the cache, and the adjoint recurrence runs over them backwards. With

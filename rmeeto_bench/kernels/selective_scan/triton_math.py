@@ -1,4 +1,4 @@
-"""What the Triton kernels of the scan share. FAST chooses the GPU's approximate instructions, which the interpreter lacks.
+"""Arithmetic that the Triton kernels of the scan share. FAST takes approximate instructions, which the interpreter lacks.
 
 They err by about 2^-22: lg2.approx leaves at most 2.2e-5 relative in softplus, where half a unit of fp16 is 4.9e-4.
 """

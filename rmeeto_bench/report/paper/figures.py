@@ -1,19 +1,18 @@
-"""The paper's Figures 1b and 4 from its published numbers, with ours over them where there are any."""
+"""The paper's Figures 1b and 4 from its published numbers, with our points drawn over them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from rmeeto_bench import reference
-from rmeeto_bench.records import Arm, Estimate
-from rmeeto_bench.report.figure import COLOURS, LINES, MARKERS, STYLES, settings
+from rmeeto_bench import published
+from rmeeto_bench.records.run import Arm, Estimate
+from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, drawing
 from rmeeto_bench.report.paper.sources import Sources
-from rmeeto_bench.report.paper.throughput import PAPER_PRECISION, on_gpu
+from rmeeto_bench.report.paper.tables.throughput import PAPER_PRECISION, on_gpu
 
 MODEL = "vim_small"
 GPUS = ("H100", "RTX 4090", "A100", "V100", "RTX 3090", "A4000")
@@ -28,8 +27,7 @@ SERIES = (
 
 
 def _canvas(style: str, draw: Callable[[Axes], None]) -> Figure:
-    chosen = STYLES[style]
-    with matplotlib.rc_context(settings(chosen)):
+    with drawing(style) as chosen:
         figure = Figure(figsize=(chosen.width, chosen.height), layout="constrained")
         axes = figure.subplots()
         draw(axes)
@@ -38,7 +36,7 @@ def _canvas(style: str, draw: Callable[[Axes], None]) -> Figure:
 
 
 def _has_place(arm: Arm) -> bool:
-    """Figure 4 is about speed and accuracy in the paper's precision."""
+    """Whether an arm belongs on Figure 4: it has a speed and an accuracy, in the paper's precision."""
     return arm.precision == PAPER_PRECISION and arm.images_per_second is not None and arm.top1 is not None
 
 
@@ -89,14 +87,14 @@ def _stars(axes: Axes, points: list[tuple[float, Estimate]], colour: str, label:
     """Our points: filled stars with the intervals of their accuracy."""
     if points:
         xs, ys = [x for x, _ in points], [y for _, y in points]
-        below = [y.value - (y.low or y.value) for y in ys]
-        above = [(y.high or y.value) - y.value for y in ys]
+        below = [max(0.0, y.value - (y.low or y.value)) for y in ys]
+        above = [max(0.0, (y.high or y.value) - y.value) for y in ys]
         values = [y.value for y in ys]
         axes.errorbar(xs, values, yerr=[below, above], fmt="*", color=colour, markersize=9, label=label, zorder=3)
 
 
 def _legend(axes: Axes, *, above: bool) -> None:
-    """One entry per name; above the axes where lines fill all of them."""
+    """A legend with one entry per name, above the axes if lines fill all of them."""
     handles, names = axes.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     if above:
@@ -112,7 +110,7 @@ def fig4(sources: Sources, style: str = "screen") -> Figure:
 
     def draw(axes: Axes) -> None:
         for index, gpu in enumerate(GPUS):
-            points = [(reference.throughput(MODEL, gpu, r), reference.top1(MODEL, r)) for r in RS]
+            points = [(published.throughput(MODEL, gpu, r), published.top1(MODEL, r)) for r in RS]
             known = [(speed["images_per_second"], top1) for speed, top1 in points if speed and top1 is not None]
             colour, marker, line = COLOURS[index], MARKERS[index], LINES[index % len(LINES)]
             xs, ys = [x for x, _ in known], [y for _, y in known]
@@ -139,7 +137,7 @@ def fig4(sources: Sources, style: str = "screen") -> Figure:
 def _published(method: str, regime: str, table: str) -> tuple[list[float], list[float]]:
     found = [
         (float(row.reduction_ratio), row.value)
-        for row in reference.rows()
+        for row in published.rows()
         if (row.table, row.method, row.regime, row.metric) == (table, method, regime, "top1")
     ]
     return [ratio for ratio, _ in found], [value for _, value in found]
@@ -149,7 +147,7 @@ def fig1b(sources: Sources, style: str = "screen") -> Figure:
     """Top-1 of Vim-S over the reduction ratio: pruned, merged, merged and re-trained; stars are ours."""
 
     def draw(axes: Axes) -> None:
-        axes.axhline(reference.top1(MODEL, 0) or 0.0, color="0.4", linewidth=1, linestyle=":", label="unmerged")
+        axes.axhline(published.top1(MODEL, 0) or 0.0, color="0.4", linewidth=1, linestyle=":", label="unmerged")
         for index, (method, regime, table, name, weights) in enumerate(SERIES):
             xs, ys = _published(method, regime, table)
             colour = COLOURS[index]

@@ -1,11 +1,11 @@
-"""Finding our value of a published number, by what it is a number of. Shared by the tables of this package."""
+"""Find our value of a published number by what the number describes. The tables of this package share this."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from rmeeto_bench.records import Arm, Estimate
-from rmeeto_bench.reference import PaperRow
+from rmeeto_bench.published import PaperRow
+from rmeeto_bench.records.run import Arm, Estimate
 from rmeeto_bench.report.paper.item import Ours
 from rmeeto_bench.report.paper.sources import IMAGE_MODELS, STAND_IN, VIDEO_MODELS, Sources, StoredArm
 
@@ -40,14 +40,14 @@ def is_baseline(row: PaperRow) -> bool:
 
 
 def is_method(row: PaperRow) -> bool:
-    """Whether the row is about the method as it is, or the unmerged model, and no ablation or rival."""
+    """Whether the row is about the unchanged method or the unmerged model, not an ablation or a rival."""
     known = METHOD.get(row.setting_name, "")
     as_is = known is None or known == row.setting_value
     return as_is and (is_baseline(row) or row.method in OURS_METHODS)
 
 
 def placement(row: PaperRow) -> str:
-    """Blocks that merge."""
+    """Which blocks merge: even or odd."""
     return "odd" if row.table in ("18", "19", "21") else "even"
 
 
@@ -70,7 +70,7 @@ Pick = Callable[[Arm], Estimate | None]
 
 
 def _accuracy(row: PaperRow, sources: Sources, kinds: tuple[str, ...], pick: Pick) -> Ours | None:
-    """A number of the first arm that has it: of the model, or else of the bundled one in a Vim's place."""
+    """A number of the first arm that has it: of the model, or of the bundled one as a stand-in for a Vim."""
     model = our_model(row)
     if model is None or not is_method(row):
         return None
@@ -126,7 +126,7 @@ def flops(row: PaperRow, sources: Sources) -> Ours | None:
 
 
 def accuracy_and_flops(row: PaperRow, sources: Sources) -> Ours | None:
-    """Whatever number of a comparison or an accuracy table this is."""
+    """Our value of any number of a comparison or accuracy table, by its metric."""
     if row.metric == "top1":
         return top1(row, sources)
     if row.metric == "top1_drop":

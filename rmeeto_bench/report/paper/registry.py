@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.reference import PaperRow, rows
-from rmeeto_bench.report.paper import ablations, accuracy, comparison, schedule, throughput, training
+from rmeeto_bench.published import PaperRow, rows
 from rmeeto_bench.report.paper.inconsistencies import BY_TABLE
 from rmeeto_bench.report.paper.item import Item, Line, PaperTable
 from rmeeto_bench.report.paper.sources import Sources
+from rmeeto_bench.report.paper.tables import ablations, accuracy, comparison, schedule, throughput, training
 
 FIGURES = {"fig1b": "Pruning, merging and re-training of Vim-S", "fig4": "Images/s against accuracy on six GPUs"}
 METRICS = {
@@ -58,7 +58,7 @@ def chosen(names: list[str]) -> tuple[list[Item], list[str]]:
 
 
 def _keys(row: PaperRow) -> dict[str, str]:
-    """Heading -> text of everything that says what a number is of."""
+    """Heading -> text, for everything that identifies a number."""
     return {
         "model": row.model,
         "method": row.method,

@@ -10,7 +10,9 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from rmeeto_bench.report.paper.item import Line, PaperTable
-from rmeeto_bench.report.tables import DASH, escape_tex
+from rmeeto_bench.report.plain import csv_cell, tex
+from rmeeto_bench.report.plain import markdown as as_markdown
+from rmeeto_bench.report.run.tables import DASH
 
 VALUES = ("published", "ours", "deviation", "match")
 DIGITS = {"%": 2, "pp": 2, "pp/epoch": 2, "G": 3, "x": 3, "fraction": 4, "min": 1, "im/s": 0}
@@ -73,32 +75,32 @@ def cells(line: Line) -> tuple[str, ...]:
 def markdown(table: PaperTable) -> str:
     """GitHub Markdown."""
     columns = (*table.columns, *VALUES)
-    lines = [f"**{table.caption}**", "", "| " + " | ".join(columns) + " |"]
+    lines = [f"**{as_markdown(table.caption)}**", "", "| " + " | ".join(columns) + " |"]
     lines.append("|" + "|".join(" ---: " if name in VALUES[:3] else " --- " for name in columns) + "|")
     for line in table.lines:
-        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells(line)) + " |")
+        lines.append("| " + " | ".join(map(as_markdown, cells(line))) + " |")
     notes = (table.state, *table.footnotes, *table.left_out)
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    return "\n".join([*lines, "", *(f"- {as_markdown(note)}" for note in notes)]) + "\n"
 
 
 def latex(table: PaperTable) -> str:
     """For `\\input`: booktabs rules in a longtable, for some tables are longer than a page; needs both packages."""
     columns = (*table.columns, *VALUES)
     align = "l" * len(table.columns) + "rrr" + MATCH_COLUMN
-    head = " & ".join(escape_tex(name) for name in columns) + r" \\"
+    head = " & ".join(tex(name) for name in columns) + r" \\"
     lines = [
         r"\begingroup\footnotesize",
         rf"\begin{{longtable}}{{{align}}}",
-        rf"\caption*{{{escape_tex(table.caption)}}} \\",
+        rf"\caption*{{{tex(table.caption)}}} \\",
         r"\toprule",
         head,
         r"\midrule",
     ]
     lines += [r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"]
     # Braces keep a cell that opens with a bracket from being read as the optional argument of the row before it.
-    lines += [" & ".join(f"{{{escape_tex(cell)}}}" for cell in cells(line)) + r" \\" for line in table.lines]
+    lines += [" & ".join(f"{{{tex(cell)}}}" for cell in cells(line)) + r" \\" for line in table.lines]
     lines += [r"\end{longtable}", r"\endgroup", r"\begin{itemize}"]
-    lines += [rf"\item {{\footnotesize {escape_tex(note)}}}" for note in (table.state, *table.footnotes, *table.left_out)]
+    lines += [rf"\item {{\footnotesize {tex(note)}}}" for note in (table.state, *table.footnotes, *table.left_out)]
     return "\n".join([*lines, r"\end{itemize}"]) + "\n"
 
 
@@ -112,7 +114,8 @@ def csv_text(table: PaperTable) -> str:
         ours = line.ours
         known = ("", "", "", "") if ours is None else (ours.value, ours.low, ours.high, ours.match)
         apart = deviation(line) or ("", "", "")
-        writer.writerow((table.item.name, *line.keys, line.published, line.unit, *known[:3], *apart, known[3]))
+        row = (table.item.name, *line.keys, line.published, line.unit, *known[:3], *apart, known[3])
+        writer.writerow([csv_cell(value) for value in row])
     return buffer.getvalue()
 
 

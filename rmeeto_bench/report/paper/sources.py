@@ -1,4 +1,4 @@
-"""Where our numbers come from: the valid arms of stored runs, and counts that need no measurement."""
+"""Sources of our numbers: the valid arms of stored runs, and counts that need no measurement."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rmeeto_bench.profiles import GpuProfile, load_profiles
-from rmeeto_bench.records import Arm, DeviceRecord, RunRecord
+from rmeeto_bench.published import PAPER_NAMES
+from rmeeto_bench.records.run import Arm, DeviceRecord, RunRecord
 from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
-from rmeeto_bench.reference import PAPER_NAMES
-from rmeeto_bench.report.paper.ablated import Ablated
-from rmeeto_bench.report.paper.trained import Training
+from rmeeto_bench.report.paper.read_ablations import Ablated
+from rmeeto_bench.report.paper.read_trainings import Training
 
 SIZES = (("Ti", "tiny"), ("S", "small"), ("B", "base"))
 IMAGE_MODELS = {
@@ -27,20 +27,20 @@ Gflops = Callable[[str, int, str], float | None]
 
 
 def no_gflops(_model: str, _r: int, _placement: str) -> float | None:
-    """For where nothing counts operations."""
+    """A `gflops` for callers that count no operations."""
     return None
 
 
 @dataclass(frozen=True)
 class StoredArm:
-    """An arm of a stored run with what a reader must know to compare it. `placement`: the blocks it merges in."""
+    """An arm of a stored run, with what a reader must know to compare it."""
 
-    arm: Arm
-    device: DeviceRecord
-    data: str
-    run_id: str
-    created_utc: str
-    placement: str
+    arm: Arm  # its row
+    device: DeviceRecord  # where it ran
+    data: str  # name of the data, and the number of images
+    run_id: str  # of its run
+    created_utc: str  # of its run
+    placement: str  # blocks that it merges in: even or odd
 
     @property
     def profile(self) -> GpuProfile | None:
@@ -50,15 +50,13 @@ class StoredArm:
 
 @dataclass(frozen=True)
 class Sources:
-    """Everything that can stand beside a published number. `arms`: latest run first · `left_out`: what was not let in,
-    one line each · `gflops`: (model, r, placement) -> GFLOPs as the paper counts, None for a model it cannot count ·
-    `ablated`: results of `ablate` · `trained`: logs of `retrain`."""
+    """Everything that can stand beside a published number."""
 
-    arms: tuple[StoredArm, ...] = ()
-    left_out: tuple[str, ...] = ()
-    gflops: Gflops = no_gflops
-    ablated: tuple[Ablated, ...] = ()
-    trained: tuple[Training, ...] = ()
+    arms: tuple[StoredArm, ...] = ()  # latest run first
+    left_out: tuple[str, ...] = ()  # results that may not stand beside the paper's, one line each
+    gflops: Gflops = no_gflops  # (model, r, placement) -> GFLOPs as the paper counts; None for a model it cannot count
+    ablated: tuple[Ablated, ...] = ()  # results of `ablate`
+    trained: tuple[Training, ...] = ()  # logs of `retrain`
 
     def find(self, model: str, r: int, placement: str = "even") -> Iterator[StoredArm]:
         """The arms of a model at an r, latest first."""
@@ -70,7 +68,7 @@ class Sources:
 
 
 def _placement(arm: Arm) -> str | None:
-    """`even` or `odd` as its tokens show; None where they follow no schedule of the paper. Block 0 never merges, so its
+    """`even` or `odd`, deduced from its tokens; None if they follow no schedule of the paper. Block 0 never merges, so its
     count is the initial one."""
     sizes = {"depth": len(arm.token_counts), "initial_tokens": arm.token_counts[0]}
     for placement in ("even", "odd"):
@@ -80,7 +78,7 @@ def _placement(arm: Arm) -> str | None:
 
 
 def _refusal(arm: Arm, device: DeviceRecord, placement: str | None) -> str:
-    """Why an arm may not stand beside a published number, or nothing."""
+    """Why an arm may not stand beside a published number; empty if it may."""
     if device.kind == "sim" or arm.verdict == "SIMULATED":
         return "SIMULATED: no measurement"
     if arm.verdict != "VALID":

@@ -1,0 +1,154 @@
+"""Print the tables of docs/intervals.md: how often printed intervals cover the truth, and which rows are VALID.
+
+    python benchmarks/intervals.py            # all tables, some minutes
+    python benchmarks/intervals.py width      # one of: width, cover, heat
+
+Runs are made (`noisy_runs.py`) or simulated, their analysis and verdicts are the tool's own. The tests use other seeds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from noisy_runs import Noise, Shape, times
+
+from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
+from rmeeto_bench.measure.protocol import CPU_TARGET, DEFAULT, Protocol, RoundsResult, TimedArm, Watch
+from rmeeto_bench.measure.rounds import measure
+from rmeeto_bench.measure.statistics import complete_rounds, half_width, run_speedup
+from rmeeto_bench.measure.steadiness import still_warming, unsteady
+from rmeeto_bench.measure.verdict import Printed, judge_run
+from rmeeto_bench.profiles import load_profiles
+from rmeeto_bench.records.run import Block
+
+SEED = 31_000
+ON_CPU = replace(DEFAULT, target=CPU_TARGET)
+FINE = RoundsResult(8, True, "rounds", 0.0)  # what a session says of itself where nothing was wrong
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One run's row of the fastest arm."""
+
+    value: float  # the speed-up over its true value
+    covers: bool  # whether the printed interval holds the truth
+    half_width: float  # of the printed interval, as a share of the value
+    verdict: str
+
+
+def judged_runs(noise: Noise, shape: Shape, runs: int, seed: int, protocol: Protocol = DEFAULT) -> list[Judged]:
+    """Made runs through the tool's own analysis."""
+    found = []
+    arm = f"arm{shape.arms - 1}"
+    for run in times(noise, shape, runs, seed):
+        estimate = run_speedup([session["arm0"] for session in run], [session[arm] for session in run])
+        width = half_width(estimate)
+        reason = unsteady(run, "arm0", arm, width)
+        verdict = judge_run([FINE] * shape.sessions, protocol, Printed(shape.sessions, width, reason))
+        covers = estimate.low is not None and estimate.high is not None and estimate.low <= 1 <= estimate.high
+        found.append(Judged(estimate.value, covers, width, verdict))
+    return found
+
+
+def heated_run(constant: float, seed: int, *, warmup_limit: float | None = None, temperature: bool = True) -> Judged:
+    """A run of two arms that heat slows by 4 and by 2 %, through the real warm-up and rounds; each process starts cold.
+
+    constant: of the warming, seconds · `temperature` False: the driver tells none.
+    """
+    profile = next(profile for profile in load_profiles() if profile.name == "rtx4090")
+    scenario = Scenario(0.0, 120.0, 0.004, 0.9, 0.002, process_sd=0.004, warm_seconds=constant, heat=(("a", 0.04), ("b", 0.02)))
+    protocol = DEFAULT if warmup_limit is None else replace(DEFAULT, warmup_limit=warmup_limit)
+    results, rounds, heat = [], [], []
+    for session in range(protocol.sessions):
+        device = SimDevice(profile, seed=seed, session=session, scenario=scenario)
+        arms = [TimedArm(name, device.step(name, 0.1), 8, observed=temperature) for name in ("a", "b")]
+        blocks: list[Block] = []
+        results.append(measure(device, arms, "a", protocol, Watch(blocks.append), session=session))
+        rounds += complete_rounds(blocks, ["a", "b"])
+        heat.append([block.telemetry["temperature_c"] for block in blocks if block.telemetry])
+    truth = 1.04 / 1.02
+    estimate = run_speedup([session["a"] for session in rounds], [session["b"] for session in rounds])
+    width = half_width(estimate)
+    reason = unsteady(rounds, "a", "b", width) or still_warming(heat)
+    verdict = judge_run(results, protocol, Printed(len(rounds), width, reason))
+    covers = estimate.low is not None and estimate.high is not None and estimate.low <= truth <= estimate.high
+    return Judged(estimate.value / truth, covers, width, verdict)
+
+
+def _share(values: Sequence[bool]) -> str:
+    """A share with its standard error."""
+    share, count = float(np.mean(values)), len(values)
+    return f"{share:.3f} ± {max(np.sqrt(share * (1 - share) / count), 0.5 / count):.3f}"
+
+
+def _row(name: str, runs: Sequence[Judged]) -> str:
+    valid = [run.covers for run in runs if run.verdict == "VALID"]
+    bias = [100 * (run.value - 1) for run in runs]
+    error = float(np.std(bias) / np.sqrt(len(bias)))
+    width = 100 * float(np.median([run.half_width for run in runs]))
+    not_valid = _share([run.verdict != "VALID" for run in runs])
+    alone = _share(valid) if valid else "—"
+    covers = _share([run.covers for run in runs])
+    return f"| {name} | {np.mean(bias):+.2f} ± {error:.2f} | ±{width:.2f} | {covers} | {not_valid} | {alone} |"
+
+
+HEAD = (
+    "| | bias, % | median half-width, % | covers | not VALID | VALID rows cover |\n| --- | ---: | ---: | ---: | ---: | ---: |"
+)
+
+
+def table_of_width() -> None:
+    """Sessions against rounds at the same time: six arms, half-second blocks, 17 s to start and warm a process."""
+    print("| sessions x rounds | minutes | half-width, %, processes alike | differ by 0.4 % | by 1 % | covers at 0.4 % |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for sessions, rounds in ((3, 27), (4, 19), (5, 14), (6, 11), (6, 8), (8, 6), (10, 4)):
+        shape = Shape(sessions, rounds, arms=2)
+        groups = [judged_runs(Noise(0.003, process_sd=sd), shape, 500, SEED + sessions) for sd in (0.0, 0.004, 0.01)]
+        widths = " | ".join(f"±{100 * np.mean([run.half_width for run in group]):.2f}" for group in groups)
+        minutes = sessions * (17 + rounds * 6 * 0.5) / 60
+        print(f"| {sessions} x {rounds} | {minutes:.1f} | {widths} | {_share([run.covers for run in groups[1]])} |")
+
+
+def table_of_cover() -> None:
+    """What the interval covers."""
+    print(HEAD)
+    cases = {
+        "processes alike": Noise(),
+        "processes differ by 0.4 %": Noise(process_sd=0.004),
+        "by 1 %": Noise(process_sd=0.01),
+        "by 1 %, where 2 % is asked for": Noise(process_sd=0.01),
+        "3 % of blocks 5 % slower": Noise(process_sd=0.004, outliers=0.03),
+        "8 % drift that all arms feel": Noise(process_sd=0.004, drift=0.08),
+        "20 % mood of a process, an arm feels 0.9": Noise(process_sd=0.004, mood=0.2),
+        "the same, switching every 40 blocks": Noise(process_sd=0.004, mood=0.2, mood_blocks=40),
+    }
+    for name, noise in cases.items():
+        for arms in (2, 6):
+            protocol = ON_CPU if noise.mood or "2 %" in name else DEFAULT
+            print(_row(f"{name}, {arms} arms", judged_runs(noise, Shape(arms=arms), 1000, SEED + arms, protocol)))
+    one = Shape(sessions=1, rounds=60, arms=2)
+    print(_row("one process of 60 rounds, 0.4 %", judged_runs(Noise(process_sd=0.004), one, 500, SEED)))
+
+
+def table_of_heat() -> None:
+    """Heat that slows the baseline by 4 % and the arm by 2 %, with and without a temperature."""
+    print(HEAD)
+    for constant in (10.0, 30.0, 90.0, 240.0, 600.0):
+        runs = [heated_run(constant, SEED + seed) for seed in range(60)]
+        print(_row(f"{constant:.0f} s, temperature told, every process cold", runs))
+    for arms in (2, 6):
+        for constant in (10.0, 30.0, 90.0, 240.0, 600.0):
+            noise = Noise(process_sd=0.004, heat=0.04, heat_seconds=constant)
+            runs = judged_runs(noise, Shape(arms=arms), 300, SEED + arms)
+            print(_row(f"{constant:.0f} s, no temperature, {arms} arms, the machine idle before the run", runs))
+
+
+TABLES: dict[str, Callable[[], None]] = {"width": table_of_width, "cover": table_of_cover, "heat": table_of_heat}
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or TABLES:
+        print(f"\n{TABLES[chosen].__doc__}\n")
+        TABLES[chosen]()

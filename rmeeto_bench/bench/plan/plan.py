@@ -1,0 +1,203 @@
+"""What to run: a frozen plan, and the cells (model x r) it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rmeeto_bench.errors import DataError, UsageError
+from rmeeto_bench.files import short
+from rmeeto_bench.measure.protocol import CPU_BLOCK, CPU_TARGET, CPU_WARMUP_LIMIT, PRESETS, Protocol
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.records.run import MERGED_FROM
+from rmeeto_bench.reduction.config import ReductionConfig
+from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
+
+CHOICES = {
+    "precision": ("auto", "fp32", "fp16", "bf16"),
+    "inputs": ("auto", "real", "random", "both"),
+    "schedule": ("serial", "parallel"),
+    "on_error": ("stop", "skip"),
+}
+NAMED_CHECKPOINTS = ("bundled", "none", "zoo")
+PATHS = ("data", "labels", "class_map")
+QUICK_IMAGES = 2000
+TABLE_12_RATIOS = tuple(ratio for ratio in PAPER_RATIOS if ratio != 0.36)
+FLAGS = {"models": "model", "rs": "r"}  # fields whose flag has another name
+SIZES = tuple(2**power for power in range(10))  # batch sizes of a sweep
+ROUNDS = (6, 12)  # of a sweep, fewest and most: a knee needs a per cent, not a quarter of one
+
+
+def size_name(arm: str, size: int) -> str:
+    """Id of an arm at a batch size in the blocks of a sweep."""
+    return f"{arm}@b{size}"
+
+
+def protocol_for(plan: BenchPlan, kind: str) -> Protocol:
+    """The preset of a plan on a kind of device. A CPU's sessions share the time of one: it has no clock to lock or fans to
+    spin up, so that a short warm-up is as good as a long one."""
+    protocol = replace(plan.protocol, seed=plan.seed)
+    if kind != "cpu":
+        return protocol
+    share = max(1, protocol.sessions)
+    return replace(
+        protocol,
+        target=max(protocol.target, CPU_TARGET),
+        block_seconds=min(protocol.block_seconds, CPU_BLOCK) if share > 1 else protocol.block_seconds,
+        warmup_seconds=protocol.warmup_seconds / share,
+        warmup_limit=min(protocol.warmup_limit, CPU_WARMUP_LIMIT) / share,
+        time_limit=protocol.time_limit / share,
+    )
+
+
+def batch_size_for(plan: BenchPlan, kind: str) -> int:
+    """The plan's batch size, or 128 on a GPU and 32 on a CPU. Never changed later: what does not fit is reported so."""
+    return plan.batch_size or (32 if kind == "cpu" else 128)
+
+
+def precision_for(plan: BenchPlan, kind: str) -> str:
+    """The plan's precision, or fp16 on a GPU (a simulated one too) and fp32 on a CPU."""
+    return plan.precision if plan.precision != "auto" else ("fp32" if kind == "cpu" else "fp16")
+
+
+def _typed(value: object) -> str:
+    """A field as one would type it."""
+    if isinstance(value, tuple):
+        return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return short(value) if isinstance(value, Path) else "the default" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """One run.
+
+    `gpus`: all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones · `rs` instead of `ratios` if
+    given · `checkpoints`: a folder (a file per r), a file or public name for all, `bundled`, `none`, or None for what ships
+    with the model · `ema`: take the averaged weights in the files · `data`: a folder or file, or None for the bundled set
+    where it fits · `labels`, `class_map`: files that go with it · `on_error`: stop at an unreadable image, or skip it ·
+    `batch_size` None: 128 on a GPU, 32 on a CPU · `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA
+    graphs on a GPU · `images`: evaluate on this many (None: all, or 2,000 when quick) · `inputs` auto: real images where there
+    is data · `sweep`: also time batches of 1 to 512 · `paper_mode`: also replay the paper's protocol · `energy`: also run
+    every arm alone for joules per image · `schedule`: one GPU after the other, or together if that changes nothing.
+    """
+
+    models: tuple[str, ...] = ("vim_nano",)
+    ratios: tuple[float, ...] = TABLE_12_RATIOS
+    rs: tuple[int, ...] | None = None
+    gpus: str = "all"
+    checkpoints: str | None = None
+    ema: bool = False
+    data: Path | None = None
+    labels: Path | None = None
+    class_map: Path | None = None
+    on_error: str = "stop"
+    batch_size: int | None = None
+    precision: str = "auto"
+    backend: str = "auto"
+    graphs: bool = True
+    preset: str = "default"
+    images: int | None = None
+    seed: int = 0
+    inputs: str = "auto"
+    sweep: bool = False
+    paper_mode: bool = False
+    energy: bool = False
+    schedule: str = "serial"
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"--{name.replace('_', '-')} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        if self.preset not in PRESETS:
+            raise UsageError(f"the preset is one of {', '.join(PRESETS)}, not {self.preset!r}")
+        for name in ("batch_size", "images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed must be 0 or more, not {self.seed}")
+        for name in PATHS:  # a run is resumed and repeated from any folder
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)).absolute())
+        if self.checkpoints not in (None, *NAMED_CHECKPOINTS) and Path(self.checkpoints).exists():
+            object.__setattr__(self, "checkpoints", str(Path(self.checkpoints).absolute()))
+        for model in self.models:
+            config(model)
+
+    @property
+    def protocol(self) -> Protocol:
+        """The measuring protocol behind the preset."""
+        return PRESETS[self.preset]
+
+    @property
+    def evaluated_images(self) -> int | None:
+        """Images of the accuracy pass; None for all."""
+        return self.images or (QUICK_IMAGES if self.preset == "quick" else None)
+
+    def differences(self, other: BenchPlan, fields: Collection[str]) -> list[str]:
+        """`--flag mine, not theirs` for those of these fields that are not the same."""
+        found = []
+        for name in fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                found.append(f"--{FLAGS.get(name, name.replace('_', '-'))} {_typed(mine)}, not {_typed(theirs)}")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        lists = {name: list(value) for name, value in asdict(self).items() if isinstance(value, tuple)}
+        paths = {name: None if getattr(self, name) is None else str(getattr(self, name)) for name in PATHS}
+        return {**asdict(self), **lists, **paths}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> BenchPlan:
+        """The plan of a manifest, of this version or an earlier one. Raises `DataError`, or `UsageError` for bad values."""
+        if MERGED_FROM in value:
+            runs = ", ".join(str(run.get("run_id")) for run in value[MERGED_FROM] if isinstance(run, dict))
+            raise DataError(f"this run was merged from {runs}; continue or repeat those, where they were measured")
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(value) - known)
+        if unknown:
+            raise DataError(f"the run was planned with {', '.join(unknown)}, which this version lacks; upgrade rmeeto-bench")
+        try:
+            tuples = {name: tuple(value[name]) for name in ("models", "ratios", "rs") if value.get(name) is not None}
+            paths = {name: Path(value[name]) for name in PATHS if value.get(name) is not None}
+            return cls(**{**value, **tuples, **paths})
+        except (KeyError, TypeError) as error:
+            raise DataError(f"the run's plan is damaged ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model at one r. `ratio_requested` is what was asked for, `reduction_ratio` what r gives by the schedule."""
+
+    model: str
+    reduction: ReductionConfig
+    ratio_requested: float
+    reduction_ratio: float
+
+    @property
+    def r(self) -> int:
+        """Tokens removed per merge."""
+        return self.reduction.r
+
+    @property
+    def name(self) -> str:
+        """Id of the arm within a device."""
+        return f"{self.model}/r{self.r}"
+
+
+def cells(plan: BenchPlan, model: str) -> tuple[Cell, ...]:
+    """The cells of one model in ascending r; the baseline r = 0 is always among them, as every speed-up needs it."""
+    sized = config(model)
+
+    def ratio_of(r: int) -> float:
+        return reduction_ratio(sized.token_counts(ReductionConfig(r=r)), sized.num_tokens)
+
+    requested: dict[int, float] = {r: ratio_of(r) for r in plan.rs or ()}
+    for ratio in plan.ratios if plan.rs is None else ():
+        requested.setdefault(sized.r_for_ratio(ratio)[0], ratio)
+    requested.setdefault(0, 0.0)
+    return tuple(Cell(model, ReductionConfig(r=r), requested[r], ratio_of(r)) for r in sorted(requested))

@@ -1,0 +1,28 @@
+"""Checks before anything starts, in a dry run too, that a plan finds its weights, images and kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.resolve import Resolved, resolve, without_weights
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.records.run import DeviceRecord
+
+
+def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resolved]:
+    """Every model of the plan, resolved: its files are fetched and read; simulated devices need none.
+
+    Raises `CheckpointError`, `DataError` or `UsageError`.
+    """
+    from rmeeto_bench.bench.session.workload import load_data  # needs torch
+    from rmeeto_bench.kernels.registry import BACKENDS
+
+    if plan.backend != "auto" and plan.backend not in BACKENDS:
+        raise UsageError(f"unknown backend {plan.backend!r}; choose auto, {', '.join(BACKENDS)}")
+    simulated = all(device.kind == "sim" for device in devices)
+    found = {model: (without_weights if simulated else resolve)(plan, model) for model in dict.fromkeys(plan.models)}
+    if plan.data is not None:
+        for resolved in found.values():
+            load_data(plan, resolved)
+    return found

@@ -1,0 +1,213 @@
+"""Fresh processes for sessions: starting one on its GPU, hearing its events, and saying in one line how it died."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any, Protocol
+
+from rmeeto_bench import children, errors
+from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.cpus import affinity, cores
+from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
+
+POLL = 0.2  # seconds between two looks at whether to stop
+SHORT_WAIT = "10000"  # turns of libgomp's waiting loop before a thread sleeps, about a fifth of a millisecond
+TAIL = 20  # last lines of a worker's standard error that are kept
+
+
+class Process(Protocol):
+    """What is needed of a started worker; `subprocess.Popen` has it."""
+
+    pid: int
+
+    @property
+    def stdin(self) -> IO[str] | None: ...
+    @property
+    def stdout(self) -> IO[str] | None: ...
+    @property
+    def stderr(self) -> IO[str] | None: ...
+    def wait(self) -> int: ...
+    def kill(self) -> None: ...
+
+
+def worker_environment(device: str, kind: str) -> dict[str, str]:
+    """The variables of a worker: its GPU is the only one it sees, by UUID; its host code has one thread to itself.
+
+    MIG instances are left as the user chose them: a process can use one only. Accuracy passes read images with more. On a CPU
+    the threads are bound to cores: where they happen to run, two processes of one program differ by several per cent. An
+    accuracy pass is not timed: its threads soon sleep when they wait for each other, or on a machine with other work they
+    would burn three times the processor time of the pass.
+    """
+    values = children.variables()
+    uuid = device.removeprefix("cuda:")
+    if uuid != device:
+        if not values.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
+            values["CUDA_VISIBLE_DEVICES"] = "GPU-" + uuid.removeprefix("GPU-")
+        if kind != "accuracy":
+            values.setdefault("OMP_NUM_THREADS", "1")
+    elif device == "cpu" and cores() < affinity():  # torch knows the affinity, but not the quota of a container
+        values.setdefault("OMP_NUM_THREADS", str(cores()))
+    if device == "cpu" and kind == "accuracy":
+        values.setdefault("GOMP_SPINCOUNT", SHORT_WAIT)
+    elif device == "cpu":
+        values.setdefault("OMP_PROC_BIND", "true")
+        values.setdefault("OMP_PLACES", "cores")
+    return values
+
+
+def launch(job: Job) -> Process:
+    """Start the worker of a job, out of reach of the terminal's Ctrl-C."""
+    return subprocess.Popen(
+        children.python("rmeeto_bench.bench.session.worker"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=worker_environment(job.device, job.kind),
+        start_new_session=True,
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: done, stopped, refused (with the error it told of) or lost (with the reason in words)."""
+
+    status: str
+    reason: str = ""
+    error: errors.RmeetoError | None = None
+
+
+def death(code: int, tail: list[str]) -> str:
+    """How a process ended that told of no error, in words."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = {"SIGKILL": ", by hand or for lack of memory", "SIGSEGV": ": a crash in native code"}.get(name, "")
+        return f"its process was ended by {name}{hint}"
+    last = next((line.strip() for line in reversed(tail) if line.strip()), "it said nothing")
+    return f"its process ended with code {code}: {last}"
+
+
+@dataclass
+class Worker:
+    """A running worker. `next_event` must be called until it returns None.
+
+    One that gets nowhere is ended: after `silent` seconds without an event and without processor time, or after
+    `silent_unseen` seconds without an event where the system does not tell processor times.
+    """
+
+    job: Job
+    process: Process
+    silent: float = SILENT
+    silent_unseen: float = SILENT_UNSEEN
+    _events: queue.SimpleQueue[dict[str, Any] | None] = field(default_factory=queue.SimpleQueue)
+    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
+    _error: errors.RmeetoError | None = None
+    _done: bool = False
+    _stopped: bool = False
+    _stage: str = "its start"
+    _stuck: str = ""
+
+    def __post_init__(self) -> None:
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._read, self._read_errors)]
+        for thread in self._threads:
+            thread.start()
+        self.tell(self.job.as_line())
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                self._events.put(json.loads(line))
+            except ValueError:  # cut off by a kill
+                continue
+        self._events.put(None)
+
+    def _read_errors(self) -> None:
+        for line in self.process.stderr or ():
+            self._tail.append(line)
+
+    def tell(self, word: str) -> None:
+        """Write a line to the worker; one that is gone hears nothing."""
+        try:
+            assert self.process.stdin is not None
+            self.process.stdin.write(word if word.endswith("\n") else word + "\n")
+            self.process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass
+
+    def stop(self) -> None:
+        """Ask it to end after the block in hand."""
+        if not self._stopped:
+            self._stopped = True
+            self.tell("stop")
+
+    def next_event(self, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """The next event that is not about the end, or None when the worker is gone."""
+        watchdog = Watchdog(self.process.pid, self.silent, self.silent_unseen)
+        while True:
+            try:
+                event = self._events.get(timeout=POLL)
+            except queue.Empty:
+                if should_stop():
+                    self.stop()
+                if not self._stuck and (seconds := watchdog.stuck_for()) is not None:
+                    self._end_stuck(seconds)
+                continue
+            if event is None:
+                return None
+            watchdog.heard()
+            self._stage = event["stage"] if event["event"] == "stage" else event["event"]
+            if event["event"] == "error":
+                self._error = getattr(errors, event["kind"], errors.RmeetoError)(event["message"])
+            elif event["event"] == "done":
+                self._done = True
+            else:
+                if should_stop():
+                    self.stop()
+                return event
+
+    def _end_stuck(self, seconds: float) -> None:
+        """End a worker that gets nowhere, and say in one line where it was."""
+        last = next((f", its last words: {line.strip()}" for line in reversed(self._tail) if line.strip()), "")
+        self._stuck = (
+            f"its process ({self.process.pid}) did nothing for {seconds / 60:.0f} min after {self._stage}{last}. "
+            "It was ended; look at the driver and the disk that --data is on, then go on with resume"
+        )
+        self.process.kill()
+
+    def outcome(self) -> Outcome:
+        """How it ended; call it after the last event."""
+        code = self.process.wait()
+        for thread in self._threads:
+            thread.join(timeout=5)
+        if self._stuck:
+            return Outcome("lost", self._stuck)
+        if self._error is not None:
+            return Outcome("refused", str(self._error), self._error)
+        if self._done:
+            return Outcome("stopped" if self._stopped else "done")
+        return Outcome("lost", death(code, list(self._tail)))
+
+    def close(self) -> None:
+        """End it at once if it still runs, and free its pipes."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except (BrokenPipeError, ValueError):
+                pass
+
+
+def events(worker: Worker, should_stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    """All events of a worker until it is gone."""
+    while (event := worker.next_event(should_stop)) is not None:
+        yield event

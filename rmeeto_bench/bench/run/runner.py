@@ -1,0 +1,395 @@
+"""Runs a plan: fresh processes for sessions, device after device, and a manifest that is up to date after each of them.
+
+What is measured lies in the store the moment it exists; this module decides what is still to do, and so a run that was
+cut short is continued by the same code that began it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from rmeeto_bench.bench.environment import environment
+from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.require import require
+from rmeeto_bench.bench.plan.resolve import Resolved
+from rmeeto_bench.bench.run.devices import discover
+from rmeeto_bench.bench.run.folder_lock import folder_lock
+from rmeeto_bench.bench.run.locks import device_lock
+from rmeeto_bench.bench.run.parallel import solo_against_together
+from rmeeto_bench.bench.run.processes import Outcome, Process, Worker, events, launch
+from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.store.untrusted import check_stored
+from rmeeto_bench.bench.summary.record import assemble
+from rmeeto_bench.errors import CheckpointError, DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
+from rmeeto_bench.files import now
+from rmeeto_bench.measure.rounds import RoundsProgress
+from rmeeto_bench.measure.turns import VARIABLE
+from rmeeto_bench.records.run import DATABASE, MANIFEST, DeviceRecord, RunRecord, load, save
+from rmeeto_bench.version import __version__
+from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN
+
+
+class Listener(Protocol):
+    """Who hears of the progress of a run. With several devices at once, calls come from several threads."""
+
+    def note(self, text: str) -> None:
+        """A decision or a warning the user should see."""
+        ...
+
+    def stage(self, device: str, model: str, stage: str) -> None:
+        """The work on a device moved on to another stage."""
+        ...
+
+    def timing(self, device: str, progress: RoundsProgress) -> None:
+        """A warm-up cycle or a round is done."""
+        ...
+
+    def evaluating(self, device: str, done: int, total: int) -> None:
+        """Images that went through all arms."""
+        ...
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The caller's side of a run: who listens, whether to stop, how a worker is started, and how many processes decode images
+    for it (None: one per core). Nothing of this changes what is measured, and a resumed run may have it otherwise."""
+
+    listener: Listener
+    should_stop: Callable[[], bool] = lambda: False
+    launch: Callable[[Job], Process] = launch
+    workers: int | None = None
+
+
+def new_run_id(plan: BenchPlan) -> str:
+    """Sortable by time, readable, unique."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{'+'.join(plan.models)}-{secrets.token_hex(2)}"
+
+
+@dataclass
+class Running:
+    """A run at work. `resolved`: its models by name; `lost`: device id -> why nothing more is measured on it; `refused`:
+    device id -> its error."""
+
+    plan: BenchPlan
+    folder: Path
+    record: RunRecord
+    controls: Controls
+    resolved: Mapping[str, Resolved]
+    lost: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, RmeetoError] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _workers: list[Worker] = field(default_factory=list)
+
+    def missing(self, store: Store, device: DeviceRecord, model: str) -> list[tuple[str, int]]:
+        """(kind, number) of the jobs that are still to be done for a model on a device, in order."""
+
+        def done(kind: str) -> int:
+            return sum(session.status == "done" for session in store.sessions(device.id, model, kind))
+
+        timed = done("timing")
+        jobs = [("timing", number) for number in range(timed, protocol_for(self.plan, device.kind).sessions)]
+        if jobs:
+            return jobs  # what else there is to do shows when arms were built
+        if self.plan.paper_mode and not done("paper"):
+            jobs.append(("paper", 0))
+        if self.plan.sweep and not done("sweep"):
+            jobs.append(("sweep", 0))
+        if self.plan.energy and device.kind != "cpu" and not done("energy"):
+            jobs.append(("energy", 0))
+        last = store.sessions(device.id, model, "timing")[-1]
+        facts = store.facts(device.id, last.session).values()
+        trained = any(fact["checkpoint_sha256"] and fact["failure"] is None for fact in facts)
+        if trained and last.result.get("data") and not done("accuracy"):
+            jobs.append(("accuracy", 0))
+        return jobs
+
+    def save(self, store: Store, status: str) -> None:
+        """Bring the manifest up to date."""
+        with self._lock:
+            self.record = assemble(replace(self.record, status=status), self.plan, store, self.lost, self.refused)
+            save(self.record, self.folder)
+
+    def start(self, kind: str, device: DeviceRecord, model: str, number: int = 0) -> Worker:
+        """Start a worker; it is ended when the run is left, however that happens."""
+        resolved = self.resolved[model].as_dict()
+        job = Job(kind, str(self.folder), self.plan.as_dict(), device.id, model, resolved, number, self.controls.workers)
+        patience = SILENT_UNSEEN if VARIABLE in os.environ else SILENT  # one that takes turns may wait for the other program
+        worker = Worker(job, self.controls.launch(job), patience)
+        with self._lock:
+            self._workers.append(worker)
+        return worker
+
+    def finish(self, worker: Worker) -> None:
+        """Forget a worker that has ended."""
+        worker.close()
+        with self._lock:
+            self._workers.remove(worker)
+
+    def end_all(self) -> None:
+        """End every worker at once."""
+        for worker in list(self._workers):
+            self.finish(worker)
+
+    def perform(self, kind: str, device: DeviceRecord, model: str, number: int) -> Outcome:
+        """One job in a process of its own, its events passed on to the listener."""
+        listener = self.controls.listener
+        worker = self.start(kind, device, model, number)
+        for event in events(worker, self.controls.should_stop):
+            name = event.pop("event")
+            if name == "stage":
+                listener.stage(**event)
+            elif name == "timing":
+                listener.timing(device.name, RoundsProgress(**event))
+            elif name == "evaluating":
+                listener.evaluating(device.name, **event)
+            elif name == "note":
+                listener.note(**event)
+        outcome = worker.outcome()
+        self.finish(worker)
+        return outcome
+
+    def check_images(self, device: DeviceRecord) -> None:
+        """Raise `DataError` if images that were evaluated on a device are others now. Bundled images do not change."""
+        if self.plan.data is None:
+            return
+        with Store.open(self.folder) as store:
+            evaluated = [model for model in self.plan.models if store.sessions(device.id, model, "accuracy")]
+        for model in evaluated:
+            outcome = self.perform("images", device, model, 0)
+            if outcome.error is not None:
+                raise outcome.error
+
+    def measure_device(self, device: DeviceRecord) -> None:
+        """All jobs of one device, under its lock. A job that fails ends the device's work, not the run."""
+        with Store.open(self.folder) as store:
+            for model in self.plan.models:
+                while jobs := self.missing(store, device, model):
+                    kind, number = jobs[0]
+                    outcome = self.perform(kind, device, model, number)
+                    store.lose_sessions(device.id)
+                    self._judge(device, kind, number, outcome)
+                    self.save(store, "running")
+                    if outcome.status != "done" or self.controls.should_stop():
+                        return
+
+    def _judge(self, device: DeviceRecord, kind: str, number: int, outcome: Outcome) -> None:
+        """Note how a job ended. An error that is the plan's, not the device's, ends the run."""
+        what = f"session {number + 1}" if kind == "timing" else f"the {kind} pass"
+        if outcome.status == "lost":
+            self.lost[device.id] = f"{device.name} ({device.id}), {what}: {outcome.reason}; finished sessions are kept"
+            self.controls.listener.note(self.lost[device.id])
+        elif outcome.error is not None:
+            if not isinstance(outcome.error, UnavailableError) or isinstance(outcome.error, DiskFullError):
+                raise outcome.error
+            if isinstance(outcome.error, SlowPathError):
+                self.refused[device.id] = outcome.error
+            self.lost[device.id] = f"{device.name} ({device.id}), {what}: {outcome.error}"
+            if len(self.record.devices) > 1:
+                self.controls.listener.note(self.lost[device.id])
+
+
+def measure_all(running: Running) -> None:
+    """Measure every device of the run, one after the other, or together where that was asked for and changes nothing."""
+    controls = running.controls
+    devices = [device for device in running.record.devices if device.id not in running.lost]
+    if running.plan.schedule == "parallel" and len(devices) > 1 and _may_run_together(running):
+        _together(running)
+        return
+    for device in devices:
+        with device_lock(device.id, controls.listener.note, controls.should_stop) as held:
+            if held:
+                running.measure_device(device)
+        if controls.should_stop():
+            return
+
+
+def _may_run_together(running: Running) -> bool:
+    controls = running.controls
+    with ExitStack() as locks:
+        for device in sorted(running.record.devices, key=lambda device: device.id):  # one order for all: no deadlock
+            if not locks.enter_context(device_lock(device.id, controls.listener.note, controls.should_stop)):
+                return False
+        passed, words = solo_against_together(running.start, running.finish, running.record.devices, running.plan, controls)
+    with Store.open(running.folder) as store:
+        store.lose_sessions()
+    controls.listener.note(f"{words}: measuring {'all together' if passed else 'one after the other'}")
+    return passed
+
+
+def _together(running: Running) -> None:
+    """A thread per device; Ctrl-C reaches this one, which ends all workers."""
+    controls = running.controls
+    failed: list[BaseException] = []
+
+    def work(device: DeviceRecord) -> None:
+        try:
+            running.measure_device(device)
+        except BaseException as error:
+            failed.append(error)
+
+    with ExitStack() as locks:
+        for device in sorted(running.record.devices, key=lambda device: device.id):
+            if not locks.enter_context(device_lock(device.id, controls.listener.note, controls.should_stop)):
+                return
+        threads = [threading.Thread(target=work, args=(device,), daemon=True) for device in running.record.devices]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)  # with a timeout, or Ctrl-C waits for the end
+    if failed:
+        raise failed[0]
+
+
+def _carry_out(running: Running) -> RunRecord:
+    """From a begun or stored run to its end."""
+    controls = running.controls
+    with Store.create(running.folder, resume=True) as store:
+        if store.note:
+            controls.listener.note(store.note)
+        store.lose_sessions()
+        running.save(store, "running")
+        try:
+            measure_all(running)
+        except BaseException:
+            running.end_all()
+            with suppress(OSError, RmeetoError):  # the disk may be full; the reason for that is what must be told
+                store.lose_sessions()
+                running.save(store, "interrupted")
+            raise
+        if len(running.refused) == len(running.record.devices):
+            running.save(store, "failed")
+            raise next(iter(running.refused.values()))
+        status = "interrupted" if controls.should_stop() else "failed" if running.lost else "complete"
+        running.save(store, status)
+    return running.record
+
+
+def run(
+    plan: BenchPlan,
+    folder: Path,
+    controls: Controls,
+    *,
+    argv: tuple[str, ...] = (),
+    parent_run: str | None = None,
+) -> RunRecord:
+    """Carry out a plan in a new folder.
+
+    Raises `UnavailableError` for a missing device or backend, `CheckpointError`, `DataError` and `UsageError`; then nothing
+    is left behind unless something was measured.
+    """
+    devices = discover(plan.gpus)
+    if plan.gpus == "all" and devices[0].kind == "cpu":
+        controls.listener.note("no GPU that torch can use was found: measuring on the CPU")
+    if plan.energy and any(device.kind == "cpu" for device in devices):
+        raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
+    resolved = require(plan, devices)
+    _tell(resolved, controls)
+    with folder_lock(folder, controls.listener.note, controls.should_stop):
+        if (folder / MANIFEST).exists() or (folder / DATABASE).exists():
+            Store.create(folder)  # says what to do
+        record = RunRecord(
+            run_id=new_run_id(plan),
+            created_utc=now(),
+            status="running",
+            tool_version=__version__,
+            argv=argv,
+            plan=plan.as_dict(),
+            environment=environment(),
+            devices=devices,
+            arms=(),
+            parent_run=parent_run,
+        )
+        save(record, folder)
+        try:
+            return _carry_out(Running(plan, folder, record, controls, resolved))
+        except RmeetoError:
+            _remove_if_empty(folder)
+            raise
+
+
+def _tell(resolved: Mapping[str, Resolved], controls: Controls) -> None:
+    """Say what the user should know about the weights."""
+    for model in resolved.values():
+        for note in model.notes:
+            controls.listener.note(note)
+
+
+def check_weights(record: RunRecord, resolved: Mapping[str, Resolved]) -> None:
+    """Raise `CheckpointError` if an arm that was measured would be loaded with another file now."""
+    for arm in record.arms:
+        weights = resolved[arm.model].weights.get(arm.arm) if arm.model in resolved else None
+        if weights is not None and arm.checkpoint_sha256 and weights.sha256 != arm.checkpoint_sha256:
+            raise CheckpointError(
+                f"{weights.path or 'no file'} is not the checkpoint that {arm.arm} was measured with; "
+                "put the old file back, or measure again with rerun"
+            )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Take away a run that measured nothing, so that the corrected command can use the same folder."""
+    try:
+        with Store.open(folder) as store:
+            if store.count_blocks():
+                return
+    except RmeetoError:
+        return
+    for name in (MANIFEST, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def resume(folder: Path, controls: Controls) -> RunRecord:
+    """Continue a run that was cut short; a complete one is left as it is. Finished sessions are kept, an interrupted one
+    is measured again as a new session.
+
+    Raises `DataError` for a folder without a run, `UnavailableError` if another process works on it.
+    """
+    load(folder)  # no lock is left where there is no run
+    with folder_lock(folder, controls.listener.note, controls.should_stop):
+        record = load(folder)
+        check_stored(folder)
+        plan = BenchPlan.from_dict(record.plan)
+        here = {device.id for device in discover(_spec(record))}
+        resolved = require(plan, record.devices)
+        check_weights(record, resolved)
+        _tell(resolved, controls)
+        running = Running(plan, folder, record, controls, resolved)
+        for device in record.devices:
+            if device.id not in here:
+                running.lost[device.id] = f"{device.name} ({device.id}): not in this machine any more"
+                controls.listener.note(running.lost[device.id])
+        present = tuple(device for device in record.devices if device.id in here)
+        if not present:
+            raise UnavailableError("; ".join(running.lost.values()) + "; continue where they are, or measure anew with rerun")
+        for device in present:
+            running.check_images(device)
+        running.record = replace(record, resumed_utc=(*record.resumed_utc, now()), failures=())
+        return _carry_out(running)
+
+
+def _spec(record: RunRecord) -> str:
+    """What to look for to find the devices of a record again."""
+    kinds = {device.kind for device in record.devices}
+    if kinds == {"sim"}:
+        return "sim:" + ",".join(device.id.removeprefix("sim:") for device in record.devices)
+    return "none" if kinds == {"cpu"} else "all"
+
+
+def rerun(folder: Path, target: Path, controls: Controls, *, argv: tuple[str, ...] = ()) -> RunRecord:
+    """Repeat a stored run by its plan in a new folder; the new record names the old run."""
+    before = load(folder)
+    record = run(BenchPlan.from_dict(before.plan), target, controls, argv=argv, parent_run=before.run_id)
+    weights = {arm.arm: arm.checkpoint_sha256 for arm in before.arms if arm.checkpoint_sha256}
+    changed = sorted({arm.arm for arm in record.arms if weights.get(arm.arm, arm.checkpoint_sha256) != arm.checkpoint_sha256})
+    if changed:
+        controls.listener.note(f"the checkpoints of {', '.join(changed)} are not those of {before.run_id}")
+    return record

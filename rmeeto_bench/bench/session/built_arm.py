@@ -1,0 +1,135 @@
+"""Building the arms of a comparison: models with their weights, precision and inputs on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, precision_for
+from rmeeto_bench.bench.plan.resolve import Resolved
+from rmeeto_bench.checkpoints.reader import Provenance, load_state
+from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.errors import CheckpointError, UsageError
+from rmeeto_bench.measure.devices.device import Device
+from rmeeto_bench.models.base import ReducedModel
+from rmeeto_bench.models.graphs import GraphedForward
+from rmeeto_bench.models.zoo import create_model
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+RESIDENT_BATCHES = 4  # inputs rotate, so that no cache serves one batch over and over
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms on a device share."""
+
+    device: Device
+    precision: str
+    batch_size: int
+    backend: str
+    graphs: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and inputs; the scan's recurrence is fp32 in any."""
+        return DTYPES[self.precision]
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device in the working precision."""
+        return tensor.to(self.device.torch_device, self.dtype)
+
+
+def setting_for(plan: BenchPlan, device: Device) -> Setting:
+    """The plan's settings, with those left open chosen for this device."""
+    graphs = device.kind == "cuda" and plan.graphs
+    return Setting(device, precision_for(plan, device.kind), batch_size_for(plan, device.kind), plan.backend, graphs)
+
+
+@dataclass(frozen=True)
+class BuiltArm:
+    """A model ready to run, and where its weights come from (None: random). `weights` is what a table says of them,
+    `known_by` what says so."""
+
+    cell: Cell
+    model: ReducedModel
+    weights: str
+    provenance: Provenance | None
+    forward: Callable[[Tensor], Tensor]
+    known_by: str = ""
+
+    def account(self) -> str:
+        """Which kernels it runs on, for the user."""
+        return f"{self.cell.model} runs on {self.model.kernels_account}"
+
+    def labels(self) -> tuple[str, ...]:
+        """How the forward ran where that is not a matter of course: graph or eager on a GPU, merging outside the kernels."""
+        found = []
+        if isinstance(self.forward, GraphedForward):
+            found.append("cuda-graph" if self.forward.refused is None else f"eager: {self.forward.refused}")
+        elif self.model.cls_token.is_cuda:
+            found.append("eager")
+        if self.model.cls_token.is_cuda and self.model.merge_path.startswith("torch"):
+            found.append(f"merging in {self.model.merge_path}")
+        return tuple(found)
+
+
+def build(cell: Cell, plan: BenchPlan, setting: Setting, resolved: Resolved) -> BuiltArm:
+    """Build one arm on its device. Raises what `create_model` and `load_state` raise, and `CheckpointError` for a file that
+    is not the one that was resolved."""
+    torch.manual_seed(plan.seed)  # random weights are the same for every r
+    classes = resolved.num_classes
+    model = create_model(cell.model, reduction=cell.reduction, backend=setting.backend, num_classes=classes)
+    weights = resolved.weights[cell.name]
+    provenance = None if weights.path is None else load_state(model, weights.path, ema=weights.ema)
+    if provenance is not None and provenance.sha256 != weights.sha256:
+        raise CheckpointError(f"{weights.path} was changed after the run began; put the file back, or start another run")
+    model = model.to(setting.device.torch_device, setting.dtype).eval().freeze()  # nobody changes these weights any more
+    _ = model.kernels_name  # refuse a backend that cannot run before anything is measured
+    forward = GraphedForward(model) if setting.graphs else model
+    return BuiltArm(cell, model, weights.label, provenance, forward, weights.known_by)
+
+
+def resident_batches(model: ReducedModel, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
+    """A few full batches on the device: real images where there is data, else standard normal noise.
+
+    Raises `UsageError` if the data set's images do not fit the model.
+    """
+    shape = model.config.input_shape
+    if data is None:
+        generator = torch.Generator().manual_seed(seed)
+        return [setting.place(torch.randn(setting.batch_size, *shape, generator=generator)) for _ in range(RESIDENT_BATCHES)]
+    if data.shape != shape:
+        raise UsageError(f"{data.name} has images of {data.shape}, the model takes {shape}; choose another --data or --model")
+    batches: list[Tensor] = []
+    for batch in _full_batches(data, setting.batch_size):
+        batches.append(setting.place(batch))
+        if len(batches) == RESIDENT_BATCHES:
+            break
+    return batches
+
+
+def _full_batches(data: ImageSet, size: int) -> Iterator[Tensor]:
+    """Batches of exactly `size` inputs, the first view of each clip; a set smaller than one batch is repeated to fill it."""
+    for batch in data.batches(size):
+        images = batch.images[:, 0] if data.views > 1 else batch.images
+        if len(images) == size:
+            yield images
+        elif batch.start == 0:
+            yield images.repeat(-(-size // len(images)), *(1,) * (images.dim() - 1))[:size]
+
+
+class Step:
+    """One forward of the next resident batch, as the timing loop calls it."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], batches: list[Tensor]) -> None:
+        self._forward = forward
+        self._batches = cycle(batches)
+
+    @torch.inference_mode()
+    def __call__(self) -> Tensor:
+        """Logits [B, classes], still on the device."""
+        return self._forward(next(self._batches))

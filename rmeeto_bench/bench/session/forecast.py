@@ -1,0 +1,56 @@
+"""How long the whole run will take, told from the first round of its first session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rmeeto_bench.bench.plan.estimate import START, minutes
+from rmeeto_bench.measure.protocol import Protocol
+from rmeeto_bench.records.run import Block
+
+LATE = 1.15  # times the promise that an estimate may be before it is called longer
+
+
+def forecast(protocol: Protocol, session_seconds: float, accuracy_seconds: float) -> str:
+    """A sentence for the user; `session_seconds` are those of one whole session."""
+    total = protocol.sessions * session_seconds + accuracy_seconds
+    parts = f"{protocol.sessions} processes of {minutes(session_seconds)}"
+    if accuracy_seconds:
+        parts += f" and {minutes(accuracy_seconds)} of accuracy"
+    text = f"this model will take about {minutes(total)} on this device: {parts}"
+    if total > LATE * 60 * protocol.minutes:
+        shorter = "fewer --ratios, fewer --images" + ("" if protocol.name == "quick" else " or --quick")
+        text += (
+            f". That is longer than the {protocol.minutes:g} min that the {protocol.name} preset promises; {shorter} would help"
+        )
+    return text
+
+
+@dataclass
+class Forecast:
+    """Takes the blocks of a session on their way to the store, and tells the time once when each arm had one."""
+
+    protocol: Protocol
+    arms: int  # in a round
+    evaluated: int  # images of the accuracy pass, views of clips included
+    keep: Callable[[Block], None]
+    tell: Callable[[str], None]
+    began: float = field(default_factory=time.monotonic)  # when the session's work began, on the monotonic clock
+    _seen: dict[str, Block] = field(default_factory=dict)
+
+    def add_block(self, block: Block) -> None:
+        """Keep a block; after the first of the last arm, tell."""
+        self.keep(block)
+        if len(self._seen) == self.arms:
+            return
+        self._seen[block.arm] = block
+        if len(self._seen) == self.arms:
+            seen = self._seen.values()
+            one_round = sum(found.wall_seconds for found in seen)
+            before = START + max(0.0, time.monotonic() - self.began - one_round)
+            rounds = min(self.protocol.max_rounds * one_round, max(self.protocol.time_limit, 6 * one_round))
+            per_image = sum(found.seconds / found.images for found in seen if "@" not in found.arm)
+            accuracy = START + self.evaluated * per_image if self.evaluated else 0.0
+            self.tell(forecast(self.protocol, before + rounds, accuracy))

@@ -1,0 +1,197 @@
+"""What each kind of job does in its worker process: timing, the paper's protocol, the batch sweep, energy, accuracy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rmeeto_bench.bench.environment import environment
+from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.resolve import Resolved
+from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
+from rmeeto_bench.bench.session.equivalence import serve_blocks
+from rmeeto_bench.bench.session.forecast import Forecast
+from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
+from rmeeto_bench.bench.session.sweep import measure_sweep
+from rmeeto_bench.bench.session.workload import ModelWorkload, Workload, load_data
+from rmeeto_bench.bench.store.store import NOISE, Store
+from rmeeto_bench.measure.energy import joules_per_image, measure_energy
+from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
+from rmeeto_bench.measure.rounds import TimedArm, Watch, measure
+from rmeeto_bench.measure.warmup import warm_up
+
+PAPER_BATCH = 128
+
+
+def _keep_facts(desk: Desk, workload: Workload, bound: Collection[str] = ()) -> None:
+    for name, known in workload.facts().items():
+        facts = replace(known, host_bound=name in bound)
+        desk.store.add_facts(desk.device.id, desk.session, name, facts.as_dict())
+        if facts.failure == "OOM":
+            desk.emit("note", text=f"{name} does not fit into memory at batch {facts.batch_size}")
+
+
+def _say_views(desk: Desk, batch: int, views: int) -> None:
+    """What a batch becomes for a model of clips."""
+    from rmeeto_bench.bench.session.accuracy_pass import clips_at_once
+
+    together = clips_at_once(batch, views)
+    text = f"timed on one view of each clip, {batch} at a time; evaluated on all {views} views, {together * views} at a time"
+    desk.emit("note", text=f"{desk.job.model} is {text}")
+
+
+def run_timing(desk: Desk) -> dict[str, Any]:
+    """Warm up and time all arms in interleaved rounds; then let each answer the probe images, and at batch 1 time single
+    steps."""
+    desk.stage(f"session {desk.job.session + 1}: building")
+    began = time.monotonic()
+    workload = prepare(desk.plan, desk.device, desk.resolved)
+    _keep_facts(desk, workload)
+    described = {"data": workload.data_name, "noise": workload.data_name is None or desk.plan.inputs == "random"}
+    if not workload.names or not workload.names[0].endswith("/r0"):
+        return {**described, "rounds": None}
+    if desk.job.session == 0 and isinstance(workload, ModelWorkload):
+        desk.emit("note", text=workload.built[workload.names[0]].account())
+    batch = workload.batch_size
+    if workload.views > 1 and desk.job.session == 0:
+        _say_views(desk, batch, workload.views)
+    arms = [TimedArm(name, workload.step(name, batch), batch) for name in workload.names]
+    if desk.plan.inputs == "both":
+        arms += [TimedArm(name + NOISE, workload.step(name, batch, noise=True), batch) for name in workload.names]
+    desk.stage(f"session {desk.job.session + 1}: timing")
+    protocol = protocol_for(desk.plan, desk.device.kind)
+    keep = desk.store.add_block
+    if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
+        told = Forecast(protocol, len(arms), workload.evaluated, keep, lambda text: desk.emit("note", text=text), began)
+        keep = told.add_block
+    watch = Watch(keep, desk.progress, desk.should_stop)
+    result = measure(desk.device, arms, workload.names[0], protocol, watch, session=desk.session)
+    bound: set[str] = set()
+    if not desk.should_stop():
+        if desk.device.kind != "cpu" and batch > 1:
+            bound = host_bound_arms(desk.device, workload)
+        for name, found in workload.probes().items():
+            desk.store.add_probe(desk.device.id, desk.session, name, found)
+        if batch == 1:
+            desk.stage("latency")
+            for name, seconds in single_steps(desk.device, {arm.name: arm.step for arm in arms}, desk.should_stop).items():
+                desk.store.add_latencies(desk.device.id, desk.session, name, seconds)
+    _keep_facts(desk, workload, bound)
+    return {**described, "rounds": asdict(result)}
+
+
+def run_paper(desk: Desk) -> dict[str, Any]:
+    """The paper's protocol, once: the baseline first, 100 warm-up forwards, the wall clock around 30, batch 128."""
+    precision = "fp32" if desk.device.kind == "cpu" else "fp16"
+    plan = replace(desk.plan, precision=precision, batch_size=PAPER_BATCH, graphs=False, inputs="random")
+    if desk.device.kind == "cuda":
+        import torch
+
+        torch.backends.cudnn.benchmark = True
+    desk.stage("the paper's protocol")
+    workload = prepare(plan, desk.device, desk.resolved)
+    _keep_facts(desk, workload)
+    arms = [TimedArm(name, workload.upstream_step(name, PAPER_BATCH), PAPER_BATCH) for name in workload.names]
+    rates = replay_paper_protocol(desk.device, arms, arms[0].name) if arms else {}
+    return {"images_per_second": rates, "precision": precision}
+
+
+def run_sweep(desk: Desk) -> dict[str, Any]:
+    """Images/s at every batch size."""
+    desk.stage("batch sweep")
+    workload = prepare(desk.plan, desk.device, desk.resolved)
+    _keep_facts(desk, workload)
+    protocol = protocol_for(desk.plan, desk.device.kind)
+    watch = Watch(desk.store.add_block, desk.progress, desk.should_stop)
+    return measure_sweep(desk.device, workload, protocol, watch, desk.session)
+
+
+def run_energy(desk: Desk) -> dict[str, Any]:
+    """Joules per image of every arm, each alone and without a break: 30 seconds, three times."""
+    desk.stage("energy")
+    workload = prepare(desk.plan, desk.device, desk.resolved)
+    _keep_facts(desk, workload)
+    protocol, watch = protocol_for(desk.plan, desk.device.kind), Watch(lambda _: None, desk.progress, desk.should_stop)
+    found = {}
+    for name in workload.names:
+        if desk.should_stop():
+            break
+        arm = TimedArm(name, workload.step(name, workload.batch_size), workload.batch_size)
+        telemetry = desk.device.telemetry()
+        try:
+            warm_up(desk.device, [arm], protocol, watch, telemetry)
+        finally:
+            telemetry.close()
+        energy = joules_per_image(measure_energy(desk.device, arm))
+        found[name] = {"joules": None if energy.estimate is None else asdict(energy.estimate), "reason": energy.reason}
+    return {"energy": found}
+
+
+def run_accuracy(desk: Desk) -> dict[str, Any]:
+    """Each image once through all arms with weights, in a process of its own; then the probe images again."""
+    from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
+    from rmeeto_bench.bench.session.label_check import suspicion
+    from rmeeto_bench.bench.store.predictions import Predictions
+
+    desk.stage("accuracy: building")
+    workload = prepare(desk.plan, desk.device, desk.resolved)
+    _keep_facts(desk, workload)
+    data = load_data(desk.plan, desk.resolved, desk.job.workers)
+    if data is None or not isinstance(workload, ModelWorkload):
+        return {"images": 0}
+    for name, found in workload.probes().items():
+        desk.store.add_probe(desk.device.id, desk.session, name, found)
+    trained = [arm for arm in workload.built.values() if arm.provenance is not None]
+    desk.stage("accuracy")
+
+    def report(progress: PassProgress) -> None:
+        desk.emit("evaluating", done=progress.done, total=progress.total)
+
+    def note(text: str) -> None:
+        desk.emit("note", text=text)
+
+    results = one_pass(trained, data, Pass(workload.setting, desk.store, report, note, desk.should_stop))
+    desk.store.add_labels(desk.device.id, desk.job.model, results.labels)
+    unreadable = Predictions(desk.store, desk.device.id).unreadable(data.fingerprint)
+    hint = suspicion(results, trained[0].cell.name, data.num_classes) if trained else None
+    return {"images": len(results.labels), "unreadable": unreadable, "hint": hint, "views": data.views}
+
+
+def check_images(desk: Desk) -> dict[str, Any]:
+    """Whether the images that were evaluated are still the same; raises `DataError` if not."""
+    from rmeeto_bench.bench.store.predictions import Predictions
+
+    data = load_data(desk.plan, desk.resolved)
+    if data is not None:
+        desk.stage("checking the images")
+        Predictions(desk.store, desk.device.id).check_same(data)
+    return {}
+
+
+WORK: dict[str, Callable[[Desk], dict[str, Any]]] = {
+    "timing": run_timing,
+    "paper": run_paper,
+    "sweep": run_sweep,
+    "energy": run_energy,
+    "accuracy": run_accuracy,
+    "images": check_images,
+    "equivalence": serve_blocks,
+}
+
+
+def perform(job: Job, emit: Callable[..., None], should_stop: Callable[[], bool], orders: Callable[[], str]) -> None:
+    """Do a job in this process. `orders` waits for the parent's next word (only the equivalence test gives any).
+
+    Raises `RmeetoError`; what was measured until then is in the store.
+    """
+    plan = BenchPlan.from_dict(job.plan)
+    gpu = job.device.removeprefix("cuda:") if job.device.startswith("cuda:") else None
+    with Store.open(Path(job.folder)) as store:
+        session = store.begin_session(job.device, job.model, job.kind, environment(gpu))
+        device = own_device(job.device, plan, session)
+        desk = Desk(job, plan, Resolved.from_dict(job.resolved), device, store, session, emit, should_stop, orders)
+        result = WORK[job.kind](desk)
+        store.end_session(job.device, session, "stopped" if should_stop() else "done", result)

@@ -1,0 +1,42 @@
+"""Latency: the time of single steps, each waited for, as percentiles. At batch 1 only: elsewhere throughput is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rmeeto_bench.bench.session.workload import Workload
+from rmeeto_bench.measure.devices.device import Device
+from rmeeto_bench.measure.verdict import host_bound
+
+FEWEST, MOST = 200, 2000  # p99 needs a few hundred steps to mean anything
+SECONDS = 5.0  # per arm
+CHUNK = 20
+
+
+def single_steps(
+    device: Device, steps: Mapping[str, Callable[[], Any]], should_stop: Callable[[], bool]
+) -> dict[str, list[float]]:
+    """Wall seconds of single synchronised steps of each arm, the arms in turn in short chunks."""
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    while True:
+        for name, step in steps.items():
+            found[name] += [device.time_block(step, 1)[1] for _ in range(CHUNK)]
+        done = min(len(seconds) for seconds in found.values())
+        longest = max(sum(seconds) for seconds in found.values())
+        if should_stop() or done >= MOST or (done >= FEWEST and longest >= SECONDS):
+            return found
+
+
+def host_bound_arms(device: Device, workload: Workload) -> set[str]:
+    """The arms whose step takes hardly longer at the full batch than at batch 1: launching, not computing, takes the time."""
+    found = set()
+    for name in workload.names:
+        seconds = {}
+        for batch, steps in ((1, CHUNK), (workload.batch_size, 3)):
+            step = workload.step(name, batch)
+            device.time_block(step, 2)
+            seconds[batch] = device.time_block(step, steps)[0] / steps
+        if host_bound(seconds[1], seconds[workload.batch_size]):
+            found.add(name)
+    return found

@@ -1,0 +1,210 @@
+"""The arms of one model on one device, ready to be timed: real ones here, simulated ones in `simulated`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell
+from rmeeto_bench.bench.plan.resolve import Resolved
+from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, Step, build, resident_batches, setting_for
+from rmeeto_bench.bench.store.store import Facts, Probe
+from rmeeto_bench.checkpoints.trained import written
+from rmeeto_bench.data.find import Where, find_data
+from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.data.reading import Reading
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.measure.devices.device import Device
+from rmeeto_bench.models.sizes import config
+
+
+class Workload(Protocol):
+    """All arms of one model on one device."""
+
+    @property
+    def names(self) -> list[str]:
+        """The arms that run, the baseline first."""
+        ...
+
+    @property
+    def data_name(self) -> str | None:
+        """The evaluation set, or None."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step."""
+        ...
+
+    @property
+    def views(self) -> int:
+        """Views of each item of the evaluation set; 1 for images."""
+        ...
+
+    @property
+    def evaluated(self) -> int:
+        """Images of the accuracy pass, every view of a clip counted; 0 where there is none."""
+        ...
+
+    def step(self, arm: str, batch_size: int, *, noise: bool = False) -> Callable[[], Any]:
+        """One forward of the next resident batch. Raises `torch.OutOfMemoryError` at the first call if it doesn't fit."""
+        ...
+
+    def upstream_step(self, arm: str, batch_size: int) -> Callable[[], Any]:
+        """One forward the way the paper's code times it."""
+        ...
+
+    def facts(self) -> dict[str, Facts]:
+        """What is known of every arm, those that cannot run included."""
+        ...
+
+    def probes(self) -> dict[str, Probe]:
+        """The answers of every arm with weights to the probe images; none without data."""
+        ...
+
+
+def _start_counting_memory(device: Device) -> int | None:
+    """Bytes held now, from which the peak is counted again; None on a CPU."""
+    if device.kind != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device.torch_device)
+    return torch.cuda.memory_allocated(device.torch_device)
+
+
+class ModelWorkload:
+    """Models on a CPU or a CUDA device.
+
+    Building is part of the constructor. Raises what `build` and `resident_batches` raise; arms that run out of memory are
+    kept as failed.
+    """
+
+    def __init__(self, plan: BenchPlan, device: Device, resolved: Resolved) -> None:
+        self.setting: Setting = setting_for(plan, device)
+        self.plan = plan
+        self.data = load_data(plan, resolved)
+        if plan.inputs in ("real", "both") and self.data is None:
+            raise UsageError(f"--inputs {plan.inputs} needs images for {resolved.model}; give --data")
+        self.built: dict[str, BuiltArm] = {}
+        self.failed: dict[str, Cell] = {}
+        self._batches: dict[tuple[int, bool], list[Tensor]] = {}
+        self._peaks: dict[str, float] = {}
+        for cell in resolved.cells:
+            try:
+                held = _start_counting_memory(device)
+                arm = build(cell, plan, self.setting, resolved)
+                self.built[cell.name] = arm
+                self.step(cell.name, self.batch_size)()
+                if held is not None:
+                    self._peaks[cell.name] = (torch.cuda.max_memory_allocated(device.torch_device) - held) / 2**20
+            except torch.OutOfMemoryError:
+                self.built.pop(cell.name, None)
+                self.failed[cell.name] = cell
+                torch.cuda.empty_cache()
+        self._count_tokens()
+
+    def _count_tokens(self) -> None:
+        """Realised tokens are read off a real forward of the timed program, before timing."""
+        self.counted = {name: arm.model.token_counts() for name, arm in self.built.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The arms that run."""
+        return list(self.built)
+
+    @property
+    def data_name(self) -> str | None:
+        """The evaluation set."""
+        return None if self.data is None else self.data.name
+
+    @property
+    def views(self) -> int:
+        """Views of each item of the evaluation set."""
+        return 1 if self.data is None else self.data.views
+
+    @property
+    def evaluated(self) -> int:
+        """Images of the accuracy pass: none without weights or data."""
+        trained = any(arm.provenance is not None for arm in self.built.values())
+        return len(self.data) * self.views if self.data is not None and trained else 0
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step."""
+        return self.setting.batch_size
+
+    def batches(self, batch_size: int, *, noise: bool = False) -> list[Tensor]:
+        """Resident batches of this size, made once and shared by all arms."""
+        noise = noise or self.data is None or self.plan.inputs == "random"
+        key = (batch_size, noise)
+        if key not in self._batches:
+            model = next(iter(self.built.values())).model
+            data = None if noise else self.data
+            self._batches[key] = resident_batches(model, data, replace(self.setting, batch_size=batch_size), self.plan.seed)
+        return self._batches[key]
+
+    def step(self, arm: str, batch_size: int, *, noise: bool = False) -> Callable[[], Any]:
+        """One forward of the next resident batch."""
+        return Step(self.built[arm].forward, self.batches(batch_size, noise=noise))
+
+    def upstream_step(self, arm: str, batch_size: int) -> Callable[[], Any]:
+        """Noise of standard deviation 1, eager, inside autocast on a GPU, as the paper's code does."""
+        model, device = self.built[arm].model, self.setting.device.torch_device
+        images = self.batches(batch_size, noise=True)[0]
+        on_gpu = device.type == "cuda"
+
+        @torch.inference_mode()
+        def forward() -> Tensor:
+            with torch.autocast(device.type, torch.float16, enabled=on_gpu):
+                return model(images)
+
+        return forward
+
+    def facts(self) -> dict[str, Facts]:
+        """What is known of every arm."""
+        base = Facts(self.setting.precision, self.batch_size, self.setting.backend)
+        found = {name: replace(base, failure="OOM") for name in self.failed}
+        for name, arm in self.built.items():
+            origin = arm.provenance
+            found[name] = replace(
+                base,
+                backend=arm.model.kernels_name,
+                weights=arm.weights,
+                checkpoint=None if origin is None else origin.path.name,
+                checkpoint_sha256=None if origin is None else origin.sha256,
+                known_by=arm.known_by,
+                averaged=origin is not None and origin.averaged,
+                reduction=written(arm.cell.reduction),
+                num_classes=arm.model.config.num_classes,
+                labels=arm.labels(),
+                token_counts=self.counted[name],
+                planned_token_counts=arm.model.planned_token_counts(),
+                peak_memory_mib=self._peaks.get(name),
+            )
+        return found
+
+    def probes(self) -> dict[str, Probe]:
+        """The answers to the resident real images, through the forward that is timed."""
+        from rmeeto_bench.bench.session.probe import probe
+
+        trained = {name: arm for name, arm in self.built.items() if arm.provenance is not None}
+        if self.data is None or not trained:
+            return {}
+        model = next(iter(self.built.values())).model
+        batches = resident_batches(model, self.data, self.setting, self.plan.seed)
+        return {name: probe(arm.forward, batches) for name, arm in trained.items()}
+
+
+def load_data(plan: BenchPlan, resolved: Resolved, workers: int | None = None) -> ImageSet | None:
+    """The evaluation set of a model under a plan, or None. `workers`: processes that decode. Raises `DataError`."""
+    return find_data(
+        plan.data,
+        shape=config(resolved.model).input_shape,
+        num_classes=resolved.num_classes,
+        images=plan.evaluated_images,
+        where=Where(plan.labels, plan.class_map, resolved.class_names),
+        reading=Reading(plan.on_error, workers),
+    )

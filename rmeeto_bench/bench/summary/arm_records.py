@@ -1,0 +1,312 @@
+"""From the store to the rows of the record: every number is computed again from blocks, predictions and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rmeeto_bench import published
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, cells, precision_for, protocol_for
+from rmeeto_bench.bench.session.probe import AGREEMENT, SAME, agreement
+from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
+from rmeeto_bench.bench.tradeoffs import with_tradeoffs
+from rmeeto_bench.checkpoints.trained import in_words, read_reduction
+from rmeeto_bench.cost.flops import gflops_by_convention
+from rmeeto_bench.measure.rounds import RoundsResult
+from rmeeto_bench.measure.statistics import complete_rounds, half_width, paired_delta, run_rate, run_speedup, wilson
+from rmeeto_bench.measure.steadiness import still_warming, unsteady
+from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, Printed, judge_run, labels
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.profiles import match_profile
+from rmeeto_bench.records.run import Arm, Block, DeviceRecord, Estimate
+from rmeeto_bench.reduction.schedule import reduction_ratio
+
+PERCENTILES = (50, 90, 99)
+
+
+def difference(
+    timed: tuple[Probe | None, Mapping[str, Any]],
+    evaluated: tuple[Probe | None, Mapping[str, Any]],
+    predictions: NDArray[np.int16],
+) -> str | None:
+    """How the timed program differs from the evaluated one, or None if they are the same.
+
+    Each comes as its probe and the facts of its arm; `predictions` [n, 5] are those of the accuracy pass, whose first
+    images are the probe images. Bit-equal logits are not asked for: each process may choose other kernels.
+    """
+    (first, first_facts), (second, second_facts) = timed, evaluated
+    for name in SAME:
+        if first_facts.get(name) != second_facts.get(name):
+            return f"{name.replace('_', ' ')} {first_facts.get(name)} was timed, {second_facts.get(name)} evaluated"
+    if first is None or second is None:
+        return "a probe is missing"
+    if first.digest != second.digest and agreement(first, second) < AGREEMENT:
+        return f"only {100 * agreement(first, second):.1f} % of the probe images get the same class"
+    count = min(len(first.top1), len(predictions))
+    same = float(np.mean(np.asarray(first.top1[:count]) == predictions[:count, 0])) if count else 1.0
+    return None if same >= AGREEMENT else f"only {100 * same:.1f} % of the recorded predictions are those of the timed program"
+
+
+def percentiles(seconds: ArrayLike) -> dict[str, float]:
+    """`p50`, `p90`, `p99` in milliseconds and `steps`, the number of steps behind them."""
+    values = 1000 * np.asarray(seconds, float)
+    return {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES} | {"steps": float(len(values))}
+
+
+# What must not change between the sessions of a run (environment's names): another driver is another machine.
+FINGERPRINT = ("python", "packages", "cuda", "git_commit", "driver", "power_limit_w", "threads")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One model on one device of a run, and the sessions that count for it."""
+
+    plan: BenchPlan
+    device: DeviceRecord
+    model: str
+    store: Store
+    timing: tuple[Session, ...]
+
+    @property
+    def session_numbers(self) -> tuple[int, ...]:
+        """Of the sessions that count."""
+        return tuple(session.session for session in self.timing)
+
+
+def place(plan: BenchPlan, device: DeviceRecord, model: str, store: Store) -> Place:
+    """The finished timing sessions of a model on a device.
+
+    A session that was interrupted counts only while none is finished: a restarted one replaces it, and a few rounds
+    would weigh as much as many.
+    """
+    sessions = store.sessions(device.id, model, "timing")
+    done = [session for session in sessions if session.status == "done"]
+    return Place(plan, device, model, store, tuple(done or sessions[-1:]))
+
+
+def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
+    """Table 12's values where this is one of its GPUs and models; they are fp16 at batch 128."""
+    if device.kind != "cuda":
+        return None
+    profile = match_profile(device.name, device.details.get("memory_gib"))
+    if profile is None or not profile.paper_column:
+        return None
+    found = published.throughput(cell.model, profile.paper_column, cell.r)
+    top1 = published.top1(cell.model, cell.r)
+    return None if found is None else {**found, **({} if top1 is None else {"top1": top1})}
+
+
+def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
+    """The row of a cell before anything is measured."""
+    sized = config(cell.model, **({} if facts.num_classes is None else {"num_classes": facts.num_classes}))
+    reduction = read_reduction(facts.reduction) if facts.reduction else cell.reduction
+    planned = sized.token_counts(reduction)
+    counts = facts.token_counts or planned
+    return Arm(
+        device=here.device.id,
+        arm=cell.name,
+        model=cell.model,
+        r=cell.r,
+        ratio_requested=cell.ratio_requested,
+        reduction_ratio=reduction_ratio(planned, sized.num_tokens),
+        token_counts=counts,
+        final_tokens=counts[-1],
+        precision=facts.precision,
+        backend=facts.backend,
+        batch_size=facts.batch_size,
+        weights=facts.weights,
+        checkpoint=facts.checkpoint,
+        checkpoint_sha256=facts.checkpoint_sha256,
+        labels=facts.labels,
+        peak_memory_mib=facts.peak_memory_mib,
+        gflops=gflops_by_convention(sized, reduction),
+        paper=_paper(cell, here.device),
+        known_by=facts.known_by,
+        averaged=facts.averaged,
+        reduction=in_words(reduction),
+    )
+
+
+def _fingerprint(session: Session) -> tuple[str, ...]:
+    return tuple(repr(session.environment.get(name)) for name in FINGERPRINT)
+
+
+def _planned_facts(here: Place) -> Facts:
+    kind = here.device.kind
+    return Facts(precision_for(here.plan, kind), batch_size_for(here.plan, kind), here.plan.backend)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What the accuracy pass of a place left: labels of the images done, its session and the facts of its arms."""
+
+    labels: NDArray[np.int64]
+    session: Session
+    facts: Mapping[str, dict[str, Any]]
+
+
+def _accuracy(here: Place) -> Accuracy | None:
+    found = here.store.labels(here.device.id, here.model)
+    passes = [s for s in here.store.sessions(here.device.id, here.model, "accuracy") if s.status in ("done", "stopped")]
+    if found is None or not len(found) or not passes:
+        return None
+    return Accuracy(found, passes[-1], here.store.facts(here.device.id, passes[-1].session))
+
+
+def _with_accuracy(arm: Arm, here: Place, accuracy: Accuracy | None, baseline: str) -> Arm:
+    """The row with top-1, top-5 and the difference to the baseline by image."""
+    if accuracy is None:
+        return arm
+    predictions = here.store.predictions(here.device.id, arm.arm)[: len(accuracy.labels)]
+    if len(predictions) < len(accuracy.labels):
+        return arm
+    correct = predictions[:, 0] == accuracy.labels
+    hits = (predictions == accuracy.labels[:, None]).any(1)
+    delta: Estimate | None = None
+    reference_predictions = here.store.predictions(here.device.id, baseline)[: len(accuracy.labels), 0]
+    if arm.arm != baseline and len(reference_predictions) == len(accuracy.labels):
+        delta = paired_delta(reference_predictions == accuracy.labels, correct)
+    return replace(
+        arm,
+        top1=wilson(int(correct.sum()), len(correct)),
+        top5=wilson(int(hits.sum()), len(hits)),
+        delta_top1=delta,
+        n_images=len(correct),
+    )
+
+
+def _identity(arm: str, here: Place, accuracy: Accuracy | None) -> str | None:
+    """How the timed program differs from the evaluated one, or None."""
+    if accuracy is None or arm not in accuracy.facts:
+        return None
+    evaluated = (here.store.probes(here.device.id, accuracy.session.session).get(arm), accuracy.facts[arm])
+    if evaluated[0] is None:
+        return None  # random weights: not evaluated
+    predictions = here.store.predictions(here.device.id, arm)
+    if accuracy.session.result.get("views", 1) > 1:
+        predictions = predictions[:0]  # of all views of a clip, where one view was timed: only the probes are comparable
+    for session in here.timing:
+        if session.status == "done":
+            timed = here.store.probes(here.device.id, session.session).get(arm)
+            found = difference((timed, here.store.facts(here.device.id, session.session).get(arm, {})), evaluated, predictions)
+            if found is not None:
+                return found
+    return None
+
+
+def _results(here: Place) -> list[RoundsResult]:
+    """How the rounds of each counting session went; a session that never said so was interrupted."""
+    found = []
+    for session in here.timing:
+        rounds = session.result.get("rounds")
+        if rounds is not None:
+            found.append(RoundsResult(**rounds))
+        elif session.status != "done":
+            blocks = [b for b in here.store.blocks(here.device.id) if b.session == session.session]
+            complete = complete_rounds(blocks, sorted({b.arm for b in blocks}))
+            number = max((len(next(iter(times.values()), [])) for times in complete), default=0)
+            found.append(RoundsResult(number, False, "interrupted", float("inf")))
+    return found
+
+
+def _extras(arm: Arm, here: Place) -> Arm:
+    """Latency at batch 1, the paper's protocol, and energy."""
+    latencies = [here.store.latencies(here.device.id, number).get(arm.arm) for number in here.session_numbers]
+    known = [seconds for seconds in latencies if seconds is not None]
+    paper: dict[str, float] | None = None
+    for session in here.store.sessions(here.device.id, here.model, "paper"):
+        rates = session.result.get("images_per_second", {})
+        if session.status == "done" and arm.arm in rates:
+            first = next(iter(rates.values()))  # the baseline
+            paper = {"images_per_second": rates[arm.arm], "speedup": rates[arm.arm] / first}
+    joules: Estimate | None = None
+    for session in here.store.sessions(here.device.id, here.model, "energy"):
+        found = session.result.get("energy", {}).get(arm.arm, {}).get("joules") if session.status == "done" else None
+        joules = Estimate(**found) if found else joules
+    latency = percentiles(np.concatenate(known)) if known else None
+    return replace(arm, latency_ms=latency, paper_mode=paper, joules_per_image=joules)
+
+
+def _printed(arm: Arm, baseline: str, times: Sequence[Mapping[str, list[float]]], blocks: Sequence[Block]) -> Printed:
+    """What the row shows, and how speeds or heat changed behind it. `times`: of all arms, by session."""
+    if arm.arm == baseline or arm.speedup is None:
+        return Printed(arm.sessions, None)
+    width = half_width(arm.speedup)
+    heat: dict[int, list[float]] = {}
+    for block in blocks:
+        if not block.rejected_reason and "temperature_c" in block.telemetry:
+            heat.setdefault(block.session, []).append(block.telemetry["temperature_c"])
+    return Printed(arm.sessions, width, unsteady(times, baseline, arm.arm, width) or still_warming(list(heat.values())))
+
+
+def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None, printed: Printed) -> Arm:
+    """The row with its verdict and labels."""
+    evidence = Evidence(
+        simulated=here.device.kind == "sim",
+        out_of_memory=facts.failure == "OOM",
+        tokens_mismatch=facts.token_counts != facts.planned_token_counts,
+        identity_failed=different is not None,
+        slow_path=facts.failure == "SLOW_PATH",
+        environment_changed=len({_fingerprint(session) for session in here.timing}) > 1,
+        synthetic_input=here.device.kind != "sim" and any(session.result.get("noise", False) for session in here.timing),
+        host_bound=facts.host_bound,
+        mig=bool(here.device.details.get("mig") or here.device.details.get("nvml", {}).get("mig")),
+    )
+    protocol = protocol_for(here.plan, here.device.kind)
+    results = _results(here) or [RoundsResult(0, False, "interrupted", float("inf"))]
+    code = judge_run(results, protocol, printed, evidence)
+    if facts.failure is None and arm.rounds < FEWEST_ROUNDS and code not in ("INTERRUPTED", "THROTTLED", "CONTENDED"):
+        code = "NOT_MEASURED"
+    if code in ("VALID", "EXPLORATORY", "SIMULATED") and len(here.timing) < protocol.sessions:
+        code = "INTERRUPTED"
+    marked = dict.fromkeys(label for result in results for label in labels(result, evidence))
+    drifted = printed.unsteady or "speed was still drifting after warm-up"
+    reason = {"IDENTITY_FAILED": different, "NOT_STEADY": drifted}.get(code)
+    detail = REMEDIES[code] if reason is None else f"{reason}; {REMEDIES[code]}"
+    return replace(arm, verdict=code, verdict_detail=detail, labels=(*arm.labels, *marked))
+
+
+def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
+    """The rows of a model on a device, by ascending r. `failure`: the code of a device that could run none of them.
+
+    Intervals are 95 %; the speed-up is paired within rounds, sessions are its replicates, the accuracy is paired by image.
+    """
+    planned = cells(here.plan, here.model)
+    baseline = planned[0].name
+    facts = dict.fromkeys((cell.name for cell in planned), replace(_planned_facts(here), failure=failure))
+    for number in here.session_numbers:
+        found = here.store.facts(here.device.id, number)
+        facts |= {name: Facts.from_dict(value) for name, value in found.items() if name in facts}
+    running = [name for name in facts if facts[name].failure is None]
+    blocks = [b for b in here.store.blocks(here.device.id) if b.session in here.session_numbers]
+    noise = {block.arm for block in blocks if block.arm.endswith(NOISE)}
+    names = [*running, *(name + NOISE for name in running if name + NOISE in noise)]
+    sessions = [times for times in complete_rounds(blocks, names) if times and len(next(iter(times.values()))) > 0]
+    accuracy = _accuracy(here)
+    rows = []
+    for cell in planned:
+        arm = _base(cell, here, facts[cell.name])
+        times = [session[cell.name] for session in sessions] if cell.name in running else []
+        arm = replace(arm, rounds=sum(map(len, times)), sessions=len(times))
+        if arm.rounds >= FEWEST_ROUNDS:
+            first = [session[baseline] for session in sessions]
+            speedup = Estimate(1.0) if cell.name == baseline else run_speedup(first, times)
+            arm = replace(arm, images_per_second=run_rate(times), speedup=speedup)
+            if cell.name + NOISE in noise:
+                arm = replace(arm, noise_speed=run_speedup(times, [session[cell.name + NOISE] for session in sessions]))
+        arm = _extras(_with_accuracy(arm, here, accuracy, baseline), here)
+        printed = _printed(arm, baseline, [{name: session[name] for name in running} for session in sessions], blocks)
+        rows.append(_verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy), printed))
+    return with_tradeoffs(rows, sessions, _correct(rows, here, accuracy), here.plan.seed)
+
+
+def _correct(rows: list[Arm], here: Place, accuracy: Accuracy | None) -> dict[str, NDArray[np.bool_]]:
+    """Right or wrong by image, for the arms that saw all of them."""
+    if accuracy is None:
+        return {}
+    first = {row.arm: here.store.predictions(here.device.id, row.arm)[: len(accuracy.labels), 0] for row in rows if row.top1}
+    return {arm: best == accuracy.labels for arm, best in first.items()}

@@ -1,0 +1,92 @@
+"""The record of a run from its store: all devices, their rows, sweeps and data, at any moment of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rmeeto_bench.bench.plan.plan import BenchPlan, size_name
+from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.summary.arm_records import arm_records, place
+from rmeeto_bench.errors import RmeetoError
+from rmeeto_bench.measure.statistics import complete_rounds, run_rate
+from rmeeto_bench.measure.verdict import device_spread
+from rmeeto_bench.records.run import Arm, DeviceRecord, RunRecord, SweepRow
+
+KNEE = 0.98  # of the best rate
+
+
+def knee(rates: Mapping[int, float]) -> int | None:
+    """The smallest batch size with at least 98 % of the best rate; None without rates."""
+    if not rates:
+        return None
+    best = max(rates.values())
+    return min(size for size, rate in rates.items() if rate >= KNEE * best)
+
+
+def assemble(
+    record: RunRecord, plan: BenchPlan, store: Store, lost: Mapping[str, str], refused: Mapping[str, RmeetoError]
+) -> RunRecord:
+    """The record with everything the store holds so far. `lost`, `refused`: devices that ended early, and why."""
+    arms: list[Arm] = []
+    sweep: list[SweepRow] = []
+    data: dict[str, Any] = {}
+    for device in record.devices:
+        failure = "SLOW_PATH" if device.id in refused else None
+        for model in plan.models:
+            here = place(plan, device, model, store)
+            if here.timing or failure:
+                rows = arm_records(here, failure if not here.timing else None)
+                arms += rows
+                data[model] = _data(store, device, model, rows) | data.get(model, {})
+            sweep += sweep_rows(plan, device, model, store)
+    spread = spread_arms(record, arms)
+    arms = [replace(arm, labels=(*arm.labels, "DEVICE_SPREAD")) if (arm.device, arm.arm) in spread else arm for arm in arms]
+    return replace(record, arms=tuple(arms), sweep=tuple(sweep), data=data, failures=tuple(lost.values()))
+
+
+def _data(store: Store, device: DeviceRecord, model: str, rows: list[Arm]) -> dict[str, Any]:
+    """What a model saw on a device; where its accuracy or energy is doubtful, and how many images could not be read, too."""
+    passes = store.sessions(device.id, model, "accuracy")
+    energy = [s.result["energy"] for s in store.sessions(device.id, model, "energy") if s.result.get("energy")]
+    known: dict[str, Any] = {
+        name: passes[-1].result[name] for name in ("unreadable", "hint") if passes and passes[-1].result.get(name)
+    }
+    doubts = [how["reason"] for how in energy[-1].values() if how["reason"]] if energy else []
+    if doubts:
+        known["energy_doubt"] = doubts[0]
+    sessions = store.sessions(device.id, model, "timing")
+    result = sessions[-1].result if sessions else {}
+    inputs = "noise" if result.get("noise", True) else "real images"
+    return {"name": result.get("data"), "inputs": inputs, "images": max((arm.n_images for arm in rows), default=0)} | known
+
+
+def spread_arms(record: RunRecord, arms: list[Arm]) -> set[tuple[str, str]]:
+    """(device, arm) of cards of one name that differ by more than 2 % on that arm."""
+    kinds: dict[tuple[str, str], dict[str, float]] = {}
+    for arm in arms:
+        if arm.images_per_second is not None:
+            kinds.setdefault((record.device(arm.device).name, arm.arm), {})[arm.device] = arm.images_per_second.value
+    return {(device, arm) for (_, arm), rates in kinds.items() if device_spread(rates) for device in rates}
+
+
+def sweep_rows(plan: BenchPlan, device: DeviceRecord, model: str, store: Store) -> list[SweepRow]:
+    """One row per arm and batch size of a finished sweep; sizes that did not fit say OOM."""
+    sessions = [s for s in store.sessions(device.id, model, "sweep") if s.status == "done"]
+    if not sessions:
+        return []
+    last = sessions[-1]
+    blocks = [block for block in store.blocks(device.id) if block.session == last.session]
+    rows = []
+    for arm, how in last.result["arms"].items():
+        names = {size: size_name(arm, size) for size in how["fitting"]}
+        times = complete_rounds(blocks, list(names.values()))
+        rates = {size: run_rate([session[name] for session in times]) for size, name in names.items() if times}
+        best = knee({size: rate.value for size, rate in rates.items()})
+        for size in last.result["sizes"]:
+            fits = "SIMULATED" if device.kind == "sim" else "VALID"
+            code = fits if size in rates else "OOM"
+            r = int(arm.rsplit("/r", 1)[1])
+            rows.append(SweepRow(device.id, arm, model, r, size, rates.get(size), code, size == best))
+    return rows

@@ -1,0 +1,122 @@
+"""Speed against accuracy, with intervals: break-even ratio, images/s per point of accuracy.
+
+These have no closed form, so rounds (of each session, and the sessions) and images are resampled together over all arms,
+as all arms shared them. Fewer than three sessions give no interval. numpy and scipy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS, break_even, run_estimate
+from rmeeto_bench.records.run import Estimate
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ArmSamples:
+    """Raw data of one arm: seconds per image by session and round, paired by position with the other arms', and whether
+    each image was classified rightly (bool [N], None: unknown)."""
+
+    ratio: float
+    seconds: tuple[Sequence[float], ...]
+    correct: NDArray[np.bool_] | None = None
+
+
+def _centres(values: Floats) -> Floats:
+    """Hodges-Lehmann estimates of the rows of [B, n]."""
+    i, j = np.triu_indices(values.shape[1])
+    centres: Floats = np.median((values[:, i] + values[:, j]) / 2, axis=1)
+    return centres
+
+
+class Tradeoff:
+    """The arms of one model on one device, the first being the baseline; needs at least two rounds."""
+
+    def __init__(self, arms: Sequence[ArmSamples], *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> None:
+        self.arms, self.resamples, self.level = list(arms), resamples, level
+        self._random = np.random.default_rng(seed)
+        sessions = [k for k, rounds in enumerate(self.arms[0].seconds) if len(rounds)]
+        logs = [[np.log(np.asarray(arm.seconds[k], float)) for arm in self.arms] for k in sessions]
+        # columns: the baseline's log rate, then each arm's log speed-up, so that drift cancels in the latter
+        self._columns = [[-rows[0], *(rows[0] - row for row in rows)] for rows in logs]
+
+    @cached_property
+    def logs(self) -> Floats:
+        """Estimates [1 + arms]: the baseline's log images/s, log speed-ups of all arms."""
+        return np.array([run_estimate(column).value for column in zip(*self._columns, strict=True)])
+
+    @cached_property
+    def _resampled_logs(self) -> Floats:
+        """[B, 1 + arms] like `logs`. A percentile bootstrap of few replicates is too narrow by known factors; the spread
+        is stretched to Student's."""
+        total, width = len(self._columns), len(self.arms) + 1
+        by_session = np.empty((total, self.resamples, width))
+        for s, columns in enumerate(self._columns):
+            n = len(columns[0])
+            picked = self._random.integers(0, n, (self.resamples, n))
+            for c, column in enumerate(columns):
+                by_session[s, :, c] = _centres(column[picked])
+        chosen = self._random.integers(0, total, (self.resamples, total))
+        drawn = by_session[chosen, np.arange(self.resamples)[:, None]].mean(axis=1)
+        tail = (1 + self.level) / 2
+        stretch = np.sqrt(total / (total - 1)) * stats.t.ppf(tail, total - 1) / stats.norm.ppf(tail)
+        stretched: Floats = self.logs + stretch * (drawn - self.logs)
+        return stretched
+
+    @cached_property
+    def _top1(self) -> tuple[Floats, Floats] | None:
+        """Top-1 in percent of each arm [arms], and resampled over images [B, arms]; None if one is unknown.
+
+        Images with the same pattern of right and wrong over the arms are alike: their counts are multinomial.
+        """
+        known = [arm.correct for arm in self.arms if arm.correct is not None]
+        if len(known) < len(self.arms) or len(known[0]) == 0:
+            return None
+        patterns, counts = np.unique(np.stack(known, axis=1), axis=0, return_counts=True)
+        total = counts.sum()
+        drawn = self._random.multinomial(total, counts / total, self.resamples)
+        return 100 * counts @ patterns / total, 100 * drawn @ patterns / total
+
+    def _interval(self, value: float, draws: Floats) -> Estimate:
+        """Percentile interval; an end that is not finite is unknown."""
+        tail = (1 - self.level) / 2
+        low, high = np.quantile(draws, [tail, 1 - tail], method="inverted_cdf")
+        return Estimate(value, float(low) if np.isfinite(low) else None, float(high) if np.isfinite(high) else None)
+
+    def break_even(self) -> Estimate | None:
+        """The reduction ratio from which on merging pays (see `statistics.break_even`); no upper end if merging may not
+        pay at any ratio measured; None if it does not."""
+        ratios = [arm.ratio for arm in self.arms]
+        value = break_even(ratios, list(np.exp(self.logs[1:])))
+        if value is None:
+            return None
+        if len(self._columns) < ENOUGH_SESSIONS:
+            return Estimate(value)
+        found = [break_even(ratios, list(row)) for row in np.exp(self._resampled_logs[:, 1:])]
+        return self._interval(value, np.array([np.inf if ratio is None else ratio for ratio in found]))
+
+    def images_per_second_per_point(self, index: int) -> Estimate | None:
+        """Images/s that arm `index` gains per percentage point of top-1 it loses against the baseline.
+
+        None without accuracies or where nothing is lost; an end of the interval is unknown where the loss may be none.
+        """
+        if self._top1 is None:
+            return None
+        top1, drawn = self._top1
+        loss, losses = top1[0] - top1[index], drawn[:, 0] - drawn[:, index]
+        if loss <= 0:
+            return None
+        gain = np.exp(self.logs[0]) * np.expm1(self.logs[1 + index])
+        if len(self._columns) < ENOUGH_SESSIONS:
+            return Estimate(float(gain / loss))
+        gains = np.exp(self._resampled_logs[:, 0]) * np.expm1(self._resampled_logs[:, 1 + index])
+        unbounded = np.where(gains >= 0, np.inf, -np.inf)
+        return self._interval(float(gain / loss), np.divide(gains, losses, out=unbounded, where=losses > 0))

@@ -1,0 +1,42 @@
+"""`rmeeto-bench compare A B`: two stored runs, arm by arm, without measuring and without torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rmeeto_bench.cli import comparing
+from rmeeto_bench.cli.quantities import percent, points
+
+EPILOGUE = """FASTER, SLOWER: chance does not explain the change, with Holm's correction over everything that is judged.
+SAME: the 95 % interval lies within the margin. INCONCLUSIVE: neither, or fewer than three sessions a side.
+exit codes: 0 nothing is slower or less accurate, 3 something is, 4 inconclusive, 5 refused (simulated or invalid data)
+Runs of different days differ by driver, heat and clocks too: to judge a change of the program use `rmeeto-bench gate`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOGUE
+    parser.add_argument("base", type=Path, metavar="A", help="folder of the run to compare with")
+    parser.add_argument("head", type=Path, metavar="B", help="folder of the run that is judged")
+    parser.add_argument(
+        "--margin", type=percent, default=0.01, metavar="P%", help="speeds within this are the same (default: 1%%)"
+    )
+    parser.add_argument("--top1-margin", type=points, default=0.5, metavar="POINTS", help="the same for top-1 (default: 0.5)")
+    parser.add_argument("--explain", action="store_true", help="show simulated and invalid arms too, marked and not judged")
+    comparing.add_output(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Compare and show."""
+    from rmeeto_bench.compare.stored_runs import Limits, StoredRun, compare
+    from rmeeto_bench.records.run import MANIFEST, load
+
+    sides = []
+    for path in (arguments.base, arguments.head):
+        folder = path.parent if path.name == MANIFEST else path
+        sides.append(StoredRun(folder, load(folder)))
+    limits = Limits(arguments.margin, arguments.top1_margin)
+    base, head = sides
+    return comparing.show(compare(base, head, limits, explain=arguments.explain), arguments)

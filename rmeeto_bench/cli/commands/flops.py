@@ -1,0 +1,100 @@
+"""`rmeeto-bench flops`: operations per image at each ratio, under every convention that is in use."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rmeeto_bench.cli import output
+from rmeeto_bench.cli.flags import add_amount_arguments, chosen_rs
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.reduction.config import PRESETS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CONVENTIONS = ("hook", "analytic", "bidirectional")  # those of models.flops, which would load torch for --help
+EPILOGUE = """conventions: hook counts what a forward hook sees, the real tokens in one of the two scan directions; analytic is
+upstream's formula, with r never clamped; bidirectional is hook with both directions. Each is printed with the matching
+and without it. paper is the paper's mixture: hook, without the matching at r = 0 and with it above. 10^9 arithmetic
+operations (a multiply-add is two, both directions) are in the column operations."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOGUE
+    parser.add_argument(
+        "--model", default="vim_tiny,vim_small,vim_base", metavar="NAMES", help="with commas (default: the Vims)"
+    )
+    add_amount_arguments(parser)
+    parser.add_argument("--convention", choices=(*CONVENTIONS, "all"), default="all", help="which one to print (default: all)")
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="paper",
+        help="upstream_exact: the last merge leaves 76 tokens whatever r is, as in the released code (default: paper)",
+    )
+    parser.add_argument("--placement", choices=("even", "odd"), default="even", help="blocks that merge (default: even)")
+    parser.add_argument("--json", metavar="FILE", help="write the rows; - for standard output instead of the table")
+
+
+def rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per model and r: GFLOPs under each convention chosen. Raises `UsageError`."""
+    from rmeeto_bench.cost.flops import gflops_by_convention, operations
+    from rmeeto_bench.reduction.schedule import reduction_ratio
+
+    base = PRESETS[arguments.preset](0, placement=arguments.placement)
+    wanted = CONVENTIONS if arguments.convention == "all" else (arguments.convention,)
+    found = []
+    for model in arguments.model.split(","):
+        sized = config(model)
+        for r in chosen_rs(arguments, sized, base):
+            reduction = replace(base, r=r)
+            counts = sized.token_counts(reduction)
+            values = gflops_by_convention(sized, reduction)
+            shown = {name: value for name, value in values.items() if name == "paper" or name.startswith(wanted)}
+            row = {"model": model, "r": r, "reduction_ratio": reduction_ratio(counts, sized.num_tokens)}
+            row |= {"final_tokens": counts[-1], "preset": arguments.preset, "placement": arguments.placement}
+            found.append(row | {"gflops": shown, "giga_operations": operations(sized, reduction)})
+    return found
+
+
+HEADINGS = {"paper": "paper", "operations": "opera-\ntions"} | {
+    key: f"{heading}\n{part}"
+    for name, heading in (("hook", "hook"), ("analytic", "analytic"), ("bidirectional", "bidirec-\ntional"))
+    for key, part in ((name, "with"), (f"{name}_without_matching", "without"))
+}
+
+
+def table(found: list[dict[str, Any]]) -> Table:
+    """The rows of one model for a terminal of 80 columns, three decimals as in the paper's appendix."""
+    from rich.table import Table
+
+    first = found[0]
+    shown = Table(
+        title=f"{first['model']}, preset {first['preset']}, {first['placement']} blocks: GFLOPs with and without matching",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("r", "ratio", "tokens", *(HEADINGS[name] for name in (*first["gflops"], "operations"))):
+        shown.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    for row in found:
+        values = (*row["gflops"].values(), row["giga_operations"])
+        counts = (str(row["r"]), f"{row['reduction_ratio']:.4f}", str(row["final_tokens"]))
+        shown.add_row(*counts, *(f"{value:.3f}" for value in values))
+    return shown
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Count and print."""
+
+    found = rows(arguments)
+    if not output.write_json(found, arguments.json):
+        console = output.console()
+        for model in dict.fromkeys(row["model"] for row in found):
+            console.print(table([row for row in found if row["model"] == model]))
+    return 0

@@ -1,0 +1,92 @@
+"""`rmeeto-bench show RUN`: a stored run on the terminal, down to its rounds if asked for. Nothing is written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmeeto_bench.cli import output
+from rmeeto_bench.cli.result import show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rmeeto_bench.records.run import Block, RunRecord
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--rounds", action="store_true", help="every round: seconds per block, order, and why it was dropped")
+    parser.add_argument("--plan", action="store_true", help="the plan, the environment and the devices as stored")
+
+
+def _rounds(device: str, blocks: list[Block]) -> Table:
+    """One row per round: the milliseconds per image of each arm, with its place in the order."""
+    from rich.table import Table
+
+    arms = list(dict.fromkeys(block.arm for block in sorted(blocks, key=lambda b: (len(b.arm), b.arm))))
+    table = Table(
+        "session",
+        "round",
+        *arms,
+        "dropped",
+        box=None,
+        pad_edge=False,
+        title=f"{device}: ms per image (place)",
+        title_justify="left",
+    )
+    rounds: dict[tuple[int, int], dict[str, Block]] = {}
+    for block in blocks:
+        rounds.setdefault((block.session, block.round), {})[block.arm] = block
+    for (session, number), by_arm in rounds.items():
+        reasons = [block.rejected_reason for block in by_arm.values() if block.rejected_reason]
+        reason = reasons[0] if reasons else "" if len(by_arm) == len(arms) else "cut short"
+        cells = []
+        for arm in arms:
+            found = by_arm.get(arm)
+            cells.append("" if found is None else f"{1000 * found.seconds / found.images:.4f} ({found.position})")
+        table.add_row(str(session), str(number), *cells, reason)
+    return table
+
+
+def _provenance(record: RunRecord) -> str:
+    parts = {
+        "run": record.run_id,
+        "status": record.status,
+        "command": "rmeeto-bench " + " ".join(record.argv),
+        "repeats": record.parent_run,
+        "resumed": ", ".join(record.resumed_utc),
+        "version": record.tool_version,
+        "commit": record.environment.get("git_commit"),
+    }
+    return "\n".join(f"{name}: {value}" for name, value in parts.items() if value)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the run."""
+
+    from rmeeto_bench.records.run import load
+
+    record = load(arguments.run)
+    folder = arguments.run if arguments.run.is_dir() else arguments.run.parent
+    show(record, folder)
+    console = output.console()
+    console.print(_provenance(record), soft_wrap=True)
+    if arguments.plan:
+        details = {"plan": record.plan, "environment": record.environment}
+        details["devices"] = {device.id: {"name": device.name, **device.details} for device in record.devices}
+        console.print(json.dumps(details, indent=1, ensure_ascii=False), soft_wrap=True)
+    if arguments.rounds:
+        from rmeeto_bench.bench.store.untrusted import open_stored
+
+        with open_stored(folder) as store:
+            for device in record.devices:
+                sessions: dict[int, list[Block]] = {}
+                for block in store.blocks(device.id):
+                    sessions.setdefault(block.session, []).append(block)
+                for blocks in sessions.values():
+                    console.print(_rounds(device.name, blocks))
+    return 0

@@ -1,0 +1,72 @@
+"""Every table of the terminal: fitted to its width by leaving out or stacking what matters least, never by cutting a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.table import Table
+
+Cell = tuple[str, str]  # a value and its interval, which stands beside it or below it
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table, under the name that its cells have in a row."""
+
+    name: str
+    importance: int  # the least important goes first; below 0 never
+    left: bool = False  # words, not numbers
+
+
+NEVER = -1  # importance of a column without which the others say nothing
+
+
+def _text(cell: Cell, joint: str) -> str:
+    return joint.join(part for part in cell if part)
+
+
+def _width(column: Column, rows: Sequence[Mapping[str, Cell]], joint: str) -> int:
+    texts = [column.name, *(_text(row[column.name], joint) for row in rows)]
+    return max(cell_len(line) for text in texts for line in text.split("\n"))
+
+
+def _total(columns: Sequence[Column], rows: Sequence[Mapping[str, Cell]], joint: str, gap: int) -> int:
+    return sum(_width(column, rows, joint) + gap for column in columns)
+
+
+def fitted(
+    title: str | None, columns: Sequence[Column], rows: Sequence[Mapping[str, Cell]], width: int
+) -> tuple[Table, list[str]]:
+    """The table, and the names of the columns that had no place.
+
+    Intervals go below their values before a column is left out. Where not even the columns that must stay have a place
+    beside each other, each value has a line.
+    """
+    shown, joint, gap = list(columns), " ", 2
+    if _total(shown, rows, joint, gap) > width:
+        joint, gap = "\n", 1
+    while _total(shown, rows, joint, gap) > width:
+        least = max(shown, key=lambda column: column.importance, default=None)
+        if least is None or least.importance < 0:
+            return _lines(title, shown, rows), [column.name for column in columns if column not in shown]
+        shown.remove(least)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for column in shown:
+        table.add_column(column.name, justify="left" if column.left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_text(row[column.name], joint) for column in shown))
+    return table, [column.name for column in columns if column not in shown]
+
+
+def _lines(title: str | None, columns: Sequence[Column], rows: Sequence[Mapping[str, Cell]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    for row in rows:
+        for column in columns:
+            value, interval = row[column.name]
+            table.add_row(f"{column.name} {value}")
+            if interval:
+                table.add_row(interval)
+    return table

@@ -1,0 +1,48 @@
+"""What stands below a table about the column of weights: how it is known, and what is not the method's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+
+class Loaded(Protocol):
+    """What a row tells of its weights, in a run's record and in an evaluation's."""
+
+    @property
+    def r(self) -> int:
+        """Tokens removed per merge."""
+
+    @property
+    def known_by(self) -> str:
+        """What says how the weights were trained."""
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the weights are an average over the training."""
+
+    @property
+    def reduction(self) -> str:
+        """The whole reduction in words."""
+
+
+def _at(arms: Sequence[Loaded]) -> str:
+    return "r = " + ", ".join(str(arm.r) for arm in arms)
+
+
+def origin_notes(arms: Sequence[Loaded]) -> Iterator[str]:
+    """One sentence for each thing that the label in the table does not say."""
+    unknown = [arm for arm in arms if arm.known_by == "unknown"]
+    if unknown:
+        yield f"weights: unknown origin at {_at(unknown)}; nothing says with which r they were trained: name the files MODEL_rN"
+    for source, words in (("file name", "the names of their files"), ("catalogue", "the catalogue of public checkpoints")):
+        found = [arm for arm in arms if arm.known_by == source]
+        if found:
+            yield f"weights: known by {words} at {_at(found)}"
+    averaged = [arm for arm in arms if arm.averaged]
+    if averaged:
+        yield f"weights: averaged (EMA) at {_at(averaged)}"
+    ways = list(dict.fromkeys(arm.reduction.partition(", ")[2] for arm in arms))
+    for way in filter(None, ways):
+        own = [arm for arm in arms if arm.reduction.partition(", ")[2] == way]
+        yield f"merging: {way} at {_at(own)}, as in the training"

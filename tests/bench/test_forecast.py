@@ -1,0 +1,33 @@
+"""A run says at its start how long it will take, from its first blocks."""
+
+from __future__ import annotations
+
+import time
+
+from rmeeto_bench.bench.session.forecast import Forecast, forecast
+from rmeeto_bench.measure.protocol import DEFAULT, QUICK
+from rmeeto_bench.records.run import Block
+
+
+def block(arm: str, seconds: float, round_number: int = 0) -> Block:
+    return Block("cpu", 0, round_number, 0, arm, 1, 10, seconds, seconds)
+
+
+def test_the_time_is_told_once_from_the_first_block_of_each_arm() -> None:
+    kept: list[Block] = []
+    told: list[str] = []
+    # eight rounds of 3 s after 6 s of building and 8 s of start-up, six times; 8 s and 1,000 images at 0.3 s
+    watched = Forecast(DEFAULT, 2, 1000, kept.append, told.append, began=time.monotonic() - 9.0)
+    watched.add_block(block("a", 1.0))
+    assert not told
+    watched.add_block(block("b", 2.0))
+    watched.add_block(block("a", 1.0, 1))
+    assert [len(kept), len(told)] == [3, 1]
+    assert told[0].startswith("this model will take about 9 min on this device: 6 processes of 38 s and 5 min of accuracy")
+
+
+def test_only_a_run_that_takes_longer_than_promised_is_called_so() -> None:
+    assert "longer" not in forecast(DEFAULT, 60.0, 120.0)
+    assert "That is longer than the 8 min that the default preset promises" in forecast(DEFAULT, 90.0, 120.0)
+    assert forecast(DEFAULT, 90.0, 120.0).endswith("or --quick would help")
+    assert "--quick" not in forecast(QUICK, 300.0, 0.0)

@@ -1,0 +1,407 @@
+"""The rows of commands that read what others wrote, or that only count and tell."""
+
+from __future__ import annotations
+
+from hub import with_hub
+from machines import crowded
+from world import Row
+
+RUNS = ("run", "fleet")
+SHOW = [
+    Row(
+        "ls",
+        "ls .",
+        {"folder": lambda d: all(d.says(rf"\b{name} .*complete") for name in ("a", "f", "m", "s3", "s4"))},
+        needs=("run", "fleet", "merge", "rerun"),
+    ),
+    Row("ls of none", "ls", {}, code=2, refusal="runs is no folder"),
+    Row(
+        "show",
+        "show a --rounds --plan",
+        {
+            "run": lambda d: d.says(d.json("a/manifest.json")["run_id"]) and d.says("command: rmeeto-bench run --gpus none"),
+            "--rounds": lambda d: d.says(
+                r"ms per image \(place\) session round vim_nano/r0 vim_nano/r11 dropped 0 0 [\d.]+ \([01]\)"
+            ),
+            "--plan": lambda d: '"class_map"' in d.out and '"python"' in d.out,
+        },
+        needs=("run",),
+    ),
+    Row("show merged", "show m", {"run": lambda d: d.says("merged-") and d.says("chunked kernels")}, needs=("merge",)),
+    Row("show a gate's", "show g/head-2 --rounds", {"--rounds": lambda d: d.says("ms per image")}, needs=("gate",)),
+    Row("show an evaluation", "show e", {}, code=2, refusal="give the folder of a run", needs=("eval",)),
+    Row(
+        "report",
+        "report a --style paper --out report",
+        {
+            "run": lambda d: d.says("vim_nano . fp32 . batch 4"),
+            "--out": lambda d: d.text("report/table.csv") == d.text("a/table.csv") and "report.html" in d.files("report"),
+            "--style": lambda d: d.text("report/speed_accuracy.svg") != d.text("a/speed_accuracy.svg"),
+        },
+        needs=("run",),
+    ),
+    Row("report merged", "report m", {"run": lambda d: d.files("m") >= {"report.html", "table.md"}}, needs=("merge",)),
+    Row("report of a fleet", "report f3/manifest.json", {"run": lambda d: d.says("V100")}, needs=("fleet simulated",)),
+]
+MERGE = [
+    Row(
+        "merge",
+        "merge a f --prefer {id:a} --json m.json --out m",
+        {
+            "runs": lambda d: d.plan("m")["merged_from"] and d.warns("contradicts the preferred"),
+            "--prefer": lambda d: {arm["backend"] for arm in d.arms("m")} == {"chunked"},
+            "--json": lambda d: d.json("m.json")["run_id"].startswith("merged-"),
+            "--out": lambda d: [arm["top1"] for arm in d.arms("m")] == [arm["top1"] for arm in d.arms("a")],
+        },
+        needs=RUNS,
+    ),
+    Row("merge what contradicts", "merge a f --out m1", {}, code=2, refusal="contradict each other", needs=RUNS),
+    Row(
+        "merge kinds",
+        "merge s3 f3 f --json - --out m2",
+        {
+            "runs": lambda d: d.warns("was measured in .*the one with more rounds is kept"),
+            "--json": lambda d: len(d.json()["devices"]) == 3 and len(d.json()["arms"]) == 6,
+        },
+        needs=("simulated once", "fleet simulated", "fleet"),
+    ),
+    Row("merge an evaluation", "merge e --out m3", {}, code=2, refusal="give the folder of a run", needs=("eval",)),
+]
+COMPARE = [
+    Row(
+        "compare",
+        "compare g/base-1 g/head-1 --margin 3% --top1-margin 99 --json x.json --junit x.xml",
+        {
+            "base": lambda d: d.json("x.json")["base"] == d.json("g/base-1/manifest.json")["run_id"],
+            "head": lambda d: all(
+                c["change"]["value"] < -0.3 for c in d.json("x.json")["changes"] if c["metric"] == "images/s"
+            ),
+            "--margin": lambda d: {c["margin"] for c in d.json("x.json")["changes"] if c["metric"] == "images/s"} == {0.03},
+            "--top1-margin": lambda d: (
+                {c["outcome"] for c in d.json("x.json")["changes"] if c["metric"] == "top-1"} == {"SAME"}
+            ),
+            "--json": lambda d: (
+                {c["detail"] for c in d.json("x.json")["changes"] if c["metric"] == "top-1"} == {"paired by image"}
+            ),
+            "--junit": lambda d: 'name="images/s"' in d.text("x.xml"),
+        },
+        code=4,
+        needs=("gate",),
+    ),
+    Row(
+        "compare others",
+        "compare m f --json -",
+        {"--json": lambda d: "backend" in str(d.json()["notes"])},
+        code=4,
+        needs=("merge",),
+    ),
+    Row("compare simulated", "compare s3 s4", {}, code=5, refusal="cannot be compared", needs=("rerun",)),
+    Row(
+        "compare simulated, explained",
+        "compare s3 s4 --explain",
+        {"--explain": lambda d: d.says(r"vim_tiny/r0 images/s .*SIMULATED")},
+        code=5,
+        needs=("rerun",),
+    ),
+    Row(
+        "gate of stored runs",
+        "gate --base m --head a --margin 99%",
+        {},
+        code=5,
+        refusal="no arm was measured in two processes of each side",
+        needs=("merge",),
+    ),
+]
+FIGURE = [
+    Row(
+        "figure",
+        "figure a m g/base-1 --out drawn/figure.svg",
+        {
+            "runs": lambda d: d.says("drawn/figure.svg"),
+            "--out": lambda d: d.text("drawn/figure.svg").startswith("<?xml"),
+        },
+        needs=("merge", "gate"),
+    ),
+    Row(
+        "figure of energy",
+        "figure s1 --kind energy --style paper --out drawn",
+        {"--kind": lambda d: {f"energy.{end}" for end in ("png", "pdf", "svg")} <= d.files("drawn")},
+        needs=("simulated",),
+    ),
+    Row(
+        "figure for the screen",
+        "figure s1 --kind energy --out drawn/screen.svg",
+        {"--style": lambda d: d.text("drawn/screen.svg") != d.text("drawn/energy.svg")},
+        needs=("figure of energy",),
+    ),
+    Row(
+        "export",
+        "export m --to csv",
+        {"run": lambda d: d.out.count("\n") == 3, "--to": lambda d: ",top1," in d.out},
+        needs=("merge",),
+    ),
+    Row(
+        "export a record",
+        "export a --to json --out exported.json",
+        {"--out": lambda d: d.json("exported.json") == d.json("a/manifest.json") and not d.out},
+        needs=("run",),
+    ),
+    Row(
+        "export a history",
+        "export f --to gab",
+        {"--to": lambda d: {e["unit"] for e in d.json()} == {"images/s", "x", "%"}},
+        needs=("fleet",),
+    ),
+    Row(
+        "export for Bencher",
+        "export g/head-1 --to bmf",
+        {"--to": lambda d: all({"images-per-second", "top1"} <= set(values) for values in d.json().values())},
+        needs=("gate",),
+    ),
+    Row("export simulated", "export s3 --to gab", {}, code=5, refusal="simulated", needs=("simulated once",)),
+]
+PUBLISH = [
+    Row(
+        "push",
+        "push ck/vim_nano_r11.safetensors --to published --model vim_nano --r 11 --run a --base me/base --license apache-2.0",
+        {
+            "checkpoint": lambda d: d.sha256("ck/vim_nano_r11.safetensors") in d.text("published/README.md"),
+            "--to": lambda d: d.files("published") == {"model.safetensors", "config.json", "README.md"},
+            "--model": lambda d: d.json("published/config.json")["rmeeto_bench"]["model"] == "vim_nano",
+            "--r": lambda d: d.json("published/config.json")["model_args"]["r"] == 11,
+            "--run": lambda d: f"{d.arms('a')[1]['top1']['value']:.2f} %" in d.text("published/README.md"),
+            "--base": lambda d: "me/base" in d.text("published/README.md"),
+            "--license": lambda d: "license: apache-2.0" in d.text("published/README.md"),
+        },
+        needs=("run",),
+    ),
+    Row(
+        "push to the hub",
+        "push {bundled}/vim_nano_r5.safetensors --to org/repo --private",
+        {
+            "--to": lambda d: d.says("http://127.0.0.1:[0-9]+/org/repo/commit/c0c0"),
+            "--private": lambda d: '"visibility":"private"' in d.text("hub_repositories/asked").replace(" ", ""),
+        },
+        prepare=with_hub,
+    ),
+    Row(
+        "pull",
+        "pull org/repo --out own",
+        {
+            "source": lambda d: (
+                d.sha256("own/vim_nano_r5.safetensors") == d.sha256("hub_repositories/org/repo/model.safetensors")
+            ),
+            "--out": lambda d: d.says("own/vim_nano_r5.safetensors"),
+        },
+        needs=("push to the hub",),
+        prepare=with_hub,
+    ),
+    Row(
+        "push once more",
+        "push {bundled}/vim_nano_r11.safetensors --to published2",
+        {"--to": lambda d: "README.md" in d.files("published2")},
+    ),
+    Row(
+        "pull by force",
+        "pull published2 --force",
+        {"--force": lambda d: d.sha256("checkpoints/vim_nano_r11.safetensors") == d.sha256("published2/model.safetensors")},
+        needs=("pull a folder", "push once more"),
+    ),
+    Row(
+        "push by force",
+        "push {bundled}/vim_nano_r0.safetensors --to published2 --force",
+        {"--force": lambda d: d.json("published2/config.json")["rmeeto_bench"]["r"] == 0},
+        needs=("pull by force",),
+    ),
+    Row(
+        "pull a folder", "pull published", {"source": lambda d: d.says("checkpoints/vim_nano_r11.safetensors")}, needs=("push",)
+    ),
+    Row(
+        "verify",
+        "verify own/vim_nano_r5.safetensors --model vim_nano",
+        {
+            "file": lambda d: d.says("trained at r = 5"),
+            "--model": lambda d: d.says(r"fits vim_nano") and not d.says("not checked"),
+        },
+        needs=("pull",),
+    ),
+    Row("verify averages", "verify averaged.pth --model vim_nano --ema", {"--ema": lambda d: d.says("in model_ema")}),
+    Row(
+        "verify no averages",
+        "verify checkpoints/vim_nano_r11.safetensors --ema",
+        {},
+        code=2,
+        refusal="no EMA weights",
+        needs=("pull a folder",),
+    ),
+]
+ABLATE = [
+    Row(
+        "ablate",
+        "ablate metric shuffle --model vim_nano --r 10 --checkpoint ck/vim_nano_r0.safetensors --data fm --seeds 2 "
+        "--batch-size 3 --out ab",
+        {
+            "name": lambda d: {row["study"] for row in d.json("ab/vim_nano.json")["rows"]} == {"metric", "shuffle"},
+            "--model": lambda d: d.says("Ablations of vim_nano"),
+            "--r": lambda d: d.says("at r = 10") and not d.says("ratio 0.31"),
+            "--checkpoint": lambda d: d.says("weights of vim_nano_r0.safetensors"),
+            "--data": lambda d: {row["images"] for row in d.json("ab/vim_nano.json")["rows"]} == {10},  # all that are there
+            "--seeds": lambda d: max(row["seeds"] for row in d.json("ab/vim_nano.json")["rows"]) == 2,
+            "--batch-size": lambda d: d.json("ab/vim_nano.json")["settings"]["batch_size"] == 3,
+            "--out": lambda d: d.files("ab") == {"vim_nano.md", "vim_nano.csv", "vim_nano.json"},
+        },
+        needs=("retrain",),
+    ),
+    Row("ablations", "ablate", {"name": lambda d: d.out.count("\n") > 10 and d.says(r"metric .*Table 6")}),
+    Row(
+        "ablate where it cannot",
+        "ablate mode --images 2 --backend mamba_ssm",
+        {"--backend": lambda d: d.warns("mamba-ssm's kernels are for CUDA GPUs")},
+        code=6,
+        refusal="mamba-ssm",
+    ),
+    Row(
+        "every ablation",
+        "ablate --all --retrained --images 2 --seeds 1 --out ab2",
+        {
+            "--images": lambda d: {row["images"] for row in d.json("ab2/vim_nano.json")["rows"]} == {2},
+            "--all": lambda d: len({row["study"] for row in d.json("ab2/vim_nano.json")["rows"]}) > 10,
+            "--retrained": lambda d: d.json("ab2/vim_nano.json")["settings"]["weights"] == "vim_nano_r11.safetensors",
+        },
+    ),
+]
+DRAW = [
+    Row(
+        "visualize",
+        "visualize flat/i00.png --model vim_nano --ratio 0.31 --checkpoint ck/vim_nano_r11.safetensors --prune --stages "
+        "--format jpg --out pictures1",
+        {
+            "image": lambda d: "i00_r11.png" in d.files("pictures1"),
+            "--ratio": lambda d: d.says("i00_r11"),
+            "--format": lambda d: "contact_sheet.jpg" in d.files("pictures1"),
+            "--stages": lambda d: d.width("pictures1/i00_r11.png") > d.width("pictures/i01_r20.png"),
+            "--out": lambda d: d.says("pictures1/contact_sheet.jpg"),
+            "--prune": lambda d: d.sha256("pictures1/i00_r11.png") != d.sha256("pictures2/i00_r11.png"),
+        },
+        needs=("visualize again", "visualize merged", "retrain"),
+    ),
+    Row(
+        "visualize merged",
+        "visualize flat/i00.png --r 11 --stages --checkpoint ck/vim_nano_r11.safetensors --out pictures2",
+        {"--r": lambda d: d.says("i00_r11")},
+        needs=("retrain",),
+    ),
+    Row(
+        "visualize another model",
+        "visualize flat/i00.png --model vim_nono",
+        {"--model": lambda d: d.warns("vim_nono")},
+        code=2,
+        refusal="vim_nano",
+    ),
+    Row(
+        "visualize other weights",
+        "visualize flat/i00.png --checkpoint published/README.md",
+        {"--checkpoint": lambda d: d.warns("README.md")},
+        code=2,
+        refusal="README.md",
+        needs=("push",),
+    ),
+    Row("visualize again", "visualize flat/i01.png --r 20", {"--r": lambda d: "i01_r20.png" in d.files("pictures")}),
+    Row(
+        "roofline of a run",
+        "roofline s1 --style paper --json roof.json --out roof",
+        {
+            "run": lambda d: (
+                [row["images_per_second"] for row in d.json("roof.json")]
+                == [a["images_per_second"]["value"] for a in d.arms("s1")]
+            ),
+            "--json": lambda d: {row["verdict"] for row in d.json("roof.json")} == {"SIMULATED"},
+            "--out": lambda d: d.files("roof") == {f"roofline_a4000_vim_tiny.{end}" for end in ("png", "pdf", "svg")},
+        },
+        needs=("simulated",),
+    ),
+    Row(
+        "roofline",
+        "roofline --gpu v100 --model vim_tiny --r 0,5 --batch-size 1 --style screen --out roof2",
+        {
+            "--gpu": lambda d: d.says(r"V100 \(v100\)|V100"),
+            "--model": lambda d: d.says("vim_tiny, half precision, batch 1"),
+            "--r": lambda d: d.says(r"\b5 0\.1"),
+            "--batch-size": lambda d: d.says("batch 1 "),
+            "--style": lambda d: (
+                d.svg_width("roof2/roofline_v100_vim_tiny.svg") != d.svg_width("roof/roofline_a4000_vim_tiny.svg")
+            ),
+        },
+        needs=("roofline of a run",),
+    ),
+    Row(
+        "roofline of ratios",
+        "roofline --gpu a4000 --ratios 0.54 --json -",
+        {"--ratios": lambda d: [row["r"] for row in d.json()] == [20]},
+    ),
+]
+COUNT = [
+    Row(
+        "flops",
+        "flops --model vim_tiny,deit_tiny --ratios 0,0.31 --convention hook --preset upstream_exact --placement odd "
+        "--json flops.json",
+        {
+            "--model": lambda d: {row["model"] for row in d.json("flops.json")} == {"vim_tiny", "deit_tiny"},
+            "--ratios": lambda d: len(d.json("flops.json")) == 4,
+            "--convention": lambda d: set(d.json("flops.json")[0]["gflops"]) == {"paper", "hook", "hook_without_matching"},
+            "--preset": lambda d: d.json("flops.json")[0]["final_tokens"] == 99,  # its last merge takes all it can
+            "--placement": lambda d: d.json("flops.json")[1]["r"] == 10,  # 11 in even blocks: they merge once less
+            "--json": lambda d: d.says("vim_tiny, preset upstream_exact, odd blocks"),
+        },
+    ),
+    Row("flops at r", "flops --model vim_tiny --r 5 --json -", {"--r": lambda d: [row["r"] for row in d.json()] == [5]}),
+    Row(
+        "paper",
+        "paper 12 17 fig4 --runs a s1 m --style paper --out paper",
+        {
+            "items": lambda d: {"table_12.md", "table_17.csv", "fig4.svg"} <= d.files("paper"),
+            "--out": lambda d: len(d.files("paper")) == 11,
+            "--runs": lambda d: d.warns("SIMULATED") and d.warns("EXPLORATORY"),
+            "--style": lambda d: d.svg_width("paper/fig4.svg") != d.svg_width("paper2/fig4.svg"),
+        },
+        needs=("the whole paper", "merge", "simulated"),
+    ),
+    Row(
+        "the whole paper",
+        "paper --all --out paper2",
+        {"--all": lambda d: "index.html" in d.files("paper2") and d.out.count("\n") == 27},
+    ),
+    Row(
+        "the paper with trainings",
+        "paper --list --trainings ck",
+        {
+            "--list": lambda d: d.out.count("      needs    ") == 27,
+            "--trainings": lambda d: d.says("stand-ins"),
+        },
+        needs=("retrain",),
+    ),
+    Row(
+        "the paper with no ablations",
+        "paper --list --ablations fm",
+        {"--ablations": lambda d: d.warns("ablate --out")},
+        code=2,
+        refusal="fm holds no .json of `rmeeto-bench ablate --out`",
+    ),
+    Row(
+        "doctor",
+        "doctor --gpus none --model vim_nano --strict",
+        {
+            "--gpus": lambda d: d.says(r"cpu: "),
+            "--model": lambda d: d.says("kernels for vim_nano"),
+            "--strict": lambda d: d.says(r"would make a run invalid: the load average"),
+        },
+        code=6,
+        prepare=crowded,
+    ),
+    Row(
+        "models", "models --json -", {"--json": lambda d: {"vim_tiny", "vim_small_rmeeto_r11"} <= {e["name"] for e in d.json()}}
+    ),
+    Row("models as a table", "models", {"--json": lambda d: d.says("vim_nano .*bundled")}, needs=("models",)),
+    Row("profiles", "profiles", {}, says="rtx4090.*v100"),
+]
+READING = [*SHOW, *MERGE, *COMPARE, *FIGURE, *PUBLISH, *ABLATE, *DRAW, *COUNT]

@@ -1,0 +1,102 @@
+"""Printed intervals of whole runs where the truth is known: they cover it, or the row is not VALID. Seeds are not the docs'.
+
+Each check can fail: the wrong analysis of the same runs does, as the last tests show.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from intervals import ON_CPU, Judged, heated_run, judged_runs
+from noisy_runs import Noise, Shape, times
+
+from rmeeto_bench.measure.protocol import DEFAULT, Protocol
+from rmeeto_bench.measure.statistics import paired_speedup
+
+SEED = 77_000
+
+
+def share_error(share: float, count: int) -> float:
+    """Standard error of a share."""
+    return float(np.sqrt(share * (1 - share) / count))
+
+
+def coverage(runs: Sequence[Judged]) -> float:
+    return float(np.mean([run.covers for run in runs]))
+
+
+def assert_covers(runs: Sequence[Judged]) -> None:
+    """Within [0.93, 0.97], give or take three standard errors; of VALID rows alone at least 0.93."""
+    slack = 3 * share_error(0.95, len(runs))
+    assert 0.93 - slack <= coverage(runs) <= 0.97 + slack
+    valid = [run for run in runs if run.verdict == "VALID"]
+    assert not valid or coverage(valid) >= 0.93 - 3 * share_error(0.95, len(valid))
+
+
+MOODS = {"mood": 0.2, "process_sd": 0.004}  # of a shared processor, which promises 2 %
+COVERED = [
+    (Noise(process_sd=0.004), DEFAULT, 2),
+    (Noise(process_sd=0.004), DEFAULT, 6),
+    (Noise(process_sd=0.01), ON_CPU, 2),
+    (Noise(), DEFAULT, 2),
+    (Noise(process_sd=0.004, outliers=0.03), DEFAULT, 2),
+    (Noise(process_sd=0.004, drift=0.08), DEFAULT, 2),
+    (Noise(**MOODS), ON_CPU, 2),
+    (Noise(**MOODS, mood_blocks=40), ON_CPU, 2),
+    (Noise(**MOODS, mood_blocks=40), ON_CPU, 6),
+]
+
+
+@pytest.mark.parametrize(("noise", "protocol", "arms"), COVERED)
+def test_the_printed_interval_covers(noise: Noise, protocol: Protocol, arms: int) -> None:
+    assert_covers(judged_runs(noise, Shape(arms=arms), 250, SEED + arms, protocol))
+
+
+@pytest.mark.parametrize("arms", [2, 6])
+def test_clean_noise_raises_no_alarm(arms: int) -> None:
+    runs = judged_runs(Noise(process_sd=0.002), Shape(arms=arms), 400, SEED + 20 + arms)
+    alarms = float(np.mean([run.verdict == "NOT_STEADY" for run in runs]))
+    assert alarms <= 0.02 + 3 * share_error(0.02, len(runs))
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+def test_fewer_than_three_processes_are_never_valid(sessions: int) -> None:
+    runs = judged_runs(Noise(process_sd=0.004), Shape(sessions=sessions, rounds=40, arms=2), 40, SEED + 30)
+    assert {run.verdict for run in runs} == {"EXPLORATORY"}
+    assert coverage(runs) < 0.6  # which is why
+
+
+@pytest.mark.parametrize("constant", [10.0, 30.0, 90.0, 240.0, 600.0])
+def test_heat_that_the_driver_tells_is_warmed_away_or_called_unsteady(constant: float) -> None:
+    """Through the real warm-up and rounds, each process from a cold device. 4 % against 2 %."""
+    runs = [heated_run(constant, SEED + seed) for seed in range(12)]
+    valid = [run for run in runs if run.verdict == "VALID"]
+    if constant >= 240.0:
+        assert len(valid) <= 0.1 * len(runs)
+    elif valid:
+        assert coverage(valid) >= 0.93 - 3 * share_error(0.95, len(valid))
+        error = np.std([run.value for run in runs]) / np.sqrt(len(valid))
+        assert abs(np.mean([run.value for run in valid]) - 1) < 0.001 + 3 * error
+
+
+def test_the_check_of_coverage_can_fail() -> None:
+    """All rounds of three processes as if they were independent: the interval that nobody may print."""
+    found = []
+    for run in times(Noise(process_sd=0.004), Shape(sessions=3, arms=2), 100, SEED + 50):
+        first, second = (np.concatenate([session[arm] for session in run]) for arm in ("arm0", "arm1"))
+        pooled = paired_speedup(first, second)
+        found.append(Judged(pooled.value, bool(pooled.low <= 1 <= pooled.high), 0.0, "VALID"))
+    with pytest.raises(AssertionError):
+        assert_covers(found)
+
+
+def test_without_the_longer_warm_up_slow_heat_passes() -> None:
+    runs = [heated_run(240.0, SEED + seed, warmup_limit=60.0, temperature=False) for seed in range(6)]
+    assert coverage(runs) < 0.5
