@@ -12,9 +12,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import static_model
 import torch
 from kernel_fuzz import matching_problems
 from test_kernel_parity import assert_close, outputs_and_gradients, scan_operands
@@ -292,3 +294,19 @@ def test_every_launch_compiles_for_real_gpus_within_its_budget() -> None:
         assert entry["stack"] == 0, entry
         assert entry["seconds"] <= SECONDS, entry
         assert not entry["paper"] or entry["registers"] <= REGISTERS[entry["kernel"]], entry
+    stored = json.loads(static_model.STORED.read_text())
+    found = static_model.table(report)
+    assert set(found) == {"sm_86", "sm_90"}
+    if stored["triton"] == version("triton"):  # another compiler writes other code
+        hint = "if it is worth it, run python tests/kernels/compile_kernels.py --write"
+        assert static_model.worse(stored["kernels"], found) == [], hint
+
+
+def test_the_static_gate_names_what_became_worse() -> None:
+    stored = json.loads(static_model.STORED.read_text())["kernels"]
+    assert static_model.worse(stored, stored) == []
+    scan = "scan: scan_kernel, warps=1"
+    for name, value in stored["sm_90"][scan].items():
+        slower = {"sm_90": {scan: {**stored["sm_90"][scan], name: round(1.04 * value + 1)}}}
+        assert static_model.worse(stored, slower) == [f"sm_90 {scan}: {name} {value} became {round(1.04 * value + 1)}"]
+    assert static_model.worse(stored, {"sm_90": {"other": {"cycles": 1}}}) == ["sm_90 other is not stored"]
