@@ -37,7 +37,7 @@ VIEWS = {
     "unbind",
     "unsqueeze",
     "view",
-}  # no launches, nor are allocations
+}  # these launch nothing
 LAUNCHES = {"match": 2}  # of an operation, where it is not one
 MOST = 205  # of a forward: on a fast GPU the host becomes the limit
 
