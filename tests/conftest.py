@@ -1,4 +1,4 @@
-"""Shared by all tests: the folders of shared modules on the path, and Triton's interpreter."""
+"""Shared by all tests: the folders of shared modules on the path, Triton's interpreter, one thread a process."""
 
 import os
 import sys
@@ -11,6 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "kernels"))
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
+# One thread a process: there are as many processes as cores, and threads of OpenMP that wait for each other's core spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RMEETO_BENCH_LOCKS", tempfile.mkdtemp(prefix="rmeeto-bench-locks-"))  # no queue behind real runs
 
 from fresh import commands

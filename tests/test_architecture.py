@@ -112,11 +112,24 @@ def test_there_are_no_circles() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import rmeeto_bench.report.run.files", "from rmeeto_bench.cli.main import main; main(['profiles'])"]
+    "code",
+    [
+        "import rmeeto_bench.report.run.files, rmeeto_bench.bench.run.runner, rmeeto_bench.bench.session.jobs",
+        "from rmeeto_bench.cli.main import main; main(['profiles'])",
+    ],
 )
 def test_light_things_load_no_torch(code: str) -> None:
-    check = f"import sys; {code}; assert 'torch' not in sys.modules and 'timm' not in sys.modules"
+    check = f"import sys; {code}; assert not {{'torch', 'timm', 'scipy.stats'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_simulated_run_loads_no_torch(tmp_path: Path) -> None:
+    """Neither the command nor its workers: that was seconds of processor time in each process of a run on no GPU at all."""
+    (tmp_path / "none" / "torch").mkdir(parents=True)
+    (tmp_path / "none" / "torch" / "__init__.py").write_text("raise ImportError('a simulated run needs no torch')")
+    words = "--device sim --gpus v100 --model vim_tiny --r 0,11 --quick --batch-size sweep --energy --paper-mode --out run"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "none")}
+    subprocess.run([sys.executable, "-m", "rmeeto_bench", *words.split()], check=True, cwd=tmp_path, env=environment)
 
 
 def test_help_loads_nothing_heavy() -> None:

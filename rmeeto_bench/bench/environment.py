@@ -10,9 +10,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rmeeto_bench.kernels.native.library import describe
 from rmeeto_bench.measure.devices.nvml import snapshot
 
 DRIVER = ("driver", "power_limit_w", "unavailable")
@@ -44,7 +41,7 @@ def _version(package: str) -> str | None:
 
 
 @functools.cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout this runs from, `+` if it was changed since; None for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
@@ -63,16 +60,13 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def environment(gpu: str | None = None) -> dict[str, Any]:
-    """Versions, system, threads, load and the variables that matter, as plain JSON values; with the UUID of a GPU also what
-    its driver says. `host` tells the processors of merged runs apart; containers, whose names are random, set
-    RMEETO_BENCH_HOST."""
-    driver = {} if gpu is None else {name: value for name, value in snapshot(gpu).items() if name in DRIVER}
-    return driver | {
-        "host": os.environ.get("RMEETO_BENCH_HOST") or platform.node(),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "packages": {package: _version(package) for package in PACKAGES if _version(package)},
+def _torch() -> dict[str, Any]:
+    """What torch and the compiled kernels say of themselves; importing them takes seconds."""
+    import torch
+
+    from rmeeto_bench.kernels.native.library import describe
+
+    return {
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
@@ -80,7 +74,24 @@ def environment(gpu: str | None = None) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_kernels": describe(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
-        "load_average": round(os.getloadavg()[0], 2),
-        "git_commit": _commit(),
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
+
+
+def environment(gpu: str | None = None, *, torch: bool = True) -> dict[str, Any]:
+    """Versions, system, threads, load and the variables that matter, as plain JSON values; with the UUID of a GPU also what
+    its driver says. `host` tells the processors of merged runs apart; containers, whose names are random, set
+    RMEETO_BENCH_HOST. `torch`: whether torch is asked too; what runs on simulated devices alone does without."""
+    driver = {} if gpu is None else {name: value for name, value in snapshot(gpu).items() if name in DRIVER}
+    return (
+        driver
+        | (_torch() if torch else {})
+        | {
+            "host": os.environ.get("RMEETO_BENCH_HOST") or platform.node(),
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "packages": {package: _version(package) for package in PACKAGES if _version(package)},
+            "load_average": round(os.getloadavg()[0], 2),
+            "git_commit": commit(),
+            "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        }
+    )

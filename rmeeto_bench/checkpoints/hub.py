@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from urllib.error import URLError
 
-import torch
-
 from rmeeto_bench.checkpoints.catalogue import PUBLIC, PublicCheckpoint, find
 from rmeeto_bench.checkpoints.reader import sha256
 from rmeeto_bench.errors import CheckpointError
@@ -105,6 +103,8 @@ def missing(entry: PublicCheckpoint) -> str:
 
 
 def _torch_cache() -> Path:
+    import torch  # seconds, and few files lie there
+
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
@@ -118,6 +118,8 @@ def _download(repo: str, filename: str) -> Path | None:
             return Path(hf_hub_download(repo, filename))
         if constants.HF_HUB_OFFLINE:
             return None
+        import torch
+
         path = _torch_cache() / filename
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(f"{repo}/{filename}", str(path), progress=False)

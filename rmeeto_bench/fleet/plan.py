@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rmeeto_bench.bench.environment import environment
+from rmeeto_bench.bench.environment import commit
 from rmeeto_bench.bench.plan.plan import PATHS, BenchPlan, cells
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import shipped
@@ -52,7 +52,7 @@ class Task:
 
 def own_code() -> str:
     """Version and commit of the code that runs here."""
-    return code_version(__version__, environment())
+    return code_version(__version__, {"git_commit": commit()})
 
 
 def own_profiles() -> str:

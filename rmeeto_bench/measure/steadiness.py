@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS
 
@@ -40,7 +40,7 @@ def _ranks(values: Floats) -> Floats:
 def _p_correlation(pairs: Sequence[tuple[Floats, Floats]]) -> float:
     """p-value that two rankings of the rounds have nothing in common: Spearman's correlation, summed over sessions."""
     total = sum(float(first @ second) / len(first) for first, second in pairs)
-    return float(2 * stats.norm.sf(abs(total) / np.sqrt(sum(1 / (len(first) - 1) for first, _ in pairs))))
+    return float(2 * special.ndtr(-abs(total) / np.sqrt(sum(1 / (len(first) - 1) for first, _ in pairs))))
 
 
 def _steps(ranks: Floats) -> Floats:
@@ -96,7 +96,7 @@ def machine_ramp(logs: Sequence[Mapping[str, Floats]], least: float = 0.0) -> fl
         return 0.0
     rest = float(((levels - levels.mean() - slope * places) ** 2).sum() / (len(levels) - 2))
     t = abs(slope) / np.sqrt(max(rest, 1e-30) / (places @ places))
-    return ramp if 2 * stats.t.sf(t, len(levels) - 2) < RAMP_P else 0.0
+    return ramp if 2 * special.stdtr(len(levels) - 2, -t) < RAMP_P else 0.0
 
 
 def unsteady(sessions: Sequence[Session], baseline: str, arm: str, half_width: float) -> str | None:

@@ -86,7 +86,9 @@ def image_transform(settings: Augmentation, prepared: Preprocessing) -> Callable
 
     The mean of `prepared` fills what RandAugment moves in.
     """
-    from timm.data.auto_augment import rand_augment_transform
+    if settings.crop != "resized" and settings.randaugment == "none":
+        return lambda image: prepared(image.convert(prepared.mode))
+    from timm.data.auto_augment import rand_augment_transform  # timm takes seconds to import
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
@@ -101,12 +103,7 @@ def image_transform(settings: Augmentation, prepared: Preprocessing) -> Callable
 
     def apply(image: Image.Image) -> Tensor:
         plain = image.convert(prepared.mode)
-        if settings.crop == "resized":
-            plain = crop(plain)
-        elif chosen is not None:
-            plain = to_pil_image(prepared(plain))
-        else:
-            return prepared(plain)
+        plain = crop(plain) if settings.crop == "resized" else to_pil_image(prepared(plain))
         # RandAugment is written for colour; grey survives the way there and back.
         return pil_to_tensor(plain if chosen is None else chosen(plain.convert("RGB")).convert(prepared.mode))
 
@@ -117,13 +114,16 @@ class BatchMix:
     """What happens to a normalised batch after everything else: random erasing, then mixup or cutmix (both timm's)."""
 
     def __init__(self, recipe: Recipe, num_classes: int, device: torch.device) -> None:
-        from timm.data import Mixup
-        from timm.data.random_erasing import RandomErasing
-
         a = recipe.augmentation
-        self._erase = RandomErasing(a.erasing, mode="pixel", device=str(device)) if a.erasing > 0 else None
-        self._mix = None
+        self._erase: Any = None
+        self._mix: Any = None
+        if a.erasing > 0:
+            from timm.data.random_erasing import RandomErasing  # timm takes seconds to import
+
+            self._erase = RandomErasing(a.erasing, mode="pixel", device=str(device))
         if recipe.mixes:
+            from timm.data import Mixup
+
             self._mix = Mixup(
                 mixup_alpha=a.mixup,
                 cutmix_alpha=a.cutmix,

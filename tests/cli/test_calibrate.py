@@ -1,4 +1,4 @@
-"""`calibrate` from the command line, on simulated devices and, in fresh processes, on the CPU."""
+"""`calibrate` from the command line, on simulated devices; tests/doors calibrates the CPU, in fresh processes."""
 
 from __future__ import annotations
 
@@ -91,14 +91,3 @@ def test_what_cannot_be_done_is_said_in_one_line(words: list[str], said: str, ca
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_the_cpu_is_calibrated_in_fresh_processes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ["--gpus", "none", "--processes", "4", "--rounds", "6", "--batch-size", "1", "--block-seconds", "0.02"]
-    assert main(["calibrate", *words, "--allow-busy", "--out", str(tmp_path)]) == 0
-    assert "process 3 and 4 of 4" in capsys.readouterr().err
-    profile = load_noise_profile("cpu", tmp_path)
-    assert profile is not None
-    assert profile.noise.rounds == 24
-    assert 0 < profile.noise.within_sd < 1

@@ -23,7 +23,7 @@ CONTRACT = {
     *(f"speed_accuracy.{end}" for end in ("png", "pdf", "svg")),
     "report.html",
 }
-FAST = ["--gpus", "none", "--quick", "--images", "200", "--batch-size", "8"]
+FAST = ["--gpus", "none", "--quick", "--images", "100", "--batch-size", "8"]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_record_says_what_was_measured_with_what(folder: Path) -> None:
     merged = record.arms[1]
     assert merged.token_counts[-1] == 1 + 196 - 11 * 10 - 10 or merged.final_tokens < 60
     assert merged.reduction_ratio == pytest.approx(0.5397, abs=2e-3)
-    assert merged.n_images == 200
+    assert merged.n_images == 100
     assert merged.rounds >= 6
     assert merged.speedup is not None
     assert merged.speedup.low is not None
@@ -61,7 +61,7 @@ def test_every_block_and_prediction_is_in_the_database(folder: Path) -> None:
         blocks = connection.execute("SELECT arm, count(*) FROM block GROUP BY arm").fetchall()
         counts = connection.execute("SELECT arm, sum(count) FROM prediction GROUP BY arm").fetchall()
     assert dict(blocks) == {arm.arm: arm.rounds for arm in record.arms}
-    assert dict(counts) == {arm.arm: 200 for arm in record.arms}
+    assert dict(counts) == {arm.arm: 100 for arm in record.arms}
 
 
 def test_python_reads_the_same_run(folder: Path) -> None:
@@ -86,20 +86,18 @@ def test_a_folder_with_a_run_is_not_overwritten(folder: Path, capsys: pytest.Cap
     assert (folder / "manifest.json").read_bytes() == before
 
 
-@pytest.mark.slow
 def test_the_line_works_exactly_as_typed_and_json_goes_to_standard_output(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     summary = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    words = ["--gpus", "all", "--ratios", "0,0.14,...,0.54", "--quick", "--images", "100", "--batch-size", "4", "--json", "-"]
+    words = ["--device", "sim", "--gpus", "v100", "--ratios", "0,0.14,...,0.54", "--quick", "--json", "-"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     record = json.loads(captured.out)
     assert [arm["r"] for arm in record["arms"]] == [0, 5, 10, 11, 15, 20]
     assert [arm["ratio_requested"] for arm in record["arms"]] == [0, 0.14, 0.28, 0.31, 0.42, 0.54]
-    assert "measuring on the CPU" in captured.err
+    assert "| 0.54 |" in summary.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -129,13 +127,18 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
         assert connection.execute("SELECT count(*) FROM block").fetchone()[0] >= 2
 
 
-def test_training_free_arms_say_so(tmp_path: Path) -> None:
+def test_training_free_arms_say_so_and_without_a_gpu_the_processor_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     source = rb.create_model("vim_nano", checkpoint="bundled")
     from rmeeto_bench.checkpoints.writer import save_checkpoint
 
     path = save_checkpoint(source.state_dict(), tmp_path / "vim_nano_r0.safetensors", metadata={"model": "vim_nano", "r": "0"})
     out = tmp_path / "out"
-    assert main([*FAST, "--r", "0,20", "--checkpoints", str(path.parent), "--out", str(out)]) == 0
+    words = ["--gpus", "all", *FAST[2:], "--images", "20", "--r", "0,20", "--checkpoints", str(path.parent)]
+    assert main([*words, "--out", str(out)]) == 0
+    assert "measuring on the CPU" in capsys.readouterr().err
     record = load(out)
     assert [arm.weights for arm in record.arms] == ["baseline", "training-free"]
     assert "training-free" in (out / "table.md").read_text(encoding="utf-8")

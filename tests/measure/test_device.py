@@ -9,7 +9,8 @@ import torch
 
 from rmeeto_bench.errors import UnavailableError, UsageError
 from rmeeto_bench.measure.devices.cpu_telemetry import CpuTelemetry
-from rmeeto_bench.measure.devices.device import CpuDevice, CudaDevice, find_devices
+from rmeeto_bench.measure.devices.cuda import CudaDevice
+from rmeeto_bench.measure.devices.device import CpuDevice, find_devices
 from rmeeto_bench.measure.devices.nvml import snapshot
 from rmeeto_bench.measure.devices.telemetry import rejection
 

@@ -64,7 +64,8 @@ def reduction_of(args: dict[str, Any]) -> ReductionConfig:
     )
 
 
-INTERPRETED = [parameters for parameters in cases() if parameters.id in ("vim_d32-r20", "vim_d32-r11", "video3d_d24_tub2-r3")]
+# One is enough: the kernels are compared with the reference in tests/kernels, a whole Vim included. 65 tokens, at the end 2.
+INTERPRETED = [parameters for parameters in cases() if parameters.id == "video3d_d24_tub2-r7"]
 
 
 @pytest.mark.slow

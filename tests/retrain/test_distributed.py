@@ -1,5 +1,5 @@
-"""Two processes under torchrun: the same weights as one with the doubled batch, and a killed worker changes nothing, whether
-the command is given again or torchrun itself starts the workers anew."""
+"""Two processes under torchrun: the same weights as one with the doubled batch, also where one of them was killed on the way,
+so that torchrun gave both their command again."""
 
 from __future__ import annotations
 
@@ -48,26 +48,15 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_fashion_mnist(tmp_path_factory.mktemp("set"), training=128)
+    return write_fashion_mnist(tmp_path_factory.mktemp("set"), training=64)
 
 
 @pytest.fixture(scope="module")
-def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes of 8 images each wrote, undisturbed: 16 steps."""
-    out = tmp_path_factory.mktemp("two")
-    done = subprocess.run([*TORCHRUN, *words(data, out, 8)], env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:6000]
-    assert done.stdout.count("done") == 1
+def one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process wrote that takes 16 images at once: 8 steps, undisturbed."""
+    out = tmp_path_factory.mktemp("one")
+    assert main(words(data, out, 16)[2:]) == 0
     return out
-
-
-def test_two_processes_train_as_one_with_the_doubled_batch(data: Path, two: Path, tmp_path: Path) -> None:
-    assert main(words(data, tmp_path, 16)[2:]) == 0
-    assert len(curve(two)) == 8
-    assert curve(tmp_path) == pytest.approx(curve(two), abs=1e-4)
-    shared = weights(two)
-    for key, value in weights(tmp_path).items():
-        assert torch.allclose(value, shared[key], atol=2e-4), key
 
 
 def _workers(parent: int) -> list[int]:
@@ -92,27 +81,21 @@ def killed(command: list[str], out: Path) -> tuple[int, str]:
     return process.returncode, said
 
 
-def same(out: Path, two: Path) -> None:
-    assert curve(out) == pytest.approx(curve(two), abs=1e-6)
-    undisturbed = weights(two)
+def same(out: Path, one: Path) -> None:
+    """Two processes of 8 images are one of 16, but for the order in which sums are rounded."""
+    assert len(curve(one)) == 4
+    assert curve(out) == pytest.approx(curve(one), abs=1e-4)
+    alone = weights(one)
     for key, value in weights(out).items():
-        assert torch.allclose(value, undisturbed[key], atol=1e-5), key
+        assert torch.allclose(value, alone[key], atol=2e-4), key
 
 
-def test_after_a_killed_worker_the_same_command_goes_on_with_the_same_curve(data: Path, two: Path, tmp_path: Path) -> None:
-    command = [*TORCHRUN, *words(data, tmp_path, 8)]
-    assert killed(command, tmp_path)[0] != 0, "the kill came too late"
-    again = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=240)
-    assert again.returncode == 0, again.stderr[:6000]
-    same(tmp_path, two)
-
-
-def test_torchrun_starts_killed_workers_anew_and_they_go_on(data: Path, two: Path, tmp_path: Path) -> None:
+def test_two_train_as_one_though_torchrun_starts_killed_workers_anew(data: Path, one: Path, tmp_path: Path) -> None:
     """Without a corner of the store for each restart, now and then both workers waited for a dead address."""
     status, said = killed([*TORCHRUN, "--max-restarts", "2", *words(data, tmp_path, 8)], tmp_path)
     assert status == 0, said[:6000]
     assert "exitcode: -9" in said, "the kill came too late"
-    same(tmp_path, two)
+    same(tmp_path, one)
 
 
 def test_restarts_over_several_machines_want_a_store_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

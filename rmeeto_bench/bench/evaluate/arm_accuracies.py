@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from rmeeto_bench.bench.plan.plan import Cell
 from rmeeto_bench.bench.session.built_arm import BuiltArm
@@ -69,7 +69,7 @@ def shrunk_changes(gained: ArrayLike, lost: ArrayLike, images: ArrayLike, level:
     mean, error = float((weight * change).sum() / weight.sum()), float(1 / weight.sum())
     keep = spread / (spread + noise)
     value = mean + keep * (change - mean)
-    half = float(norm.ppf((1 + level) / 2)) * np.sqrt(keep * noise + (1 - keep) ** 2 * error)
+    half = float(ndtri((1 + level) / 2)) * np.sqrt(keep * noise + (1 - keep) ** 2 * error)
     ends = zip(value, np.maximum(value - half, -1), np.minimum(value + half, 1), strict=True)
     return [Estimate(100 * float(v), 100 * float(low), 100 * float(high)) for v, low, high in ends]
 

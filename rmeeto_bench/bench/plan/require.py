@@ -15,14 +15,16 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
 
     Raises `CheckpointError`, `DataError` or `UsageError`.
     """
-    from rmeeto_bench.bench.session.workload import load_data  # needs torch
-    from rmeeto_bench.kernels.registry import BACKENDS
+    if plan.backend != "auto":
+        from rmeeto_bench.kernels.registry import BACKENDS  # needs torch
 
-    if plan.backend != "auto" and plan.backend not in BACKENDS:
-        raise UsageError(f"unknown backend {plan.backend!r}; choose auto, {', '.join(BACKENDS)}")
+        if plan.backend not in BACKENDS:
+            raise UsageError(f"unknown backend {plan.backend!r}; choose auto, {', '.join(BACKENDS)}")
     simulated = all(device.kind == "sim" for device in devices)
     found = {model: (without_weights if simulated else resolve)(plan, model) for model in dict.fromkeys(plan.models)}
     if plan.data is not None:
+        from rmeeto_bench.bench.session.workload import load_data  # needs torch
+
         for resolved in found.values():
             load_data(plan, resolved)
     return found

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, cells
-from rmeeto_bench.bench.plan.weights import choose
 from rmeeto_bench.checkpoints.trained import read_reduction, written
 from rmeeto_bench.errors import CheckpointError
 from rmeeto_bench.models.sizes import config
@@ -85,7 +84,8 @@ def resolve(plan: BenchPlan, model: str) -> Resolved:
     Raises `CheckpointError` in one line for a file that is missing, damaged, unsafe, of another model, or of other classes
     than the files of the other arms.
     """
-    from rmeeto_bench.checkpoints.origin import origin_of  # needs torch
+    from rmeeto_bench.bench.plan.weights import choose  # needs torch, as does the next
+    from rmeeto_bench.checkpoints.origin import origin_of
 
     arms: list[Cell] = []
     weights: dict[str, Weights] = {}

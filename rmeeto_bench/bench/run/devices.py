@@ -11,8 +11,6 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 
-import torch
-
 from rmeeto_bench import children, errors
 from rmeeto_bench.errors import RmeetoError, UnavailableError
 from rmeeto_bench.measure.devices.device import Device, find_devices
@@ -64,9 +62,15 @@ def device_record(device: Device) -> DeviceRecord:
     return record
 
 
+def _cuda() -> bool:
+    import torch  # seconds, which a run without a GPU does not wait for here
+
+    return torch.cuda.is_available()
+
+
 def discover(spec: str) -> tuple[DeviceRecord, ...]:
     """The records of the devices behind `--gpus`. Raises what `chosen_devices` raises."""
-    if spec == "none" or spec.partition(":")[0] == "sim" or not torch.cuda.is_available():
+    if spec == "none" or spec.partition(":")[0] == "sim" or not _cuda():
         return tuple(device_record(device) for device in chosen_devices(spec))
     command = children.python("rmeeto_bench.bench.run.devices", spec)
     done = subprocess.run(

@@ -287,6 +287,8 @@ def run(
     Raises `UnavailableError` for a missing device or backend, `CheckpointError`, `DataError` and `UsageError`; then nothing
     is left behind unless something was measured.
     """
+    if (folder / DATABASE).exists():
+        Store.create(folder)  # says what to do, before anything that takes long
     devices = discover(plan.gpus)
     if plan.gpus == "all" and devices[0].kind == "cpu":
         controls.listener.note("no GPU that torch can use was found: measuring on the CPU")
@@ -304,7 +306,7 @@ def run(
             tool_version=__version__,
             argv=argv,
             plan=plan.as_dict(),
-            environment=environment(),
+            environment=environment(torch=any(device.kind != "sim" for device in devices)),
             devices=devices,
             arms=(),
             parent_run=parent_run,

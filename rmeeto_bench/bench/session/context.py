@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.simulated import SimulatedWorkload
-from rmeeto_bench.bench.session.workload import ModelWorkload, Workload
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.errors import SlowPathError, UnavailableError
 from rmeeto_bench.measure.devices.device import Device, find_devices
 from rmeeto_bench.measure.rounds import RoundsProgress
+
+if TYPE_CHECKING:
+    from rmeeto_bench.bench.session.workload import Workload  # which needs torch
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def prepare(plan: BenchPlan, device: Device, resolved: Resolved) -> Workload:
     """The arms of a job, built. Raises `SlowPathError` where kernels asked for by name cannot run."""
     if device.kind == "sim":
         return SimulatedWorkload(plan, device, resolved.model)
+    from rmeeto_bench.bench.session.workload import ModelWorkload
+
     try:
         return ModelWorkload(plan, device, resolved)
     except UnavailableError as error:

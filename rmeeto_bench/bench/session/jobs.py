@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
@@ -16,12 +16,14 @@ from rmeeto_bench.bench.session.equivalence import serve_blocks
 from rmeeto_bench.bench.session.forecast import Forecast
 from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
 from rmeeto_bench.bench.session.sweep import measure_sweep
-from rmeeto_bench.bench.session.workload import ModelWorkload, Workload, load_data
 from rmeeto_bench.bench.store.store import NOISE, Store
 from rmeeto_bench.measure.energy import joules_per_image, measure_energy
 from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
 from rmeeto_bench.measure.rounds import TimedArm, Watch, measure
 from rmeeto_bench.measure.warmup import warm_up
+
+if TYPE_CHECKING:
+    from rmeeto_bench.bench.session.workload import Workload  # which needs torch
 
 PAPER_BATCH = 128
 
@@ -53,8 +55,8 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     described = {"data": workload.data_name, "noise": workload.data_name is None or desk.plan.inputs == "random"}
     if not workload.names or not workload.names[0].endswith("/r0"):
         return {**described, "rounds": None}
-    if desk.job.session == 0 and isinstance(workload, ModelWorkload):
-        desk.emit("note", text=workload.built[workload.names[0]].account())
+    if desk.job.session == 0 and (account := workload.account()):
+        desk.emit("note", text=account)
     batch = workload.batch_size
     if workload.views > 1 and desk.job.session == 0:
         _say_views(desk, batch, workload.views)
@@ -134,6 +136,7 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
     """Each image once through all arms with weights, in a process of its own; then the probe images again."""
     from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
     from rmeeto_bench.bench.session.label_check import suspicion
+    from rmeeto_bench.bench.session.workload import ModelWorkload, load_data
     from rmeeto_bench.bench.store.predictions import Predictions
 
     desk.stage("accuracy: building")
@@ -162,6 +165,7 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
 
 def check_images(desk: Desk) -> dict[str, Any]:
     """Whether the images that were evaluated are still the same; raises `DataError` if not."""
+    from rmeeto_bench.bench.session.workload import load_data
     from rmeeto_bench.bench.store.predictions import Predictions
 
     data = load_data(desk.plan, desk.resolved)
@@ -190,7 +194,9 @@ def perform(job: Job, emit: Callable[..., None], should_stop: Callable[[], bool]
     plan = BenchPlan.from_dict(job.plan)
     gpu = job.device.removeprefix("cuda:") if job.device.startswith("cuda:") else None
     with Store.open(Path(job.folder)) as store:
-        session = store.begin_session(job.device, job.model, job.kind, environment(gpu))
+        session = store.begin_session(
+            job.device, job.model, job.kind, environment(gpu, torch=not job.device.startswith("sim:"))
+        )
         device = own_device(job.device, plan, session)
         desk = Desk(job, plan, Resolved.from_dict(job.resolved), device, store, session, emit, should_stop, orders)
         result = WORK[job.kind](desk)

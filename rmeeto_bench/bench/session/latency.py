@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rmeeto_bench.bench.session.workload import Workload
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.verdict import host_bound
+
+if TYPE_CHECKING:
+    from rmeeto_bench.bench.session.workload import Workload  # which needs torch
 
 FEWEST, MOST = 200, 2000  # p99 needs a few hundred steps to mean anything
 SECONDS = 5.0  # per arm

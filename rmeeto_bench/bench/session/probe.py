@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rmeeto_bench.bench.store.store import Probe
+
+if TYPE_CHECKING:
+    from torch import Tensor  # the summary of a run, which compares probes, needs no torch
 
 AGREEMENT = 0.999  # share of probe images that must get the same class; fewer is another program
 DECIMALS = 2  # logits are rounded to this before hashing: equal programs differ by less, other weights by far more
 SAME = ("precision", "batch_size", "backend", "checkpoint_sha256", "averaged", "reduction", "token_counts")
 
 
-@torch.inference_mode()
 def probe(forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> Probe:
     """Put the resident batches through the program as it is timed."""
-    logits = torch.cat([forward(batch).float().cpu() for batch in batches])  # [n, classes]
+    import torch
+
+    with torch.inference_mode():
+        logits = torch.cat([forward(batch).float().cpu() for batch in batches])  # [n, classes]
     rounded = (logits.round(decimals=DECIMALS) + 0.0).numpy()  # + 0.0 makes -0.0 and 0.0 one
     return Probe(tuple(logits.argmax(1).tolist()), hashlib.sha256(rounded.tobytes()).hexdigest())
 

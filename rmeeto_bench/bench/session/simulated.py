@@ -55,6 +55,10 @@ class SimulatedWorkload:
             )
         return found
 
+    def account(self) -> str:
+        """No kernels, nothing to say."""
+        return ""
+
     def probes(self) -> dict[str, Probe]:
         """No model, no answers."""
         return {}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.bench.plan.plan import ROUNDS, SIZES, size_name
-from rmeeto_bench.bench.session.workload import Workload
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.rounds import Protocol, TimedArm, Watch, measure
+
+if TYPE_CHECKING:
+    from rmeeto_bench.bench.session.workload import Workload  # which needs torch
 
 
 def measure_sweep(device: Device, workload: Workload, protocol: Protocol, watch: Watch, session: int) -> dict[str, Any]:
@@ -28,7 +28,11 @@ def measure_sweep(device: Device, workload: Workload, protocol: Protocol, watch:
                 step = workload.step(name, size)
                 step()
                 fitting.append(TimedArm(size_name(name, size), step, size))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                import torch  # whose error it is; a simulated device does without
+
+                if not isinstance(error, torch.OutOfMemoryError):
+                    raise
                 torch.cuda.empty_cache()
         if not fitting or watch.should_stop():
             break

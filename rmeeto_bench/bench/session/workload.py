@@ -62,6 +62,10 @@ class Workload(Protocol):
         """What is known of every arm, those that cannot run included."""
         ...
 
+    def account(self) -> str:
+        """Which kernels the baseline runs on, for the user; empty where there are none."""
+        ...
+
     def probes(self) -> dict[str, Probe]:
         """The answers of every arm with weights to the probe images; none without data."""
         ...
@@ -185,6 +189,10 @@ class ModelWorkload:
                 peak_memory_mib=self._peaks.get(name),
             )
         return found
+
+    def account(self) -> str:
+        """Which kernels the baseline runs on."""
+        return next(iter(self.built.values())).account()
 
     def probes(self) -> dict[str, Probe]:
         """The answers to the resident real images, through the forward that is timed."""

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS, break_even, run_estimate
 from rmeeto_bench.records.run import Estimate
@@ -67,7 +67,7 @@ class Tradeoff:
         chosen = self._random.integers(0, total, (self.resamples, total))
         drawn = by_session[chosen, np.arange(self.resamples)[:, None]].mean(axis=1)
         tail = (1 + self.level) / 2
-        stretch = np.sqrt(total / (total - 1)) * stats.t.ppf(tail, total - 1) / stats.norm.ppf(tail)
+        stretch = np.sqrt(total / (total - 1)) * special.stdtrit(total - 1, tail) / special.ndtri(tail)
         stretched: Floats = self.logs + stretch * (drawn - self.logs)
         return stretched
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.images import add_data, add_workers, workers
 from rmeeto_bench.cli.interrupt import graceful
+from rmeeto_bench.cpus import short_waits
 from rmeeto_bench.files import write_atomic
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
     """The evaluation that the flags stand for. Raises `UsageError`."""
+    readers = workers(arguments)  # before anything that takes long to load
+
     from rmeeto_bench.bench.evaluate.evaluation import Evaluation
     from rmeeto_bench.bench.plan.plan import TABLE_12_RATIOS, BenchPlan
     from rmeeto_bench.bench.plan.ratios import parse_ratios, parse_rs
@@ -72,7 +75,7 @@ def evaluation_from(arguments: argparse.Namespace) -> Evaluation:
     )
     return Evaluation(
         plan,
-        workers=workers(arguments),
+        workers=readers,
         resume=arguments.resume,
         argv=tuple(sys.argv[1:]),
     )
@@ -92,6 +95,9 @@ def _show(record: AccuracyRecord, folder: Path) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Evaluate, write the files, show the result; 5 if no image could be evaluated, 130 if interrupted."""
+    short_waits()
+    evaluation = evaluation_from(arguments)
+
     from rmeeto_bench.bench.evaluate.arm_accuracies import implied_interval
     from rmeeto_bench.bench.evaluate.evaluation import evaluate_plan
     from rmeeto_bench.bench.run.runner import new_run_id
@@ -100,7 +106,6 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.records.accuracy import to_json
     from rmeeto_bench.report.accuracy import write_all
 
-    evaluation = evaluation_from(arguments)
     plan = evaluation.plan
     folder = arguments.out or Path("runs") / f"eval-{new_run_id(plan)}"
     devices = find_devices(plan.gpus)

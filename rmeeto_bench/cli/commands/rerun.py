@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the stored plan in a new folder; the new record names the old run."""
+    readers = workers(arguments)  # before anything that takes long to load
+
     from rmeeto_bench.bench.plan.plan import BenchPlan
     from rmeeto_bench.bench.run.runner import new_run_id, rerun
     from rmeeto_bench.records.run import load
@@ -27,6 +29,4 @@ def main(arguments: argparse.Namespace) -> int:
     plan = BenchPlan.from_dict(load(arguments.run).plan)
     folder = arguments.out or Path("runs") / new_run_id(plan)
     argv = tuple(sys.argv[1:])
-    return carry_out(
-        lambda controls: rerun(arguments.run, folder, controls, argv=argv), folder, arguments.json, workers(arguments)
-    )
+    return carry_out(lambda controls: rerun(arguments.run, folder, controls, argv=argv), folder, arguments.json, readers)

@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Measure what is missing, write the files again, show the result."""
+    readers = workers(arguments)  # before anything that takes long to load
+
     from rmeeto_bench.bench.run.runner import resume
 
-    return carry_out(lambda controls: resume(arguments.run, controls), arguments.run, arguments.json, workers(arguments))
+    return carry_out(lambda controls: resume(arguments.run, controls), arguments.run, arguments.json, readers)

@@ -108,18 +108,24 @@ def _whole(text: str | None) -> int | None:
         raise UsageError(f"--batch-size is a whole number or `sweep`, not {text!r}") from None
 
 
+def _on_gpus(gpus: str) -> bool:
+    """Whether a plan for these devices is for GPUs, real or simulated."""
+    if gpus == "none" or gpus.startswith("sim"):
+        return gpus != "none"
+    import torch  # seconds: who names the model or no GPU does not wait for it
+
+    return torch.cuda.is_available()
+
+
 def plan_from(arguments: argparse.Namespace) -> BenchPlan:
     """The plan that the flags stand for. Raises `UsageError`."""
-    import torch
-
     from rmeeto_bench.bench.plan.plan import TABLE_12_RATIOS, BenchPlan
     from rmeeto_bench.bench.plan.ratios import parse_ratios, parse_rs
 
     gpus = _spec(arguments.gpus, arguments.device)
-    gpu = gpus.startswith("sim") or (gpus != "none" and torch.cuda.is_available())
     sweep = arguments.batch_size == "sweep"
     return BenchPlan(
-        models=tuple((arguments.model or ("vim_small" if gpu else "vim_nano")).split(",")),
+        models=tuple((arguments.model or ("vim_small" if _on_gpus(gpus) else "vim_nano")).split(",")),
         ratios=TABLE_12_RATIOS if arguments.ratios is None else parse_ratios(arguments.ratios),
         rs=None if arguments.r is None else parse_rs(arguments.r),
         gpus=gpus,
@@ -203,11 +209,12 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
 def main(arguments: argparse.Namespace) -> int:
     """Measure, write the files, show the result; 5 if nothing could be measured, 6 if a device was lost, 130 if
     interrupted."""
+    plan, readers = plan_from(arguments), workers(arguments)  # before anything that takes long to load
+
     from rmeeto_bench.bench.run.runner import new_run_id, resume, run
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.records.run import MANIFEST
 
-    plan, readers = plan_from(arguments), workers(arguments)
     folder = arguments.out or Path("runs") / new_run_id(plan)
     if arguments.dry_run:
         return _dry_run(plan, folder)

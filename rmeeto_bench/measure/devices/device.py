@@ -7,17 +7,17 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rmeeto_bench.cpus import within_quota
-from rmeeto_bench.errors import UnavailableError, UsageError
+from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.devices.cpu_telemetry import CpuTelemetry
-from rmeeto_bench.measure.devices.nvml import NvmlTelemetry, snapshot
 from rmeeto_bench.measure.devices.simulated import SimDevice
 from rmeeto_bench.measure.devices.telemetry import Telemetry
 from rmeeto_bench.profiles import GpuProfile, load_profiles
+
+if TYPE_CHECKING:
+    import torch  # seconds to import, which a run on simulated devices does without
 
 
 class Device(Protocol):
@@ -61,10 +61,14 @@ class CpuDevice:
     @property
     def torch_device(self) -> torch.device:
         """The CPU."""
+        import torch
+
         return torch.device("cpu")
 
     def details(self) -> dict[str, Any]:
         """Threads and cores."""
+        import torch
+
         return {"threads": within_quota(torch.get_num_threads()), "cores": os.cpu_count() or 0, "machine": platform.machine()}
 
     def time_block(self, step: Callable[[], Any], steps: int) -> tuple[float, float]:
@@ -81,58 +85,9 @@ class CpuDevice:
 
     def telemetry(self) -> Telemetry:
         """Load, clock and what other programs take."""
+        import torch
+
         return CpuTelemetry(torch.get_num_threads())
-
-
-class CudaDevice:
-    """One CUDA GPU, timed with events on the current stream and named by UUID: indices change with the environment."""
-
-    kind = "cuda"
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        properties = torch.cuda.get_device_properties(index)
-        self.name = properties.name
-        self.memory_gib = properties.total_memory / 2**30
-        self.id = f"cuda:{getattr(properties, 'uuid', index)}"
-
-    @property
-    def torch_device(self) -> torch.device:
-        """This GPU by its present index."""
-        return torch.device("cuda", self.index)
-
-    def details(self) -> dict[str, Any]:
-        """Memory, compute capability, multiprocessors, whether it is cut into MIG slices."""
-        properties = torch.cuda.get_device_properties(self.index)
-        return {
-            "index": self.index,
-            "memory_gib": round(self.memory_gib, 1),
-            "compute_capability": f"{properties.major}.{properties.minor}",
-            "multiprocessors": properties.multi_processor_count,
-            "mig": bool(snapshot(self.id.removeprefix("cuda:")).get("mig")),
-        }
-
-    def time_block(self, step: Callable[[], Any], steps: int) -> tuple[float, float]:
-        """Event time, beside the wall time of enqueueing and the final wait."""
-        with torch.cuda.device(self.index):
-            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            first.record()
-            for _ in range(steps):
-                step()
-            last.record()
-            torch.cuda.synchronize()
-            wall = time.perf_counter() - start
-            return first.elapsed_time(last) / 1000, wall
-
-    def clock(self) -> float:
-        """Real time."""
-        return time.perf_counter()
-
-    def telemetry(self) -> Telemetry:
-        """NVML, and the growth of torch's allocator on this GPU."""
-        return NvmlTelemetry(self.id.removeprefix("cuda:"), reserved=lambda: torch.cuda.memory_reserved(self.index))
 
 
 def cpu_name() -> str:
@@ -143,21 +98,6 @@ def cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _found() -> str:
-    count = torch.cuda.device_count()
-    if count == 0:
-        return "this machine has no CUDA GPU that torch can use"
-    return "there are " + ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count))
-
-
-def _one(word: str, devices: list[CudaDevice]) -> CudaDevice:
-    for device in devices:
-        uuid = device.id.removeprefix("cuda:")
-        if word == str(device.index) or word.removeprefix("GPU-") == uuid.removeprefix("GPU-"):
-            return device
-    raise UnavailableError(f"no GPU {word}: {_found()}; use --gpus none for the CPU")
 
 
 def _simulated(spec: str, *, seed: int, session: int) -> list[Device]:
@@ -186,8 +126,10 @@ def find_devices(spec: str, *, seed: int = 0, session: int = 0) -> list[Device]:
         return [CpuDevice()]
     if spec == "sim" or spec.startswith("sim:"):
         return _simulated(spec, seed=seed, session=session)
-    gpus = [CudaDevice(i) for i in range(torch.cuda.device_count())]
+    from rmeeto_bench.measure.devices.cuda import gpu, gpus
+
+    present = gpus()
     if spec == "all":
-        return list(gpus) if gpus else [CpuDevice()]
-    chosen = [_one(word.strip(), gpus) for word in spec.split(",")]
+        return list(present) if present else [CpuDevice()]
+    chosen = [gpu(word.strip(), present) for word in spec.split(",")]
     return list({device.id: device for device in chosen}.values())

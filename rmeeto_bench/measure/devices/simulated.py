@@ -8,15 +8,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from rmeeto_bench.measure.devices.telemetry import HW_THERMAL, POWER_CAP
 from rmeeto_bench.measure.verdict import Evidence
 from rmeeto_bench.profiles import GpuProfile
+
+if TYPE_CHECKING:
+    import torch  # seconds to import, which a simulated session does without
 
 CHUNK = 256  # blocks whose noise is drawn at once
 IDLE_C, WARM_SECONDS = 35.0, 15.0  # an idle GPU's temperature, and the time constant of its warming
@@ -128,6 +129,8 @@ class SimDevice:
     @property
     def torch_device(self) -> torch.device:
         """Tensors of a simulated run live on the CPU."""
+        import torch
+
         return torch.device("cpu")
 
     def details(self) -> dict[str, Any]:
@@ -172,6 +175,8 @@ class SimDevice:
     def cost(self, step: SimStep) -> float:
         """Seconds of one step without noise. Raises torch's out-of-memory error where the scenario says so."""
         if step.name in self.scenario.out_of_memory:
+            import torch
+
             raise torch.OutOfMemoryError(f"simulated: {step.name} does not fit")
         return max(step.seconds / self._clock_share, self.scenario.launch_floor)
 
@@ -222,13 +227,11 @@ class SimDevice:
 
     def _refill(self) -> None:
         """Noise of the next blocks, drawn at once."""
-        from scipy.signal import lfilter
-
         scenario, draw = self.scenario, self._random
         innovation = np.sqrt(1 - scenario.ar_rho**2) * draw.normal(0, scenario.ar_sd, CHUNK)
-        innovation[0] += scenario.ar_rho * self._slow_noise
-        slow: NDArray[np.float64] = lfilter([1.0], [1.0, -scenario.ar_rho], innovation)
-        self._slow_noise = float(slow[-1])
+        slow = np.empty(CHUNK)
+        for i in range(CHUNK):
+            self._slow_noise = slow[i] = float(innovation[i]) + scenario.ar_rho * self._slow_noise
         outliers = np.log1p(scenario.outlier_size) * (draw.random(CHUNK) < scenario.outlier_share)
         self._noise = np.exp(slow + draw.normal(0, scenario.idiosyncratic_sd, CHUNK) + outliers).tolist()
         self._draws = [(a, b, c) for a, b, c in draw.random((CHUNK, 3)).tolist()]

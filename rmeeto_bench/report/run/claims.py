@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scipy import stats
+from scipy.special import ndtri
 
 from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS, holm, p_same
 from rmeeto_bench.records.run import Arm, Estimate
@@ -84,7 +84,7 @@ def _surely_within(arm: Arm, tested: int) -> bool:
     delta = arm.delta_top1
     if delta is None or delta.low is None:
         return False
-    stretch = float(stats.norm.ppf(1 - ALPHA / 2 / tested) / stats.norm.ppf(1 - ALPHA / 2))
+    stretch = float(ndtri(1 - ALPHA / 2 / tested) / ndtri(1 - ALPHA / 2))
     return delta.value - stretch * (delta.value - delta.low) >= -WITHIN
 
 
@@ -106,8 +106,8 @@ def fastest_within(arms: Sequence[Arm]) -> str:
     by_speed = sorted(timed, key=lambda arm: -arm.speedup.value if arm.speedup else 0.0)
     if baseline.top1 is None:
         faster = [arm for arm in by_speed if found[arm.arm] == FASTER]
-        why = "accuracy unknown: no weights or no data"
-        return f"fastest: ratio {faster[0].reduction_ratio:.2f} at {_speed(faster[0])} ({why})" if faster else f"({why})"
+        why = "accuracy is unknown, without weights or without data"
+        return f"fastest: ratio {faster[0].reduction_ratio:.2f} at {_speed(faster[0])}; {why}" if faster else why
     sure = [arm for arm in by_speed if found[arm.arm] == FASTER and _surely_within(arm, len(timed))]
     perhaps = [
         arm
