@@ -220,26 +220,17 @@ def kernels(bench: Bench, fast: Kernels) -> dict[str, Any]:
 
 
 def scan_blocks(bench: Bench, fast: Kernels) -> dict[str, Any]:
-    """The scan of a Vim-S block at other launch shapes, ms: what to set BLOCK and WARPS to."""
+    """The scan of a Vim-S block at each launch shape, ms, beside the one that `launch_shape` chooses."""
     if fast.name != "triton" or bench.device.type != "cuda":
         return {"skipped": "only the triton scan on a GPU has launch shapes"}
-    from rmeeto_bench.kernels.selective_scan.triton import scan_kernel
-    from rmeeto_bench.kernels.selective_scan.triton_math import LOG2_E
+    from rmeeto_bench.kernels.selective_scan import triton as scan
 
     batch, length, inner = bench.batch, 197, 768
     a = scan_operands(bench, length, inner)
-    BC = torch.cat([a.B, a.C], dim=-1).float()
-    rates, out = (a.A * LOG2_E.value).transpose(1, 2).contiguous(), torch.empty_like(a.u[0])
-
-    def launch(block: int, warps: int) -> None:
-        scan_kernel[batch, -(-inner // block)](
-            a.u, a.dt, rates, BC, a.D, a.dt_bias, a.z, out, a.z.stride(0), a.z.stride(1), a.scale, batch, length, inner,
-            N=16, BLOCK=block, num_warps=warps,
-        )  # fmt: skip
-
-    shapes = ((32, 1), (64, 1), (64, 2), (128, 1), (128, 2), (128, 4), (256, 4))
-    steps = {f"{block} channels, {warps} warps": (lambda b=block, w=warps: launch(b, w)) for block, warps in shapes}
-    return {name: 1e3 * seconds for name, seconds in bench.times(steps).items()}
+    out = torch.empty_like(a.u[0])
+    steps = {str(tuple(shape)): (lambda shape=shape: scan.launch(shape, a, out)) for shape in scan.SHAPES}
+    chosen = scan.launch_shape(batch, inner, *scan.card(bench.device))
+    return {"chosen": str(tuple(chosen)), **{name: 1e3 * seconds for name, seconds in bench.times(steps).items()}}
 
 
 def backends(bench: Bench) -> tuple[dict[str, Kernels], dict[str, str]]:

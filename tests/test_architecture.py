@@ -147,8 +147,9 @@ def test_house_rules_on_sizes() -> None:
         assert text.count("\n") <= 400, name
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
-                assert node.end_lineno - node.lineno < 80, f"{name}.{node.name}"
-                if not any(ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list):
+                kernel = any(ast.unparse(decorator).startswith("triton.jit") for decorator in node.decorator_list)
+                assert node.end_lineno - node.lineno < (120 if kernel else 80), f"{name}.{node.name}"
+                if not kernel:
                     assert node.returns is not None, f"{name}.{node.name} has no return type"
 
 

@@ -76,8 +76,10 @@ class GraphedForward:
         return captured.logits.clone()
 
     def _capture(self, images: Tensor) -> _Captured | None:
-        """Warm up on a side stream first, so that the capture itself compiles and allocates nothing new."""
-        static = images.clone()
+        """Warm up on a side stream, so that nothing is compiled or allocated for the first time in the capture."""
+        with torch.inference_mode(mode=False):
+            static = torch.empty_like(images)  # outside of inference mode it could not be written to otherwise
+        static.copy_(images)
         try:
             stream = torch.cuda.Stream(images.device)
             stream.wait_stream(torch.cuda.current_stream(images.device))
@@ -91,8 +93,8 @@ class GraphedForward:
                 logits = self.model(static)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # an operation that synchronises, or a driver without graphs
-            self.refused = str(error).splitlines()[0]
+        except Exception as error:  # an operation that synchronises, a driver without graphs, a compiler of many types
+            self.refused = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             torch.cuda.synchronize(images.device)
             return None
         return _Captured(graph, static, logits)

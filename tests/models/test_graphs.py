@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import rmeeto_bench as rb
@@ -16,6 +17,25 @@ def test_on_a_cpu_the_model_itself_is_called() -> None:
         assert not graphed.eligible(images)
         assert torch.equal(graphed(images), model(images))
     assert len(graphed) == 0
+
+
+def test_a_failed_capture_runs_eagerly_and_keeps_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CompilationError(Exception):
+        """As Triton's, which is no RuntimeError."""
+
+    model = rb.create_model("vim_nano", r=5, depth=2).eval()
+    graphed = GraphedForward(model)
+    images = torch.randn(1, 1, 28, 28)
+
+    def fail(*_: object) -> None:
+        raise CompilationError("out of resource: registers\nthe rest of it")
+
+    monkeypatch.setattr(GraphedForward, "eligible", lambda self, _: self.refused is None)
+    monkeypatch.setattr(torch.cuda, "Stream", fail)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    with torch.inference_mode():
+        assert torch.equal(graphed(images), model(images))
+    assert graphed.refused == "CompilationError: out of resource: registers the rest of it"
 
 
 def test_a_graph_serves_parameters_where_they_lie_and_one_freeze_only() -> None:

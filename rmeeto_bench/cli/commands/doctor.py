@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "triton", "timm", "mamba-ssm", "causal-conv1d", "nvidia-ml-py")
 HOT = 80  # deg C; NVIDIA's GPUs slow down from 83 to 90
 ADVICE = {
-    "triton": "the CUDA build of torch brings triton; GPUs before compute capability 8.0 (V100, Turing) go without it",
+    "triton": "the CUDA build of torch brings triton; a V100 needs the build for CUDA 12.6 and a driver before R590",
     "mamba_ssm": "optional: pip install --no-build-isolation 'rmeeto-bench[mamba-ssm]' on a machine with nvcc",
     "native": "install a wheel of this platform, which has the kernels, or g++ (Debian: apt install g++) to build them once",
 }

@@ -1,4 +1,4 @@
-"""Matching in one Triton program per image, and the merge folded into the residual add and RMSNorm that follow it."""
+"""Matching in tiles of any number of tokens, and the merge folded into the residual add and RMSNorm that follow it."""
 
 from __future__ import annotations
 
@@ -11,59 +11,99 @@ from rmeeto_bench.errors import UsageError
 from rmeeto_bench.kernels.merge.plan import MergePlan
 
 FEATURES = 32
-LEAST = 16  # the smallest side of a matrix product in Triton
-MOST = 256  # sources an image may have: beyond, the score matrix no longer fits the registers of a program
+WARPS = 4
+RANKS = 64  # sources that are compared with as many at a time
+TENSOR_CORES = (8, 0)  # the oldest compute capability for which Triton uses them
+MOST = 1 << 16  # sources an image may have; nothing grows with it but time and three numbers a source
 
 
-@triton.jit
-def match_kernel(
-    metric, survivors, merged, slots, m_image, m_row, cls, moved, removed, length, channels,
-    TOKENS: tl.constexpr, FEATURES: tl.constexpr,
+@triton.jit(do_not_specialize=["cls", "length"])
+def nearest_kernel(
+    metric, best, nearest, m_image, m_row, cls, length, channels, TILE: tl.constexpr, FEATURES: tl.constexpr
 ):  # fmt: skip
-    """One image: scores, best destination, the `removed` best sources, and where every survivor goes. Grid (batch,)."""
+    """TILE sources of an image: the closest target of each and its score. Grid (batch, tiles of sources)."""
     image = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, TOKENS)
-    patches = length - 1
-    is_source, is_target = 2 * i < patches, 2 * i + 1 < patches
+    i = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    sources, targets = length // 2, (length - 1) // 2
+    is_source = i < sources
     source_row = 2 * i + (2 * i >= cls).to(tl.int32)
-    target_row = 2 * i + 1 + (2 * i + 1 >= cls).to(tl.int32)
     metric += image * m_image
-    scores = tl.zeros((TOKENS, TOKENS), tl.float32)
-    source_norm = tl.zeros((TOKENS,), tl.float32)
-    target_norm = tl.zeros((TOKENS,), tl.float32)
-    for start in range(0, channels, FEATURES):
-        f = start + tl.arange(0, FEATURES)
-        inside = (f < channels)[None, :]
-        a = tl.load(metric + source_row[:, None] * m_row + f[None, :], mask=is_source[:, None] & inside, other=0.0)
-        b = tl.load(metric + target_row[:, None] * m_row + f[None, :], mask=is_target[:, None] & inside, other=0.0)
-        scores += tl.dot(a, tl.trans(b), input_precision="ieee")
-        source_norm += tl.sum(a.to(tl.float32) * a.to(tl.float32), axis=1)
-        target_norm += tl.sum(b.to(tl.float32) * b.to(tl.float32), axis=1)
-    scores = scores / tl.maximum(tl.sqrt(source_norm), 1e-37)[:, None] / tl.maximum(tl.sqrt(target_norm), 1e-37)[None, :]
-    scores = tl.where(scores == scores, scores, -3e38)  # NaN never wins, and never lets more than `removed` through
-    scores = tl.where(is_target[None, :], scores, float("-inf"))
-    best = tl.where(is_source, tl.max(scores, axis=1), float("-inf"))
-    nearest = tl.argmax(scores, axis=1)
-    above = (best[None, :] > best[:, None]) | ((best[None, :] == best[:, None]) & (i[None, :] < i[:, None]))
-    rank = tl.sum(above.to(tl.int32), axis=1)  # ties to the lower index, as a stable sort would
-    kept = is_source & (rank >= removed)
-    kept_until = tl.cumsum(kept.to(tl.int32), axis=0)
-    source_slot = i + kept_until - 1  # i targets lie before source i, and the kept sources before it
-    target_slot = i + kept_until
-    source_slot += (source_slot >= moved).to(tl.int32)
-    target_slot += (target_slot >= moved).to(tl.int32)
+    highest = tl.full((TILE,), float("-inf"), tl.float32)
+    closest = tl.zeros((TILE,), tl.int32)
+    for first in range(0, targets, TILE):
+        j = first + tl.arange(0, TILE)
+        is_target = j < targets
+        target_row = 2 * j + 1 + (2 * j + 1 >= cls).to(tl.int32)
+        scores = tl.zeros((TILE, TILE), tl.float32)
+        source_norm = tl.zeros((TILE,), tl.float32)
+        target_norm = tl.zeros((TILE,), tl.float32)
+        for start in range(0, channels, FEATURES):
+            f = start + tl.arange(0, FEATURES)
+            inside = (f < channels)[None, :]
+            a = tl.load(metric + source_row[:, None] * m_row + f[None, :], mask=is_source[:, None] & inside, other=0.0)
+            b = tl.load(metric + target_row[:, None] * m_row + f[None, :], mask=is_target[:, None] & inside, other=0.0)
+            scores += tl.dot(a, tl.trans(b), input_precision="ieee")
+            source_norm += tl.sum(a.to(tl.float32) * a.to(tl.float32), axis=1)
+            target_norm += tl.sum(b.to(tl.float32) * b.to(tl.float32), axis=1)
+        scores = scores / tl.maximum(tl.sqrt(source_norm), 1e-37)[:, None] / tl.maximum(tl.sqrt(target_norm), 1e-37)[None, :]
+        scores = tl.where(scores == scores, scores, -3e38)  # NaN never wins, and never lets more than `removed` through
+        scores = tl.where(is_target[None, :], scores, float("-inf"))
+        top = tl.max(scores, axis=1)
+        closest = tl.where(top > highest, first + tl.argmax(scores, axis=1), closest)  # ties to the lower index
+        highest = tl.maximum(top, highest)
+    tl.store(best + image * sources + i, highest, mask=is_source)
+    tl.store(nearest + image * sources + i, closest.to(tl.int64).to(tl.int32), mask=is_source)
+
+
+@triton.jit(do_not_specialize=["cls", "moved", "removed", "length"])
+def plan_kernel(
+    best, nearest, places, survivors, merged, slots, cls, moved, removed, length, TILE: tl.constexpr
+):  # fmt: skip
+    """One image: the `removed` best sources, and where every survivor goes. Grid (batch,); `places` is scratch."""
+    image = tl.program_id(0).to(tl.int64)
+    sources, targets = length // 2, (length - 1) // 2
+    best += image * sources
+    nearest += image * sources
+    places += image * sources
     survivors += image * (length - removed)
-    tl.store(survivors + source_slot, source_row, mask=kept)
-    tl.store(survivors + target_slot, target_row, mask=is_target)
+    merged += image * removed
+    slots += image * removed
+    before = 0  # sources kept in the tiles before this one
+    for first in range(0, sources, TILE):
+        i = first + tl.arange(0, TILE)
+        is_source, is_target = i < sources, i < targets
+        own = tl.load(best + i, mask=is_source, other=float("-inf"))
+        rank = tl.zeros((TILE,), tl.int32)
+        for other in range(0, sources, TILE):
+            j = other + tl.arange(0, TILE)
+            score = tl.load(best + j, mask=j < sources, other=float("-inf"))
+            above = (score[None, :] > own[:, None]) | ((score[None, :] == own[:, None]) & (j[None, :] < i[:, None]))
+            rank += tl.sum(above.to(tl.int32), axis=1).to(tl.int32)  # ties to the lower index, as a stable sort would
+        kept = is_source & (rank >= removed)
+        until = before + tl.cumsum(kept.to(tl.int32), axis=0)
+        before += tl.sum(kept.to(tl.int32), axis=0).to(tl.int32)
+        source_row = 2 * i + (2 * i >= cls).to(tl.int32)
+        target_row = 2 * i + 1 + (2 * i + 1 >= cls).to(tl.int32)
+        source_slot = i + until - 1  # i targets lie before source i, and the kept sources before it
+        target_slot = i + until
+        source_slot += (source_slot >= moved).to(tl.int32)
+        target_slot += (target_slot >= moved).to(tl.int32)
+        tl.store(survivors + source_slot, source_row, mask=kept)
+        tl.store(survivors + target_slot, target_row, mask=is_target)
+        # Triton 3.2's interpreter sums int32 to int64 and stores eight bytes each
+        tl.store(places + i, target_slot.to(tl.int64).to(tl.int32), mask=is_target)
+        gone = is_source & (rank < removed)
+        tl.store(merged + rank, source_row, mask=gone)
+        tl.store(slots + rank, tl.load(nearest + i, mask=gone, other=0), mask=gone)
     tl.store(survivors + moved, cls)
-    own_slot = tl.sum(tl.where(nearest[:, None] == i[None, :], target_slot[None, :], 0), axis=1)
-    gone = is_source & (rank < removed)
-    tl.store(merged + image * removed + rank, source_row, mask=gone)
-    own_slot = own_slot.to(tl.int64).to(tl.int32)  # Triton 3.2's interpreter sums int32 to int64 and stores eight bytes each
-    tl.store(slots + image * removed + rank, own_slot, mask=gone)
+    tl.debug_barrier()  # the threads that read the places have not written them
+    for first in range(0, removed, TILE):
+        k = first + tl.arange(0, TILE)
+        target = tl.load(slots + k, mask=k < removed, other=0)
+        tl.store(slots + k, tl.load(places + target, mask=k < removed, other=0), mask=k < removed)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "left", "removed"])
 def merge_add_norm_kernel(
     hidden, residual, size, survivors, merged, slots, weight, out, total, new_size, length, left, removed, channels, eps,
     HAS_SIZE: tl.constexpr, BLOCK: tl.constexpr,
@@ -98,15 +138,31 @@ def merge_add_norm_kernel(
     tl.store(out + at * channels + c, normed.to(out.dtype.element_ty), mask=mask)
 
 
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of the device; without a GPU that of a card with tensor cores."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else TENSOR_CORES
+
+
+def product_tile(element_bytes: int, capability: tuple[int, int]) -> int:
+    """Sources, and targets, of one matrix product: a larger one spills registers where there are no tensor cores for it."""
+    return 64 if element_bytes == 2 and capability >= TENSOR_CORES else 32
+
+
 @torch.library.custom_op("rmeeto_bench::match", mutates_args=())
 def _match(metric: Tensor, cls_position: int, moved: int, r: int) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, channels = metric.shape
     survivors, merged, slots = _indices(metric, r)
-    tokens = max(LEAST, triton.next_power_of_2(length // 2))
-    match_kernel[(batch,)](
-        metric, survivors, merged, slots, metric.stride(0), metric.stride(1), cls_position, moved, r, length, channels,
-        TOKENS=tokens, FEATURES=FEATURES, num_warps=8 if tokens > 64 else 4,
+    sources = length // 2
+    tile = product_tile(metric.element_size(), capability(metric.device))
+    best = torch.empty(batch, sources, dtype=torch.float32, device=metric.device)
+    nearest, places = (torch.empty(batch, sources, dtype=torch.int32, device=metric.device) for _ in range(2))
+    nearest_kernel[(batch, triton.cdiv(sources, tile))](
+        metric, best, nearest, metric.stride(0), metric.stride(1), cls_position, length, channels,
+        TILE=tile, FEATURES=FEATURES, num_warps=WARPS,
     )  # fmt: skip
+    plan_kernel[(batch,)](
+        best, nearest, places, survivors, merged, slots, cls_position, moved, r, length, TILE=RANKS, num_warps=WARPS
+    )
     return survivors, merged, slots
 
 
@@ -123,10 +179,8 @@ def _(metric: Tensor, cls_position: int, moved: int, r: int) -> tuple[Tensor, Te
 
 
 def match(metric: Tensor, cls_position: int, moved: int, r: int) -> MergePlan:
-    """Same contract as `reference.match`, for up to 2 * MOST patches, on CUDA."""
+    """Same contract as `reference.match`, on CUDA."""
     length = metric.shape[1]
-    if length // 2 > MOST:
-        raise UsageError(f"an image has {length} tokens; the Triton kernel matches up to {2 * MOST + 1}")
     if not (0 < r <= length // 2 and r < length - 1 and 0 <= cls_position < length and 0 <= moved < length - r):
         raise UsageError(f"{length} tokens have no class token at {cls_position} that moves to {moved} when {r} are merged")
     metric = metric if metric.stride(2) == 1 else metric.contiguous()

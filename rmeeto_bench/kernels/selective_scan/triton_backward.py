@@ -25,7 +25,7 @@ def _token(u, dt, BC, offset, t, inner, d, inside, n, N: tl.constexpr):
     """u, dt + bias and delta [BLOCK], B and C [N] of one token."""
     value = tl.load(u + t * inner + d, mask=inside, other=0.0).to(tl.float32)
     raw = tl.load(dt + t * inner + d, mask=inside, other=0.0).to(tl.float32) + offset
-    return value, raw, softplus(raw), tl.load(BC + t * 2 * N + n), tl.load(BC + t * 2 * N + N + n)
+    return value, raw, softplus(raw, False), tl.load(BC + t * 2 * N + n), tl.load(BC + t * 2 * N + N + n)
 
 
 @triton.jit
@@ -51,7 +51,7 @@ def _adjoint(
     return decay * dh, d_rates + dh * left * delta[None, :], d_skip + dy * value, d_offset + d_raw
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "length"])
 def scan_backward_kernel(
     u, dt, A, BC, D, bias, z, grad, y, starts, states, du, ddt, dBC, dA, dD, dbias,
     z_image, z_row, scale, batch, length, inner, N: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
