@@ -21,7 +21,7 @@ SHOW = [
         {
             "run": lambda d: d.says(d.json("a/manifest.json")["run_id"]) and d.says("command: rmeeto-bench run --gpus none"),
             "--rounds": lambda d: d.says(
-                r"ms per image \(place\) session round vim_nano/r0 vim_nano/r11 dropped 0 0 [\d.]+ \([01]\)"
+                r"ms per image \(place\) session round vim_nano/r0 vim_nano/r11 (dropped )?0 0 [\d.]+ \([01]\)"
             ),
             "--plan": lambda d: '"class_map"' in d.out and '"python"' in d.out,
         },
