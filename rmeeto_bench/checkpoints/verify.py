@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +18,26 @@ REDUCTION_ARGS = ("num_prune", "merge_interval", "if_order", "if_prune", "distan
 
 @dataclass(frozen=True)
 class Verified:
-    """What a check of a checkpoint found; `settings` are the reduction's, as far as the file tells."""
+    """What a check of a checkpoint found."""
 
-    provenance: Provenance
-    family: str
-    tensors: int
-    parameters: int
-    dtypes: dict[str, int]
-    classes: int | None
-    settings: dict[str, str]
+    provenance: Provenance  # where the file comes from
+    family: str  # in words, of which kind of model the tensors are
+    tensors: int  # how many
+    parameters: int  # numbers in all tensors
+    dtypes: dict[str, int]  # tensors of each dtype
+    classes: int | None  # outputs of the head; None without one
+    settings: dict[str, str]  # of the reduction and the training, as far as the file tells
 
 
-def verify(path: Path, model: nn.Module | None, *, ema: bool = False) -> Verified:
-    """Read a checkpoint without running code in it; every tensor finite, and (with `model`) every name and shape as the
-    model wants them. Raises `CheckpointError` in one line for the first thing that is wrong."""
+def verify(path: Path, model_for: Callable[[Provenance, int | None], nn.Module | None], *, ema: bool = False) -> Verified:
+    """Read a checkpoint without running code in it; every tensor is finite, and every name and shape is as the model wants.
+
+    model_for: makes the model, or None for no such check, from what the file says of itself and its number of classes.
+    Raises `CheckpointError` in one line for the first thing that is wrong.
+    """
     checkpoint = read_checkpoint(path, ema=ema)
     state, provenance = checkpoint.state_dict, checkpoint.provenance
+    model = model_for(provenance, num_classes(state))
     if model is not None:
         check_state(state, model, path)
     told = {name: str(provenance.args[name]) for name in REDUCTION_ARGS if name in provenance.args}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -99,8 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+    except BrokenPipeError as error:
+        if not output.readers_left():
+            return _fail(f"a part of the program ended before its work was done ({error.strerror}); run the same again", 5)
         return 0
     except OSError as error:
         return _explain(error)

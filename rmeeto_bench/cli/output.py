@@ -10,6 +10,7 @@ import codecs
 import json
 import os
 import re
+import select
 import shutil
 import sys
 import warnings
@@ -52,6 +53,18 @@ def prepare() -> None:
 def say(text: object = "", *, error: bool = False) -> None:
     """One line of plain text, on standard output or standard error."""
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def readers_left() -> bool:
+    """Whether nobody reads standard output or standard error any longer, as after `| head`; what follows there is dropped."""
+    left = False
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the interpreter complains at exit
+            left = True
+    return left
 
 
 def console(*, error: bool = False) -> Console:

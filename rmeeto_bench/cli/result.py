@@ -32,9 +32,9 @@ def show(record: RunRecord, folder: Path) -> None:
 
     console = output.console()  # names in a stored run are text
     for device in record.devices:
-        for table in (*rich_table(record, device.id, console.width), *sweep_table(record, device.id)):
+        for table in (*rich_table(record, device.id, console.width), *sweep_table(record, device.id, console.width)):
             console.print(table)
-    for table in overview_table(record):
+    for table in overview_table(record, console.width):
         console.print(table)
     for sentence in sentences(record):
         console.print(sentence)

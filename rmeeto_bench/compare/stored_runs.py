@@ -19,7 +19,7 @@ from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.store.untrusted import open_if_kept
 from rmeeto_bench.compare.readings import USABLE
 from rmeeto_bench.compare.student import Student, welch
-from rmeeto_bench.compare.top1 import PairedAnswers, paired_top1
+from rmeeto_bench.compare.top1 import OTHER_IMAGES, PairedAnswers, paired_top1
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS, holm, log_error
 from rmeeto_bench.records.comparison import (
@@ -167,7 +167,8 @@ def _top1(device: str, base: tuple[Store | None, Arm], head: tuple[Store | None,
         halves = [(e.high - e.low) / 2 for e in (first, second) if e.low is not None and e.high is not None]
         value, half = second.value - first.value, math.hypot(*halves)
         test, delta = Student(value, half / Z, math.inf), Estimate(value, value - half, value + half)
-    change = Change(device, base[1].arm, TOP1, first.value, second.value, delta, limits.top1, INCONCLUSIVE, detail)
+    outcome = REFUSED if detail == OTHER_IMAGES else INCONCLUSIVE
+    change = Change(device, base[1].arm, TOP1, first.value, second.value, delta, limits.top1, outcome, detail)
     return Compared(change, test)
 
 
@@ -243,15 +244,11 @@ def _compared_of(
 
 
 def _overall(changes: list[Change]) -> str:
-    """The worst of what may be judged: SLOWER (an accuracy that fell counts too), INCONCLUSIVE, FASTER, SAME."""
+    """The worst of what may be judged: SLOWER, WORSE (an accuracy fell), INCONCLUSIVE, FASTER, BETTER or SAME."""
     outcomes = {change.outcome for change in changes if change.outcome != REFUSED}
     if not outcomes:
         return REFUSED
-    if outcomes & {SLOWER, WORSE}:
-        return SLOWER
-    if INCONCLUSIVE in outcomes:
-        return INCONCLUSIVE
-    return FASTER if FASTER in outcomes else SAME
+    return next((word for word in (SLOWER, WORSE, INCONCLUSIVE, FASTER, BETTER) if word in outcomes), SAME)
 
 
 def compare(base: StoredRun, head: StoredRun, limits: Limits, *, explain: bool = False) -> Comparison:
@@ -262,14 +259,14 @@ def compare(base: StoredRun, head: StoredRun, limits: Limits, *, explain: bool =
     changes = _judged(list(_compared(base, head, limits)))
     if not changes:
         raise DataError(f"{base.name} and {head.name} share no measured arm; compare runs of one model, at the same r")
-    refused = [change for change in changes if change.outcome == REFUSED]
+    refused = [change for change in changes if change.outcome == REFUSED and change.detail != OTHER_IMAGES]
     if refused and not explain:
         raise MeasurementError(
             f"{refused[0].arm} cannot be compared ({refused[0].detail}); measure again, or look at the numbers with --explain"
         )
     notes = [*differences(base.record, head.record), *arm_differences(base.record, head.record)]
-    if any(change.detail.endswith("the images differ") for change in changes):
-        notes.append("the images differ: top-1 of the two runs is of other images, or of the same names with other content")
+    if any(change.detail == OTHER_IMAGES for change in changes):
+        notes.append("the images differ, or files of the same names have other content: top-1 is not judged")
     notes += [f"{arm} is not judged: {why}" for arm, why in dict.fromkeys((change.arm, change.detail) for change in refused)]
     notes += list(dict.fromkeys(c.detail for c in changes if c not in refused and c.metric != TOP1 and c.detail))
     quick = [run.name for run in (base, head) if any(arm.verdict == "EXPLORATORY" for arm in run.record.arms)]

@@ -13,6 +13,7 @@ from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.measure.statistics import paired_delta, paired_p_value
 from rmeeto_bench.records.run import Arm, Estimate
 
+OTHER_IMAGES = "not judged: the images differ"
 TYPICAL_CHANGE = 0.01  # share of answers that a change of kernels or precision changes, where nothing is known yet
 
 
@@ -97,6 +98,6 @@ def paired_top1(base: tuple[Store | None, Arm], head: tuple[Store | None, Arm]) 
     if first is None or second is None:
         return None, "not paired: predictions not kept"
     if first.images != second.images or not np.array_equal(first.labels, second.labels):
-        return None, "not paired: the images differ"
+        return None, OTHER_IMAGES
     right = (first.best == first.labels, second.best == second.labels)
     return PairedAnswers(*right, int((first.best != second.best).sum())), "paired by image"

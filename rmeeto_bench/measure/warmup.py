@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from scipy import special
+
 from rmeeto_bench.measure.devices.telemetry import Telemetry
 from rmeeto_bench.measure.protocol import Protocol, RoundsProgress, TimedArm, WarmUp, Watch
 
@@ -21,6 +23,7 @@ WINDOW, COLD_WINDOW = 20.0, 60.0  # seconds over which the temperature must hold
 COLD = 5.0  # kelvin that the temperature rose since the warm-up began, from which on the device was cold
 PATIENT = 60.0  # a preset whose warm-up may not last longer than this does not wait for the temperature
 LEAST = 0.05  # seconds of one arm in a cycle, so that a timer's resolution does not matter
+DRIFT_P = 0.002  # p-value of a slope over the last half of the cycles that noise does not explain, in one process of several
 MARGIN = 1.03  # blocks are planned this much too long, so that noise leaves them long enough
 
 
@@ -30,16 +33,32 @@ def _trend(values: Sequence[float]) -> float:
     return sum((i - middle) * value for i, value in enumerate(values)) / (len(values) * (len(values) ** 2 - 1) / 12)
 
 
-def steady(cycles: Sequence[float], seen: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last cycles (seconds of each; telemetry of each) show a machine that has settled.
+def level(cycles: Sequence[float]) -> bool:
+    """Whether the last cycles (seconds of each) have no slope worth mentioning."""
+    last = cycles[-CYCLES:]
+    return len(cycles) >= CYCLES and abs(_trend(last)) < SLOPE * sum(last) / CYCLES
+
+
+def drifting(cycles: Sequence[float]) -> bool:
+    """Whether the last half of the cycles has a slope that their own noise does not explain.
+
+    On a machine that other programs share, five cycles are hardly ever level, however long one waits.
+    """
+    last = cycles[-max(CYCLES, len(cycles) // 2) :]
+    if len(last) < CYCLES:
+        return True
+    slope, middle, mean = _trend(last), (len(last) - 1) / 2, sum(last) / len(last)
+    squares = len(last) * (len(last) ** 2 - 1) / 12
+    rest = sum((value - mean - slope * (i - middle)) ** 2 for i, value in enumerate(last)) / (len(last) - 2)
+    error = math.sqrt(rest / squares)
+    return abs(slope) >= SLOPE * mean and abs(slope) > error * float(special.stdtrit(len(last) - 2, 1 - DRIFT_P / 2))
+
+
+def clocks_hold(seen: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether clock and temperature of the last cycles (telemetry of each) have settled, or are not known.
 
     Of the clock the trend counts: at the power cap it wavers by a per cent or two for ever.
     """
-    if len(cycles) < CYCLES:
-        return False
-    last = cycles[-CYCLES:]
-    if abs(_trend(last)) >= SLOPE * sum(last) / CYCLES:
-        return False
     clocks = [s["sm_mhz_mean"] for s in seen[-CYCLES:] if s.get("sm_mhz_mean")]
     warmth = [s["temperature_c"] for s in seen[-CYCLES:] if "temperature_c" in s]
     clock_holds = len(clocks) < CYCLES or abs(_trend(clocks)) * (CYCLES - 1) < CLOCK * max(clocks)
@@ -85,11 +104,12 @@ def warm_up(device: Device, arms: Sequence[TimedArm], protocol: Protocol, watch:
         moments.append(device.clock())
         elapsed = moments[-1] - start
         watch.on_progress(RoundsProgress("warm-up", 0, protocol.max_rounds, math.inf))
-        settled = steady(cycles, seen) and (protocol.warmup_limit <= PATIENT or heat_holds(moments, seen))
+        holds = clocks_hold(seen) and (protocol.warmup_limit <= PATIENT or heat_holds(moments, seen))
+        settled = holds and level(cycles)
         if (elapsed >= protocol.warmup_seconds and settled) or elapsed >= protocol.warmup_limit or watch.should_stop():
             break
     steps_of = {
         name: max(protocol.min_steps, math.ceil(MARGIN * protocol.block_seconds / value) if value > 0 else 1)
         for name, value in seconds.items()
     }
-    return WarmUp(steps_of, settled, len(cycles), elapsed)
+    return WarmUp(steps_of, settled or (holds and not drifting(cycles)), len(cycles), elapsed)

@@ -53,11 +53,25 @@ def fitted(
             return _lines(title, shown, rows), [column.name for column in columns if column not in shown]
         shown.remove(least)
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    tallest = max((column.name.count("\n") for column in shown), default=0)
     for column in shown:
-        table.add_column(column.name, justify="left" if column.left else "right", no_wrap=True)
+        heading = (tallest - column.name.count("\n")) * "\n" + column.name
+        table.add_column(heading, justify="left" if column.left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(_text(row[column.name], joint) for column in shown))
     return table, [column.name for column in columns if column not in shown]
+
+
+def of_texts(
+    title: str | None, rows: Sequence[Mapping[str, str]], width: int, *, left: Sequence[str] = (), first: Sequence[str] = ()
+) -> Table:
+    """A fitted table of plain texts; a text of two lines stands below each other anyway.
+
+    left: columns of words · first: columns that may go, in the order in which they go. A row may lack a column.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [Column(name, len(first) - first.index(name) if name in first else NEVER, name in left) for name in names]
+    return fitted(title, columns, [{name: (row.get(name, ""), "") for name in names} for row in rows], width)[0]
 
 
 def _lines(title: str | None, columns: Sequence[Column], rows: Sequence[Mapping[str, Cell]]) -> Table:
@@ -65,8 +79,9 @@ def _lines(title: str | None, columns: Sequence[Column], rows: Sequence[Mapping[
     table.add_column(overflow="fold")
     for row in rows:
         for column in columns:
+            heading = column.name.replace("-\n", "").replace("\n", " ")
             value, interval = row[column.name]
-            table.add_row(f"{column.name} {value}")
-            if interval:
-                table.add_row(interval)
+            for text in (f"{heading} {value}" if value else "", interval):
+                if text:
+                    table.add_row(text)
     return table

@@ -15,6 +15,7 @@ from scipy import stats
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.compare.stored_runs import Limits, StoredRun, compare, device_pairs
+from rmeeto_bench.compare.top1 import OTHER_IMAGES
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.measure.statistics import log_error, run_rate
 from rmeeto_bench.records.comparison import (
@@ -205,16 +206,18 @@ def test_accuracy_is_paired_by_image_where_both_kept_their_predictions(tmp_path:
     assert {c.outcome for c in back.changes if c.arm == "vim_nano/r20" and c.metric == TOP1} == {BETTER}
 
 
-def test_accuracy_on_other_images_is_not_paired(tmp_path: Path) -> None:
+def test_accuracy_on_other_images_is_not_judged(tmp_path: Path) -> None:
     right = np.ones(2000, bool)
     base = stored(tmp_path / "a", cpu_run(), right)
-    head = stored(tmp_path / "b", cpu_run(), right, labels=(np.arange(2000) + 3) % 10)
-    found = compare(StoredRun(base, cpu_run()), StoredRun(head, cpu_run()), Limits())
-    assert {c.detail.split(":")[0] for c in found.changes if c.metric == TOP1} == {"not paired"}
-    other = stored(tmp_path / "c", cpu_run(), right, pixels=1)  # the same names and labels, other pixels
-    found = compare(StoredRun(base, cpu_run()), StoredRun(other, cpu_run()), Limits())
-    assert {c.detail.split(":")[0] for c in found.changes if c.metric == TOP1} == {"not paired"}
-    assert any("images differ" in note for note in found.notes)
+    wrong = right.copy()
+    wrong[:500] = False  # what would be WORSE on the same images
+    other_labels = stored(tmp_path / "b", cpu_run(), wrong, labels=(np.arange(2000) + 3) % 10)
+    other_pixels = stored(tmp_path / "c", cpu_run(), wrong, pixels=1)  # the same names and labels
+    for head in (other_labels, other_pixels):
+        found = compare(StoredRun(base, cpu_run()), StoredRun(head, cpu_run()), Limits())
+        assert {(c.outcome, c.detail) for c in found.changes if c.metric == TOP1} == {(REFUSED, OTHER_IMAGES)}
+        assert any("images differ" in note for note in found.notes)
+        assert (found.outcome, found.exit_code) == (SAME, 0)  # of the speeds
 
 
 def test_the_command_exits_by_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -140,8 +140,18 @@ def _verify(words: list[str], capsys: pytest.CaptureFixture) -> tuple[int, str, 
 def test_verify_says_what_a_good_file_is(capsys: pytest.CaptureFixture) -> None:
     code, out, _ = _verify([str(NANO), "--model", "vim_nano"], capsys)
     assert code == 0
-    for part in ("415 float16", "bidirectional Mamba", "r = 5", "fits        vim_nano", "262,602 parameters", "classes     10"):
+    for part in (
+        "415 float16",
+        "bidirectional Mamba",
+        "r = 5",
+        "fits        vim_nano\n",
+        "262,602 parameters",
+        "classes     10",
+    ):
         assert part in out
+    code, out, _ = _verify([str(NANO)], capsys)  # the file says of which model it is
+    assert code == 0
+    assert "fits        vim_nano, as the file says" in out
 
 
 def test_verify_reads_the_settings_of_upstreams_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -178,7 +188,7 @@ def _spoil(kind: str, tmp_path: Path) -> Path:
     [
         ("missing", "lacks layers.3.mixer.D_b"),
         ("extra", "also holds layers.99.norm.weight"),
-        ("shape", "num_classes=1000"),
+        ("shape", "head.bias is (10,)"),
         ("infinite", "layers.0.mixer.D holds NaN or infinity"),
         ("deit", "width 384"),
         ("cut", "damaged"),

@@ -30,15 +30,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_simulated_run_as_typed_shows_one_table_over_kinds_in_a_log(tmp_path: Path) -> None:
+def test_a_simulated_run_as_typed_shows_one_table_over_kinds_in_a_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a terminal of Latin-1, for a user who draws with TeX, into a folder whose name looks like markup."""
+    folder = tmp_path / "run[" / "bold]"
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: serif\n", encoding="utf-8")
     done = subprocess.run(
-        [*COMMAND, "--gpus", "rtx4090,h100-sxm", "--out", str(tmp_path / "run")],
+        [*COMMAND, "--gpus", "rtx4090,h100-sxm", "--out", str(folder)],
         capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "80"},
+        encoding="latin-1",
+        env=os.environ
+        | {"COLUMNS": "80", "PYTHONIOENCODING": "latin-1", "PYTHONWARNINGS": "error", "MPLCONFIGDIR": str(tmp_path)},
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert str(folder) in done.stdout
+    assert "—" not in done.stdout  # Latin-1 has none; the table has them in other terminals
+    assert {"speed_accuracy.pdf", "report.html"} <= {path.name for path in folder.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    assert main(["ls", "run["]) == 0
+    assert "bold]" in capsys.readouterr().out
     assert max(len(line) for line in done.stdout.splitlines() if "files:" not in line and "simulated)," not in line) <= 110
     overview = done.stdout[done.stdout.index("vim_tiny: images/s, speed-up") :]
     assert "RTX 4090 (simulated)" in overview
@@ -46,8 +58,7 @@ def test_a_simulated_run_as_typed_shows_one_table_over_kinds_in_a_log(tmp_path: 
     assert "SIMULATED" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
     assert done.stderr.count("session 1: timing") == 2
-    with_worker_pid = load(tmp_path / "run")
-    assert [arm.verdict for arm in with_worker_pid.arms] == ["SIMULATED"] * 4
+    assert [arm.verdict for arm in load(folder).arms] == ["SIMULATED"] * 4
 
 
 @pytest.mark.slow
@@ -88,7 +99,7 @@ def test_show_prints_the_run_and_its_rounds(
     assert load(folder).run_id in text
     assert "ms per image (place)" in text
     assert '"preset": "quick"' in text
-    assert len(re.findall(r"^\d +\d+ +[\d.]+ \([01]\) +[\d.]+ \([01]\)", text, re.MULTILINE)) == sum(
+    assert len(re.findall(r"^ *\d +\d+ +[\d.]+ \([01]\) +[\d.]+ \([01]\)", text, re.MULTILINE)) == sum(
         arm.rounds for arm in load(folder).arms if arm.r == 0
     )
 

@@ -260,9 +260,10 @@ def test_eval_reads_a_folder_as_people_have_it(tmp_path: Path) -> None:
         root.name,
     ]
     command += ["--out", "o", "--on-error", "skip", "--json", "record.json"]
-    environment = {**os.environ, "PYTHONWARNINGS": "error::UserWarning", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="ascii", check=False)
     assert done.returncode == 0, done.stderr
+    assert " d points " in done.stdout  # the capital delta, for a terminal that has none
     assert "val[28] ?: 40 of 41 used, 1 left out: 1 link leads nowhere (" in done.stderr
     assert "/bag/\\x1b[31mred.png)" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr

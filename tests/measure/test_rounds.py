@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from rmeeto_bench.measure.protocol import RoundsResult
 from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, Protocol, TimedArm, Watch, balanced_orders, measure
 from rmeeto_bench.measure.statistics import complete_rounds, paired_speedup
 from rmeeto_bench.measure.verdict import judge
-from rmeeto_bench.measure.warmup import steady
+from rmeeto_bench.measure.warmup import clocks_hold, drifting, level
 from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.records.run import Block
 
@@ -24,8 +25,10 @@ ADAPTIVE = replace(DEFAULT, min_rounds=12, max_rounds=40, target=0.0025)  # stop
 QUIET = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0005)
 
 
-def run(scenario: Scenario = QUIET, protocol: Protocol = DEFAULT, **watching: Any) -> tuple[RoundsResult, list[Block]]:
-    device = SimDevice(PROFILE, seed=0, scenario=scenario)
+def run(
+    scenario: Scenario = QUIET, protocol: Protocol = DEFAULT, seed: int = 0, **watching: Any
+) -> tuple[RoundsResult, list[Block]]:
+    device = SimDevice(PROFILE, seed=seed, scenario=scenario)
     arms = [TimedArm(name, device.step(name, seconds), 8) for name, seconds in COSTS.items()]
     blocks: list[Block] = []
     return measure(device, arms, "slow", protocol, Watch(blocks.append, **watching)), blocks
@@ -140,7 +143,26 @@ def test_sessions_are_read_apart_and_incomplete_rounds_left_out() -> None:
     ],
 )
 def test_steady_means_time_clock_and_temperature(cycles: list[float], seen: list[dict], expected: bool) -> None:
-    assert steady(cycles, seen) is expected
+    assert (level(cycles) and clocks_hold(seen)) is expected
+
+
+def test_noise_is_not_taken_for_a_drift_and_a_drift_is_seen_through_noise() -> None:
+    """Cycles that waver by 5 %, as on a machine that other programs share: five of them are hardly ever level."""
+    generator = np.random.default_rng(11)
+    noisy = 1 + 0.05 * generator.standard_normal((2000, 20))
+    assert np.mean([level(list(cycles)) for cycles in noisy]) < 0.2
+    alarms = np.mean([drifting(list(cycles)) for cycles in noisy])
+    assert alarms <= 0.002 + 3 * np.sqrt(0.002 / 2000)
+    slowing = noisy + 0.08 * np.arange(20)
+    assert np.mean([drifting(list(cycles)) for cycles in slowing]) > 0.9
+    assert drifting([1.0] * 4)  # too few to say
+
+
+def test_a_noisy_machine_that_does_not_drift_is_steady() -> None:
+    protocol = replace(DEFAULT, warmup_limit=40.0, min_rounds=1, max_rounds=1)  # the simulated card is warm by then
+    found = [run(Scenario(ar_sd=0.0, idiosyncratic_sd=0.1), protocol, seed)[0] for seed in range(8)]
+    assert any(result.warmup_seconds >= protocol.warmup_limit for result in found)  # no five cycles in a row were level
+    assert all(result.steady for result in found)
 
 
 @pytest.mark.parametrize(

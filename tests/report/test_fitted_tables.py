@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from sample_runs import arms, cpu_run, record
 
+from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.records.run import save
+from rmeeto_bench.records.run import Block, save
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 160])
@@ -26,6 +27,33 @@ def test_no_width_loses_r_or_an_end_of_the_speed_up(
     place = 0 if width < 120 else 1  # a wide table begins with the ratio asked for
     assert [line.split()[place] for line in table.splitlines() if "00x" in line or "70x" in line] == ["0", "5", "10", "20"]
     assert max(map(len, table.splitlines())) <= width
+
+
+LISTINGS = {  # command -> what a narrow table must not lose
+    "ls .": ["run", "VALID"],
+    "show run --rounds": ["10.7000 (0)", "cut short"],
+    "profiles": ["h100-sxm", "989.4"],
+    "models": ["videomamba_middle_k400_f8", "3x8x224x224"],
+    "flops --model vim_tiny": ["0.5398", "3.116"],
+    "roofline --gpu h100-sxm --r 0,20": ["bound by"],
+}
+
+
+@pytest.mark.parametrize("width", [30, 80])
+def test_no_listing_loses_a_value(
+    tmp_path: Path, width: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.chdir(tmp_path)
+    save(cpu_run(), tmp_path / "run")
+    with Store.create(tmp_path / "run") as store:
+        for arm in cpu_run().arms[:2]:
+            store.add_block(Block(arm.device, 0, int(arm.r == 0), 0, arm.arm, 1, 1, 0.0107, 0.0107))
+    for command, kept in LISTINGS.items():
+        assert main(command.split()) == 0, command
+        text = capsys.readouterr().out
+        assert "…" not in text, command
+        assert [value for value in kept if value not in text] == [], (command, text)
 
 
 @pytest.mark.parametrize("width", [40, 80])

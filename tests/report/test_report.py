@@ -89,7 +89,7 @@ def test_the_sentence_names_the_fastest_good_arm_and_the_break_even() -> None:
 
 
 def test_the_sentence_invents_no_accuracy() -> None:
-    assert "accuracy unknown" in sentences(without_accuracy())[0]
+    assert "accuracy is unknown" in sentences(without_accuracy())[0]
     run = cpu_run()
     hopeless = replace(run, arms=tuple(replace(a, delta_top1=a.delta_top1 and Estimate(-9.0, -9.2, -8.8)) for a in run.arms))
     assert "no ratio is shown to be faster than the baseline and within 1 point of its top-1" in sentences(hopeless)[0]

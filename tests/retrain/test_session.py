@@ -129,7 +129,9 @@ def test_stopped_while_it_is_evaluated_the_command_keeps_the_trained_state(tmp_p
     assert log.with_suffix(".safetensors").exists()
 
 
-def test_interrupted_the_command_exits_130_and_resumes_to_the_same_curve(data: Path, tmp_path: Path) -> None:
+def test_interrupted_the_command_exits_130_and_resumes_to_the_same_curve(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     words = [sys.executable, "-m", "rmeeto_bench", "retrain", "--preset", "nano", "--data", str(data), "--r", "5", *QUICK]
     words += ["--epochs", "4", "--batch-size", "8", "--fraction", "1", "--save-every", "4", "--log-every", "5"]
     process = subprocess.Popen([*words, "--out", str(tmp_path / "cut")], stderr=subprocess.PIPE, text=True)
@@ -137,6 +139,8 @@ def test_interrupted_the_command_exits_130_and_resumes_to_the_same_curve(data: P
     deadline = time.monotonic() + 120
     while not list(state.glob("step_*.pt")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert main([*words[3:], "--out", str(tmp_path / "cut"), "--resume"]) == 6  # the same files at the same time
+    assert f"(process {process.pid} on " in capsys.readouterr().err
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err

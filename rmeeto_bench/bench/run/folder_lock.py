@@ -120,16 +120,21 @@ class _Heart(threading.Thread):
 
 @contextmanager
 def folder_lock(
-    folder: Path, note: Callable[[str], None] = lambda _: None, should_stop: Callable[[], bool] = lambda: False
+    folder: Path,
+    note: Callable[[str], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    name: str = NAME,
 ) -> Iterator[None]:
-    """Hold a run's folder, which is made if need be, so that two processes never continue the same run.
+    """Hold a folder, which is made if need be, so that two processes never continue the same run.
 
+    name: of the lock file, where a folder holds work that several processes may share out.
     Raises `UnavailableError` if another process holds it.
     """
     require_locks()
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder.resolve() / NAME
+    path = folder.resolve() / name
     mine = (os.getpid(), path)
     if mine in _held:
         raise _busy(folder, {})  # opening and closing the file would let go of the lock

@@ -14,11 +14,10 @@ from typing import IO, Any, Protocol
 
 from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
-from rmeeto_bench.cpus import affinity, cores
+from rmeeto_bench.cpus import SHORT_WAIT, affinity, cores
 from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 
 POLL = 0.2  # seconds between two looks at whether to stop
-SHORT_WAIT = "10000"  # turns of libgomp's waiting loop before a thread sleeps, about a fifth of a millisecond
 TAIL = 20  # last lines of a worker's standard error that are kept
 
 

@@ -68,25 +68,18 @@ HEADINGS = {"paper": "paper", "operations": "opera-\ntions"} | {
 }
 
 
-def table(found: list[dict[str, Any]]) -> Table:
-    """The rows of one model for a terminal of 80 columns, three decimals as in the paper's appendix."""
-    from rich.table import Table
+def table(found: list[dict[str, Any]], width: int = 80) -> Table:
+    """The rows of one model, three decimals as in the paper's appendix."""
+    from rmeeto_bench.report.fitted import of_texts
 
     first = found[0]
-    shown = Table(
-        title=f"{first['model']}, preset {first['preset']}, {first['placement']} blocks: GFLOPs with and without matching",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for name in ("r", "ratio", "tokens", *(HEADINGS[name] for name in (*first["gflops"], "operations"))):
-        shown.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    title = f"{first['model']}, preset {first['preset']}, {first['placement']} blocks: GFLOPs with and without matching"
+    rows = []
     for row in found:
-        values = (*row["gflops"].values(), row["giga_operations"])
-        counts = (str(row["r"]), f"{row['reduction_ratio']:.4f}", str(row["final_tokens"]))
-        shown.add_row(*counts, *(f"{value:.3f}" for value in values))
-    return shown
+        counted = {HEADINGS[name]: f"{value:.3f}" for name, value in row["gflops"].items()}
+        start = {"r": str(row["r"]), "ratio": f"{row['reduction_ratio']:.4f}", "tokens": str(row["final_tokens"])}
+        rows.append({**start, **counted, HEADINGS["operations"]: f"{row['giga_operations']:.3f}"})
+    return of_texts(title, rows, width)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -96,5 +89,5 @@ def main(arguments: argparse.Namespace) -> int:
     if not output.write_json(found, arguments.json):
         console = output.console()
         for model in dict.fromkeys(row["model"] for row in found):
-            console.print(table([row for row in found if row["model"] == model]))
+            console.print(table([row for row in found if row["model"] == model], console.width))
     return 0

@@ -22,18 +22,22 @@ def main(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
     from pathlib import Path
 
-    from rich.table import Table
-
     from rmeeto_bench.checkpoints.catalogue import PUBLIC
     from rmeeto_bench.checkpoints.hub import cached_public, known_sha256
+    from rmeeto_bench.report.fitted import of_texts
 
-    models = Table("model", "width", "depth", "input", "tokens", "weights", box=None, title="models", title_justify="left")
-    for name, sized in MODELS.items():
-        weights = "bundled" if bundled_checkpoint(name, 0) else "--checkpoints"
-        size = "x".join(str(side) for side in sized.input_shape)
-        models.add_row(name, str(sized.embed_dim), str(sized.depth), size, str(sized.num_tokens), weights)
-    public = Table("name", "r", "data", "top-1 %", "MB", "sha256", "licence", "", box=None, title_justify="left")
-    public.title = "public checkpoints (--checkpoints zoo takes the one of each r, else that of r = 0)"
+    models = [
+        {
+            "model": name,
+            "width": str(sized.embed_dim),
+            "depth": str(sized.depth),
+            "input": "x".join(str(side) for side in sized.input_shape),
+            "tokens": str(sized.num_tokens),
+            "weights": "bundled" if bundled_checkpoint(name, 0) else "--checkpoints",
+        }
+        for name, sized in MODELS.items()
+    ]
+    public = []
     rows = []
     for entry in PUBLIC:
         path = cached_public(entry)
@@ -43,7 +47,8 @@ def main(arguments: argparse.Namespace) -> int:
         megabytes = "" if stored is None else f"{stored / 1e6:.0f}"
         note = ", ".join(text for text in (entry.note, "EMA" if entry.ema else "", "here" if path else "") if text)
         licence = entry.licence or "not stated"
-        public.add_row(entry.name, str(entry.r), entry.task, f"{entry.top1}", megabytes, (digest or "")[:8], licence, note)
+        shown = {"name": entry.name, "r": str(entry.r), "data": entry.task, "top-1 %": f"{entry.top1}", "MB": megabytes}
+        public.append({**shown, "sha256": (digest or "")[:8], "licence": licence, "notes": note})
     text = json.dumps(rows, indent=1) + "\n"
     if arguments.json == "-":
         sys.stdout.write(text)
@@ -51,8 +56,10 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_atomic(Path(arguments.json), text)
     console = output.console()
-    console.print(models)
-    console.print(public)
+    console.print(of_texts("models", models, console.width, left=("model", "weights")))
+    title = "public checkpoints (--checkpoints zoo takes the one of each r, else that of r = 0)"
+    words = ("name", "data", "sha256", "licence", "notes")
+    console.print(of_texts(title, public, console.width, left=words, first=("sha256", "licence", "MB", "notes")))
     for entry in PUBLIC:
         console.print(f"{entry.name}: {entry.address}", soft_wrap=True)
     return 0

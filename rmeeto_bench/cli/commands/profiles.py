@@ -13,21 +13,25 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def main(_: argparse.Namespace) -> int:
     """Print the profiles."""
-    from rich.table import Table
-
     from rmeeto_bench.profiles import load_profiles
+    from rmeeto_bench.report.fitted import of_texts
 
-    table = Table("profile", "GPU", "cc", "fp16 TFLOP/s", "GB/s", "W", "in the paper", "software", box=None)
-    for profile in load_profiles():
-        if profile.name != "cpu":
-            rates = (f"{profile.fp16_tflops:g}", f"{profile.bandwidth_gbs:g}", str(profile.power_w))
-            table.add_row(
-                profile.name,
-                profile.display,
-                profile.compute_capability,
-                *rates,
-                profile.paper_column,
-                profile.software,
-            )
-    output.console().print(table)
+    rows = [
+        {
+            "profile": profile.name,
+            "GPU": profile.display,
+            "cc": profile.compute_capability,
+            "fp16\nTFLOP/s": f"{profile.fp16_tflops:g}",
+            "GB/s": f"{profile.bandwidth_gbs:g}",
+            "W": str(profile.power_w),
+            "in the\npaper": profile.paper_column,
+            "software": profile.software,
+        }
+        for profile in load_profiles()
+        if profile.name != "cpu"
+    ]
+    console = output.console()
+    console.print(
+        of_texts(None, rows, console.width, left=("profile", "GPU", "in the\npaper", "software"), first=("software",))
+    )
     return 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
-from rmeeto_bench.errors import UsageError
+from rmeeto_bench.cpus import short_waits
+from rmeeto_bench.errors import UnavailableError, UsageError
 from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
@@ -170,12 +173,33 @@ def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
     )
 
 
+@contextmanager
+def _alone(session: Session, rs: tuple[int, ...], world: World, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold the files of these runs: another process, on any machine that shares the disk, may train only at other r."""
+    from rmeeto_bench.bench.run.folder_lock import folder_lock
+
+    def note(text: str) -> None:
+        output.say(text, error=True)
+
+    with ExitStack() as held:
+        busy: UnavailableError | None = None
+        try:
+            for r in rs if world.leads else ():
+                name = f"{session.stem(r).name}.lock"
+                held.enter_context(folder_lock(session.files.out, note, should_stop, name=name))
+        except UnavailableError as error:
+            busy = error
+        if world.any(busy is not None):
+            raise busy or UnavailableError("another process trains here; the first process of this training says which")
+        yield
+
+
 def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
     from rmeeto_bench.retrain.session import finished, train_one
 
-    there = {r: finished(session, r) for r in rs}  # whatever stands in the way is said before anything is trained
-    world.wait()
-    with graceful(STOPPING) as should_stop:
+    with graceful(STOPPING) as should_stop, _alone(session, rs, world, should_stop):
+        there = {r: finished(session, r) for r in rs}  # whatever stands in the way is said before anything is trained
+        world.wait()
         for r, result in there.items():
             if result is not None and world.leads:
                 _report(result, state="already done")
@@ -206,6 +230,7 @@ def _report(result: Trained, state: str) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Train at every r asked for, one after the other; each writes its checkpoint and log when it is done."""
+    short_waits()
     recipe = _recipe(arguments)
     if arguments.show:
         output.say(recipe)

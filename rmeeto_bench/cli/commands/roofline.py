@@ -71,20 +71,13 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     return cells
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _table(rows: list[dict[str, Any]], width: int) -> Table:
     """The rows of one device and model."""
-    from rich.table import Table
+    from rmeeto_bench.report.fitted import of_texts
 
     first = rows[0]
     title = f"{first['device']} ({first['gpu']}), {first['model']}, half precision, batch {first['batch_size']}"
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    cells = [_cells(row) for row in rows]
-    columns = dict.fromkeys(name for row in cells for name in row)
-    for name in columns:
-        shown.add_column(name, justify="left" if name in ("bound by", "verdict") else "right", no_wrap=True, vertical="bottom")
-    for row in cells:
-        shown.add_row(*(row.get(name, "") for name in columns))
-    return shown
+    return of_texts(title, [_cells(row) for row in rows], width, left=("bound by", "verdict"))
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -109,7 +102,8 @@ def main(arguments: argparse.Namespace) -> int:
     stems = [f"roofline_{profile.name}_{model}" for _, profile, model in groups]
     for index, ((device, profile, model), chosen) in enumerate(groups.items()):
         if not quiet:
-            output.console().print(_table([row for row, _ in chosen]))
+            console = output.console()
+            console.print(_table([row for row, _ in chosen], console.width))
         if arguments.out is not None:
             again = stems[:index].count(stems[index])  # a second card of the same kind
             title = f"{device}, {model}, batch {chosen[0][0]['batch_size']}"

@@ -23,33 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="the plan, the environment and the devices as stored")
 
 
-def _rounds(device: str, blocks: list[Block]) -> Table:
+def _rounds(blocks: list[Block], width: int) -> Table:
     """One row per round: the milliseconds per image of each arm, with its place in the order."""
-    from rich.table import Table
+    from rmeeto_bench.report.fitted import of_texts
 
     arms = list(dict.fromkeys(block.arm for block in sorted(blocks, key=lambda b: (len(b.arm), b.arm))))
-    table = Table(
-        "session",
-        "round",
-        *arms,
-        "dropped",
-        box=None,
-        pad_edge=False,
-        title=f"{device}: ms per image (place)",
-        title_justify="left",
-    )
     rounds: dict[tuple[int, int], dict[str, Block]] = {}
     for block in blocks:
         rounds.setdefault((block.session, block.round), {})[block.arm] = block
+    rows = []
     for (session, number), by_arm in rounds.items():
         reasons = [block.rejected_reason for block in by_arm.values() if block.rejected_reason]
-        reason = reasons[0] if reasons else "" if len(by_arm) == len(arms) else "cut short"
-        cells = []
+        row = {"session": str(session), "round": str(number)}
         for arm in arms:
             found = by_arm.get(arm)
-            cells.append("" if found is None else f"{1000 * found.seconds / found.images:.4f} ({found.position})")
-        table.add_row(str(session), str(number), *cells, reason)
-    return table
+            row[arm] = "" if found is None else f"{1000 * found.seconds / found.images:.4f} ({found.position})"
+        dropped = reasons[0] if reasons else "" if len(by_arm) == len(arms) else "cut short"
+        rows.append(row | ({"dropped": dropped} if dropped else {}))
+    return of_texts(None, rows, width, left=("dropped",))
 
 
 def _provenance(record: RunRecord) -> str:
@@ -88,5 +79,6 @@ def main(arguments: argparse.Namespace) -> int:
                 for block in store.blocks(device.id):
                     sessions.setdefault(block.session, []).append(block)
                 for blocks in sessions.values():
-                    console.print(_rounds(device.name, blocks))
+                    console.print(f"{device.name}: ms per image (place)", style="italic", soft_wrap=True)
+                    console.print(_rounds(blocks, console.width))
     return 0

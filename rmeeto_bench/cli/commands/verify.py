@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.cli import output
-from rmeeto_bench.models.sizes import config
+from rmeeto_bench.models.sizes import MODELS, config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rmeeto_bench.checkpoints.reader import Provenance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("file", metavar="FILE", help="a .safetensors or .pth file, a public name, or org/repo:file")
-    parser.add_argument("--model", metavar="NAME", help="check every name and shape against this model")
+    parser.add_argument(
+        "--model", metavar="NAME", help="check every name and shape against this model, not the one that the file names"
+    )
     parser.add_argument("--ema", action="store_true", help="check the averaged weights in the file")
 
 
@@ -24,8 +32,19 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.model is not None:
         config(arguments.model)
     path = resolve(arguments.file)
-    model = None if arguments.model is None else create_model(arguments.model, backend="reference")
-    found = verify(path, model, ema=arguments.ema)
+    fits = ""
+
+    def model_for(provenance: Provenance, classes: int | None) -> nn.Module | None:
+        nonlocal fits
+        own = provenance.metadata.get("model")
+        name = arguments.model or (own if own in MODELS else None)
+        if name is None:
+            return None
+        fits = name if arguments.model else f"{name}, as the file says"
+        sizes: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        return create_model(name, backend="reference", **sizes)
+
+    found = verify(path, model_for, ema=arguments.ema)
     provenance = found.provenance
     output.say(f"file        {path}")
     output.say(f"sha256      {provenance.sha256}")
@@ -43,5 +62,5 @@ def main(arguments: argparse.Namespace) -> int:
         output.say(f"epoch       {provenance.epoch}")
     for note in provenance.notes:
         output.say(f"note        {note}")
-    output.say(f"fits        {arguments.model}" if arguments.model else "fits        not checked: give --model NAME")
+    output.say(f"fits        {fits or 'not checked: give --model NAME'}")
     return 0

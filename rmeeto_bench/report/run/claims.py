@@ -106,8 +106,8 @@ def fastest_within(arms: Sequence[Arm]) -> str:
     by_speed = sorted(timed, key=lambda arm: -arm.speedup.value if arm.speedup else 0.0)
     if baseline.top1 is None:
         faster = [arm for arm in by_speed if found[arm.arm] == FASTER]
-        why = "accuracy unknown: no weights or no data"
-        return f"fastest: ratio {faster[0].reduction_ratio:.2f} at {_speed(faster[0])} ({why})" if faster else f"({why})"
+        why = "accuracy is unknown, without weights or without data"
+        return f"fastest: ratio {faster[0].reduction_ratio:.2f} at {_speed(faster[0])}; {why}" if faster else why
     sure = [arm for arm in by_speed if found[arm.arm] == FASTER and _surely_within(arm, len(timed))]
     perhaps = [
         arm

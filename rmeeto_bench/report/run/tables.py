@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rmeeto_bench.records.run import ESTIMATES, Arm, Estimate, RunRecord, SweepRow
-from rmeeto_bench.report.fitted import NEVER, Column, fitted
+from rmeeto_bench.report.fitted import NEVER, Column, fitted, of_texts
 from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.plain import csv_cell, tex
 from rmeeto_bench.report.plain import markdown as as_markdown
@@ -173,24 +173,22 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
     return tables
 
 
-def overview_table(record: RunRecord) -> list[Table]:
+def overview_table(record: RunRecord, width: int) -> list[Table]:
     """Images/s and speed-up of every device at every ratio, one table per model; none for a run on one device."""
     tables = []
-    if len(record.devices) > 1:
-        for model in dict.fromkeys(arm.model for arm in record.arms):
-            mine = [arm for arm in record.arms if arm.model == model]
-            table = Table(title=f"{model}: images/s, speed-up", title_justify="left", box=None, pad_edge=False)
-            ratios = sorted({arm.r: arm.ratio_requested for arm in mine}.items())
-            table.add_column("device")
-            for r, ratio in ratios:
-                table.add_column(f"{ratio:.2f}\nr={r}", justify="right", no_wrap=True)
-            for device in record.devices:
-                found = {arm.r: arm for arm in mine if arm.device == device.id}
-                known = [found.get(r) for r, _ in ratios]
-                rates = [DASH if arm is None else rate_text(arm.images_per_second) for arm in known]
-                ups = ["" if arm is None or arm.speedup is None else f"{arm.speedup.value:.3f}x" for arm in known]
-                table.add_row(device.name, *(f"{rate}\n{up}" for rate, up in zip(rates, ups, strict=True)))
-            tables.append(table)
+    for model in dict.fromkeys(arm.model for arm in record.arms) if len(record.devices) > 1 else ():
+        mine = [arm for arm in record.arms if arm.model == model]
+        rows = []
+        for device in record.devices:
+            found = {arm.r: arm for arm in mine if arm.device == device.id}
+            row = {"device": device.name}
+            for r, ratio in sorted({arm.r: arm.ratio_requested for arm in mine}.items()):
+                arm = found.get(r)
+                rate = DASH if arm is None else rate_text(arm.images_per_second)
+                up = "" if arm is None or arm.speedup is None else f"{arm.speedup.value:.3f}x"
+                row[f"{ratio:.2f}\nr={r}"] = f"{rate}\n{up}"
+            rows.append(row)
+        tables.append(of_texts(f"{model}: images/s, speed-up", rows, width, left=("device",)))
     return tables
 
 
@@ -200,7 +198,7 @@ def _sweep_cell(row: SweepRow | None) -> str:
     return f"{rate_text(row.images_per_second)}{'*' if row.knee else ' '}" if row.images_per_second else row.verdict
 
 
-def sweep_table(record: RunRecord, device: str) -> list[Group]:
+def sweep_table(record: RunRecord, device: str, width: int) -> list[Group]:
     """Images/s over the batch size, a column per arm; `*` marks the knee. No table for a run without a sweep."""
     tables = []
     rows = [row for row in record.sweep if row.device == device]
@@ -208,13 +206,11 @@ def sweep_table(record: RunRecord, device: str) -> list[Group]:
         mine = [row for row in rows if row.model == model]
         arms = list(dict.fromkeys(row.arm for row in mine))
         title = f"{record.device(device).name} · {model} · images/s by batch size, * the smallest with 98 % of the best"
-        table = Table(box=None, pad_edge=False)
-        for name in ("batch", *(f"r={arm.rsplit('/r', 1)[1]}" for arm in arms)):
-            table.add_column(name, justify="right", no_wrap=True)
+        shown = []
         for size in dict.fromkeys(row.batch_size for row in mine):
             found = {row.arm: row for row in mine if row.batch_size == size}
-            cells = [_sweep_cell(found.get(arm)) for arm in arms]
-            table.add_row(str(size), *cells)
+            shown.append({"batch": str(size), **{f"r={arm.rsplit('/r', 1)[1]}": _sweep_cell(found.get(arm)) for arm in arms}})
+        table = of_texts(None, shown, width)
         tables.append(Group(Text(title, "italic"), table))  # a title of the table's own is cut to its width
     return tables
 
