@@ -49,20 +49,20 @@ class Watchdog:
         self.heard()
 
     def heard(self) -> None:
-        """The process said something, which counts as progress."""
+        """The process said something, which counts as progress. Costs nothing: processor times are looked at in a silence."""
         self._since = self._looked = time.monotonic()
-        self._used = processor_seconds(self._pid)
+        self._used: float | None = None
 
     def stuck_for(self) -> float | None:
         """Seconds without any progress, once they are too many; None before that."""
         now = time.monotonic()
-        if self._used is None:
-            return now - self._since if now - self._since > self._silent_unseen else None
         if now - self._looked < min(LOOK, self._silent / 4):
             return None
         self._looked, used = now, processor_seconds(self._pid)
-        if used is None:  # it has ended, which its pipes will tell
-            return None
+        if used is None:  # the system does not tell, or the process has ended, which its pipes will tell
+            return now - self._since if now - self._since > self._silent_unseen else None
+        if self._used is None:
+            self._used = used
         if used - self._used > max(0.05, IDLE_SHARE * (now - self._since)) or used < self._used:
             self._since, self._used = now, used
         return now - self._since if now - self._since > self._silent else None

@@ -16,10 +16,12 @@ import torch
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.run.runner import Controls
+from rmeeto_bench.bench.session import accuracy_pass, jobs, workload
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.session.worker import serve
 from rmeeto_bench.bench.store.store import Store
 
+LOADED = (accuracy_pass, jobs, workload)  # before any fork: importing them in each of them would take seconds
 set_num_threads = torch.set_num_threads  # as it is before any test replaces it
 
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "kernels"))
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 # One thread a process: there are as many processes as cores, and threads of OpenMP that wait for each other's core spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each of hundreds of fresh processes compiles the package's sources again
 os.environ.setdefault("RMEETO_BENCH_LOCKS", tempfile.mkdtemp(prefix="rmeeto-bench-locks-"))  # no queue behind real runs
 
 from fresh import commands

@@ -47,15 +47,15 @@ def modules() -> dict[str, Path]:
 
 def imports(path: Path) -> list[tuple[str, bool]]:
     """(module below rmeeto_bench, whether only for type checking)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     typing_only = {
         id(node)
-        for block in ast.walk(tree)
+        for block in nodes
         if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
         for node in ast.walk(block)
     }
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         names = []
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("rmeeto_bench"):
             base = node.module.removeprefix("rmeeto_bench").lstrip(".")

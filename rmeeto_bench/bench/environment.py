@@ -89,7 +89,7 @@ def environment(gpu: str | None = None, *, torch: bool = True) -> dict[str, Any]
             "host": os.environ.get("RMEETO_BENCH_HOST") or platform.node(),
             "python": platform.python_version(),
             "system": platform.platform(),
-            "packages": {package: _version(package) for package in PACKAGES if _version(package)},
+            "packages": {package: version for package in PACKAGES if (version := _version(package))},
             "load_average": round(os.getloadavg()[0], 2),
             "git_commit": commit(),
             "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},

@@ -23,7 +23,7 @@ from rmeeto_bench.measure.protocol import DEFAULT, PRESETS
 from rmeeto_bench.records.run import MANIFEST, RunRecord, load
 
 PLAN = sim_plan()
-POINTS = 12
+POINTS = 24
 ROUNDS = 5
 
 
@@ -225,6 +225,6 @@ def test_a_driver_that_changed_between_sessions_is_found(tmp_path: Path) -> None
     def update(job: Job) -> None:
         from rmeeto_bench.bench.session import jobs
 
-        jobs.environment = lambda _: {"driver": "2" if job.session == 1 else "1"}  # type: ignore[assignment]
+        jobs.environment = lambda *_, **__: {"driver": "2" if job.session == 1 else "1"}  # type: ignore[assignment]
 
     assert {arm.verdict for arm in run(PLAN, tmp_path / "run", controls(update)).arms} == {"ENV_CHANGED"}

@@ -61,7 +61,7 @@ def alone(alone_in: tuple[AccuracyRecord, Path]) -> AccuracyRecord:
     return alone_in[0]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [3])  # which does not divide the images
 def test_processes_that_share_the_images_count_the_same(processes: int, alone: AccuracyRecord, tmp_path: Path) -> None:
     listener = Quiet()
     record = evaluate_plan(Evaluation(PLAN), tmp_path / "run", [CpuDevice()] * processes, listener)

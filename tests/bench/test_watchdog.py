@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,14 @@ def test_without_processor_times_the_longer_silence_counts(tmp_path: Path, monke
     monkeypatch.setattr(watchdog, "PROC", tmp_path)
     assert "did nothing" in outcome(STUCK, silent=0.1, silent_unseen=1.0).reason
     assert outcome(COMPILES, silent=0.1).status == "done"
+
+
+def test_a_word_costs_no_look_at_the_processor_times_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker says a word for every round; reading /proc for each took a core from what was measured."""
+    monkeypatch.setattr(watchdog, "processor_seconds", lambda _: pytest.fail("it looked"))
+    dog = watchdog.Watchdog(os.getpid(), silent=600.0)
+    dog.heard()
+    assert dog.stuck_for() is None
 
 
 def test_the_sampler_of_a_gpu_is_no_progress() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fresh import Done, commands
 from made_images import add_member
 from made_videos import still
 from PIL import Image
@@ -285,7 +286,7 @@ def broken_parquet(d: Path) -> None:
 THROUGH_A_PROCESS: dict[str, tuple[Callable[[Path], object], list[str], str, int]] = {
     "list": (
         lambda d: write(d / "3.png", BROKEN) or flat(d, GOOD + "3.png 1\n9.png 1\n"),
-        ["--labels", "list"],
+        ["--labels", "list/list"],
         "4 of 5 used, 1 left out: 1 listed file is not there (9.png)",
         4,
     ),
@@ -299,19 +300,26 @@ THROUGH_A_PROCESS: dict[str, tuple[Callable[[Path], object], list[str], str, int
 }
 
 
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
+    """The place of all layouts, and what `eval` said of each, one after the other in one process."""
+    root, words = tmp_path_factory.mktemp("layouts"), []
+    for layout, (prepare, more, _, _) in THROUGH_A_PROCESS.items():
+        (root / layout / "set").mkdir(parents=True)
+        prepare(root / layout / "set")
+        flags = ["--gpus", "none", "--r", "0", "--workers", "0", "--data", f"{layout}/set", "--on-error", "skip", *more]
+        words.append(["eval", *flags, "--out", f"{layout}/o", "--json", f"{layout}/record.json"])
+    return root, dict(zip(THROUGH_A_PROCESS, commands(*words, cwd=root, columns=200), strict=True))
+
+
 @pytest.mark.parametrize("layout", list(THROUGH_A_PROCESS))
-def test_each_layout_says_in_a_process_of_its_own_what_it_left_out(layout: str, tmp_path: Path) -> None:
-    prepare, more, says, count = THROUGH_A_PROCESS[layout]
-    (tmp_path / "set").mkdir()
-    prepare(tmp_path / "set")
-    words = ["eval", "--gpus", "none", "--r", "0", "--workers", "0", "--data", "set", "--on-error", "skip", "--out", "o", *more]
-    command = [sys.executable, "-m", "rmeeto_bench", *words, "--json", "record.json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = " ".join((done.stdout + done.stderr).split())
+def test_each_layout_says_in_a_process_what_it_left_out(layout: str, evaluated: tuple[Path, dict[str, Done]]) -> None:
+    (root, all_done), (_, _, says, count) = evaluated, THROUGH_A_PROCESS[layout]
+    done = all_done[layout]
+    assert done.code == 0, done.err
+    said = " ".join((done.out + done.err).split())
     assert says in said, said
-    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    record = json.loads((root / layout / "record.json").read_text(encoding="utf-8"))
     (data,) = record["data"].values()
     left = [problem for problem in data["problems"] if "no image" in problem["reason"]]
     assert len(left) == 1, data
