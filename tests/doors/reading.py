@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hub import with_hub
 from machines import crowded
 from world import Row
 
@@ -36,7 +35,7 @@ SHOW = [
         {
             "run": lambda d: d.says("vim_nano . fp32 . batch 4"),
             "--out": lambda d: d.text("report/table.csv") == d.text("a/table.csv") and "report.html" in d.files("report"),
-            "--style": lambda d: d.text("report/speed_accuracy.svg") != d.text("a/speed_accuracy.svg"),
+            "--style": lambda d: 'width="241' in d.text("report/speed_accuracy.svg"),  # 3.35 inches, a column of a paper
         },
         needs=("run",),
     ),
@@ -77,9 +76,7 @@ COMPARE = [
                 c["change"]["value"] < -0.3 for c in d.json("x.json")["changes"] if c["metric"] == "images/s"
             ),
             "--margin": lambda d: {c["margin"] for c in d.json("x.json")["changes"] if c["metric"] == "images/s"} == {0.03},
-            "--top1-margin": lambda d: (
-                {c["outcome"] for c in d.json("x.json")["changes"] if c["metric"] == "top-1"} == {"SAME"}
-            ),
+            "--top1-margin": lambda d: {c["margin"] for c in d.json("x.json")["changes"] if c["metric"] == "top-1"} == {99.0},
             "--json": lambda d: (
                 {c["detail"] for c in d.json("x.json")["changes"] if c["metric"] == "top-1"} == {"paired by image"}
             ),
@@ -160,81 +157,6 @@ FIGURE = [
     ),
     Row("export simulated", "export s3 --to gab", {}, code=5, refusal="simulated", needs=("simulated once",)),
 ]
-PUBLISH = [
-    Row(
-        "push",
-        "push ck/vim_nano_r11.safetensors --to published --model vim_nano --r 11 --run a --base me/base --license apache-2.0",
-        {
-            "checkpoint": lambda d: d.sha256("ck/vim_nano_r11.safetensors") in d.text("published/README.md"),
-            "--to": lambda d: d.files("published") == {"model.safetensors", "config.json", "README.md"},
-            "--model": lambda d: d.json("published/config.json")["rmeeto_bench"]["model"] == "vim_nano",
-            "--r": lambda d: d.json("published/config.json")["model_args"]["r"] == 11,
-            "--run": lambda d: f"{d.arms('a')[1]['top1']['value']:.2f} %" in d.text("published/README.md"),
-            "--base": lambda d: "me/base" in d.text("published/README.md"),
-            "--license": lambda d: "license: apache-2.0" in d.text("published/README.md"),
-        },
-        needs=("run",),
-    ),
-    Row(
-        "push to the hub",
-        "push {bundled}/vim_nano_r5.safetensors --to org/repo --private",
-        {
-            "--to": lambda d: d.says("http://127.0.0.1:[0-9]+/org/repo/commit/c0c0"),
-            "--private": lambda d: '"visibility":"private"' in d.text("hub_repositories/asked").replace(" ", ""),
-        },
-        prepare=with_hub,
-    ),
-    Row(
-        "pull",
-        "pull org/repo --out own",
-        {
-            "source": lambda d: (
-                d.sha256("own/vim_nano_r5.safetensors") == d.sha256("hub_repositories/org/repo/model.safetensors")
-            ),
-            "--out": lambda d: d.says("own/vim_nano_r5.safetensors"),
-        },
-        needs=("push to the hub",),
-        prepare=with_hub,
-    ),
-    Row(
-        "push once more",
-        "push {bundled}/vim_nano_r11.safetensors --to published2",
-        {"--to": lambda d: "README.md" in d.files("published2")},
-    ),
-    Row(
-        "pull by force",
-        "pull published2 --force",
-        {"--force": lambda d: d.sha256("checkpoints/vim_nano_r11.safetensors") == d.sha256("published2/model.safetensors")},
-        needs=("pull a folder", "push once more"),
-    ),
-    Row(
-        "push by force",
-        "push {bundled}/vim_nano_r0.safetensors --to published2 --force",
-        {"--force": lambda d: d.json("published2/config.json")["rmeeto_bench"]["r"] == 0},
-        needs=("pull by force",),
-    ),
-    Row(
-        "pull a folder", "pull published", {"source": lambda d: d.says("checkpoints/vim_nano_r11.safetensors")}, needs=("push",)
-    ),
-    Row(
-        "verify",
-        "verify own/vim_nano_r5.safetensors --model vim_nano",
-        {
-            "file": lambda d: d.says("trained at r = 5"),
-            "--model": lambda d: d.says(r"fits vim_nano") and not d.says("not checked"),
-        },
-        needs=("pull",),
-    ),
-    Row("verify averages", "verify averaged.pth --model vim_nano --ema", {"--ema": lambda d: d.says("in model_ema")}),
-    Row(
-        "verify no averages",
-        "verify checkpoints/vim_nano_r11.safetensors --ema",
-        {},
-        code=2,
-        refusal="no EMA weights",
-        needs=("pull a folder",),
-    ),
-]
 ABLATE = [
     Row(
         "ablate",
@@ -273,22 +195,22 @@ ABLATE = [
 DRAW = [
     Row(
         "visualize",
-        "visualize flat/i00.png --model vim_nano --ratio 0.31 --checkpoint ck/vim_nano_r11.safetensors --prune --stages "
+        "visualize flat/i00.png --model vim_nano --ratio 0.14 --checkpoint ck/vim_nano_r11.safetensors --prune --stages "
         "--format jpg --out pictures1",
         {
-            "image": lambda d: "i00_r11.png" in d.files("pictures1"),
-            "--ratio": lambda d: d.says("i00_r11"),
+            "image": lambda d: "i00_r5.png" in d.files("pictures1"),
+            "--ratio": lambda d: d.says("i00_r5"),
             "--format": lambda d: "contact_sheet.jpg" in d.files("pictures1"),
-            "--stages": lambda d: d.width("pictures1/i00_r11.png") > d.width("pictures/i01_r20.png"),
+            "--stages": lambda d: d.width("pictures1/i00_r5.png") > d.width("pictures/i01_r20.png"),
             "--out": lambda d: d.says("pictures1/contact_sheet.jpg"),
-            "--prune": lambda d: d.sha256("pictures1/i00_r11.png") != d.sha256("pictures2/i00_r11.png"),
+            "--prune": lambda d: d.sha256("pictures1/i00_r5.png") != d.sha256("pictures2/i00_r5.png"),
         },
         needs=("visualize again", "visualize merged", "retrain"),
     ),
     Row(
         "visualize merged",
-        "visualize flat/i00.png --r 11 --stages --checkpoint ck/vim_nano_r11.safetensors --out pictures2",
-        {"--r": lambda d: d.says("i00_r11")},
+        "visualize flat/i00.png --r 5 --stages --checkpoint ck/vim_nano_r11.safetensors --out pictures2",
+        {"--r": lambda d: d.says("i00_r5")},
         needs=("retrain",),
     ),
     Row(
@@ -404,4 +326,4 @@ COUNT = [
     Row("models as a table", "models", {"--json": lambda d: d.says("vim_nano .*bundled")}, needs=("models",)),
     Row("profiles", "profiles", {}, says="rtx4090.*v100"),
 ]
-READING = [*SHOW, *MERGE, *COMPARE, *FIGURE, *PUBLISH, *ABLATE, *DRAW, *COUNT]
+READING = [*SHOW, *MERGE, *COMPARE, *FIGURE, *ABLATE, *DRAW, *COUNT]

@@ -13,13 +13,14 @@ import re
 import pytest
 from machines import MACHINES
 from measuring import MEASURING
+from publishing import PUBLISHING
 from reading import READING
 from world import World, furnish
 
 from rmeeto_bench.cli.main import COMMANDS
 from rmeeto_bench.version import __version__
 
-ROWS = {row.name: row for row in (*MEASURING, *MACHINES, *READING)}
+ROWS = {row.name: row for row in (*MEASURING, *MACHINES, *READING, *PUBLISHING)}
 
 
 @pytest.fixture(scope="session")
