@@ -96,7 +96,8 @@ OTHERS = {"--rdzv-backend", "--rdzv-endpoint", "--nproc-per-node", "--nnodes", "
 
 
 def flags_of_scripts() -> set[str]:
-    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    paths = (*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests" / "kernels" / "compile_kernels.py")
+    scripts = "".join(path.read_text(encoding="utf-8") for path in paths)
     return set(re.findall(r'"(--[a-z][\w-]+)"', scripts))
 
 
