@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except BrokenPipeError as error:
-        if not output.readers_left():
+        if not output.reader_is_gone():
             return _fail(f"a part of the program ended before its work was done ({error.strerror}); run the same again", 5)
         return 0
     except OSError as error:

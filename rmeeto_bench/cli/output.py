@@ -55,16 +55,16 @@ def say(text: object = "", *, error: bool = False) -> None:
     print(printable(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
 
 
-def readers_left() -> bool:
+def reader_is_gone() -> bool:
     """Whether nobody reads standard output or standard error any longer, as after `| head`; what follows there is dropped."""
-    left = False
+    gone = False
     for stream in (sys.stdout, sys.stderr):
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)
         if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the interpreter complains at exit
-            left = True
-    return left
+            gone = True
+    return gone
 
 
 def console(*, error: bool = False) -> Console:

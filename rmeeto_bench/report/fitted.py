@@ -65,7 +65,7 @@ def fitted(
 def of_texts(
     title: str | None, rows: Sequence[Mapping[str, str]], width: int, *, left: Sequence[str] = (), first: Sequence[str] = ()
 ) -> Table:
-    """A fitted table of plain texts; a text of two lines stands below each other anyway.
+    """A fitted table of plain texts, which may have several lines.
 
     left: columns of words · first: columns that may go, in the order in which they go. A row may lack a column.
     """
