@@ -78,6 +78,10 @@ def console(*, error: bool = False) -> Console:
         def render_str(self, text: str, **settings: Any) -> Text:
             return super().render_str(printable(text), **settings)
 
+        def on_broken_pipe(self) -> None:
+            """Leave it to `main`, which knows whose pipe broke; rich would end the program with 1."""
+            raise
+
     return PlainConsole(stderr=error, highlight=False, markup=False, emoji=False, width=_width())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,3 +129,16 @@ def test_bad_input_is_one_line_with_a_remedy(
 
 def test_the_choices_are_those_that_are_counted() -> None:
     assert cli_flops.CONVENTIONS == flops.CONVENTIONS
+
+
+@pytest.mark.parametrize("command", ["models", "profiles"])
+def test_a_reader_that_has_seen_enough_is_no_failure(command: str) -> None:
+    """As in `rmeeto-bench models | head -1`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "rmeeto_bench", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
