@@ -28,7 +28,7 @@ from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import reference as merge_reference
 from rmeeto_bench.kernels.merge.plan import MergePlan
-from rmeeto_bench.kernels.registry import Operands, select, self_test
+from rmeeto_bench.kernels.registry import Operands, _select, select, self_test
 from rmeeto_bench.kernels.selective_scan import reference
 from rmeeto_bench.reduction.merging import merge_tokens
 
@@ -254,8 +254,9 @@ def test_training_runs_through_the_backend() -> None:
 
 def test_without_a_gpu_or_the_interpreter_the_backend_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
+    _select.cache_clear()  # as in a process of its own: another test may have chosen these kernels with the interpreter
     with pytest.raises(UnavailableError, match="CUDA"):
-        select.__wrapped__("triton", Operands("cpu", 16, 4))
+        select("triton", Operands("cpu", 16, 4))
 
 
 def test_operations_are_visible_to_export() -> None:
