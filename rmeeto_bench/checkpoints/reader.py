@@ -6,14 +6,14 @@ import argparse
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from rmeeto_bench.checkpoints.family import num_classes
-from rmeeto_bench.checkpoints.fit import check_state
+from rmeeto_bench.checkpoints.fit import fitted
 from rmeeto_bench.checkpoints.formats import open_file
 from rmeeto_bench.checkpoints.soundness import check_numbers
 from rmeeto_bench.checkpoints.trained import class_names, in_words, trained_r, trained_reduction
@@ -135,9 +135,10 @@ def load_state(model: nn.Module, path: str | Path, *, ema: bool = False) -> Prov
     Raises `CheckpointError` in one line, naming the mistake (another size, other classes, another family).
     """
     checkpoint = read_checkpoint(path, ema=ema)
-    check_state(checkpoint.state_dict, model, checkpoint.provenance.path)
-    model.load_state_dict(checkpoint.state_dict, strict=True)
-    return checkpoint.provenance
+    provenance = checkpoint.provenance
+    state, notes = fitted(checkpoint.state_dict, model, provenance.path)
+    model.load_state_dict(state, strict=True)
+    return replace(provenance, notes=(*provenance.notes, *notes))
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, *, ema: bool = False) -> Provenance:

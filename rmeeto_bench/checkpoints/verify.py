@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from rmeeto_bench.checkpoints.family import describe, num_classes
-from rmeeto_bench.checkpoints.fit import check_state
+from rmeeto_bench.checkpoints.fit import fitted
 from rmeeto_bench.checkpoints.reader import Provenance, read_checkpoint
 
 REDUCTION_ARGS = ("num_prune", "merge_interval", "if_order", "if_prune", "distance", "merge_mode", "choose", "compare")
@@ -39,7 +39,7 @@ def verify(path: Path, model_for: Callable[[Provenance, int | None], nn.Module |
     state, provenance = checkpoint.state_dict, checkpoint.provenance
     model = model_for(provenance, num_classes(state))
     if model is not None:
-        check_state(state, model, path)
+        fitted(state, model, path)
     told = {name: str(provenance.args[name]) for name in REDUCTION_ARGS if name in provenance.args}
     return Verified(
         provenance,

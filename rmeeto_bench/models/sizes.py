@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,12 +13,23 @@ from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import vit_schedule
 
 
+def _check_tiling(img_size: int, patch_size: int, step: int) -> None:
+    """Raise `UsageError` if the patches of an image leave a rest of it out."""
+    rest = (img_size - patch_size) % step
+    if img_size < patch_size or rest:
+        near = max(patch_size, img_size - rest)
+        raise UsageError(
+            f"img_size {img_size} does not fit patches of {patch_size} px every {step} px; {near} or {near + step} do"
+        )
+
+
 @dataclass(frozen=True)
 class VimConfig:
     """Sizes of a Vim or VideoMamba. Defaults are Vim-Ti on 224 px ImageNet (paper appendix, Vim's model zoo)."""
 
     img_size: int = 224  # pixels, height and width
-    patch_size: int = 16  # pixels, height and width; divides `img_size`
+    patch_size: int = 16  # pixels, height and width
+    stride: int = 0  # pixels from one patch to the next; 0: `patch_size`, so that patches do not overlap
     in_chans: int = 3  # colour channels of the input
     num_classes: int = 1000  # outputs of the head
     embed_dim: int = 192  # channels C of a token
@@ -31,22 +43,34 @@ class VimConfig:
     cls_first: bool = False  # the class token leads the sequence (VideoMamba) instead of sitting in its middle (Vim)
     frames: int = 0  # of a clip; 0 for images
     tubelet: int = 1  # frames per patch
+    made_for: int = 0  # `img_size` of the weights that have this model's name, if it is another; 0: `img_size`
 
     def __post_init__(self) -> None:
+        if self.stride < 0:
+            raise UsageError(f"stride must be at least 1, not {self.stride}")
         for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "d_state", "expand", "tubelet"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.img_size % self.patch_size:
-            raise UsageError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
+        _check_tiling(self.img_size, self.patch_size, self.step)
         if self.frames < 0 or self.frames % self.tubelet:
             raise UsageError(f"frames {self.frames} is not a multiple of tubelet {self.tubelet}")
         if self.frames and not self.cls_first:
             raise UsageError("a model of clips has its class token first; set cls_first")
 
     @property
+    def step(self) -> int:
+        """Pixels from one patch to the next."""
+        return self.stride or self.patch_size
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of an image or frame."""
+        return (self.img_size - self.patch_size) // self.step + 1
+
+    @property
     def frame_patches(self) -> int:
         """Patch tokens of one image, or of one frame (tubelet) of a clip."""
-        return (self.img_size // self.patch_size) ** 2
+        return self.side**2
 
     @property
     def steps(self) -> int:
@@ -101,19 +125,25 @@ class DeitConfig:
     mlp_ratio: float = 4.0  # hidden width of the MLP, as a multiple of `embed_dim`
     drop_path_rate: float = 0.1  # stochastic depth of the last block in training; it rises linearly from 0 at the first
     norm_eps: float = 1e-6  # added to the variance in every LayerNorm
+    made_for: int = 0  # `img_size` of the weights that have this model's name, if it is another; 0: `img_size`
 
     def __post_init__(self) -> None:
         for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for whole, part in (("img_size", "patch_size"), ("embed_dim", "num_heads")):
-            if getattr(self, whole) % getattr(self, part):
-                raise UsageError(f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}")
+        _check_tiling(self.img_size, self.patch_size, self.patch_size)
+        if self.embed_dim % self.num_heads:
+            raise UsageError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of an image."""
+        return self.img_size // self.patch_size
 
     @property
     def num_patches(self) -> int:
         """Patch tokens of one image."""
-        return (self.img_size // self.patch_size) ** 2
+        return self.side**2
 
     @property
     def num_tokens(self) -> int:
@@ -143,6 +173,8 @@ VIM: dict[str, VimConfig] = {
     "vim_tiny": VimConfig(embed_dim=192),
     "vim_small": VimConfig(embed_dim=384),
     "vim_base": VimConfig(embed_dim=768),
+    "vim_tiny_plus": VimConfig(embed_dim=192, stride=8),  # Vim's models with overlapping patches, 730 tokens
+    "vim_small_plus": VimConfig(embed_dim=384, stride=8),
     # Bundled: 14 x 14 patches and depth 24 give the paper's 197 tokens and its table of r and ratio on 28 x 28 images.
     "vim_nano": VimConfig(img_size=28, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, d_state=8, drop_path_rate=0.0),
 }
@@ -166,11 +198,35 @@ Sizes = VimConfig | DeitConfig
 MODELS: dict[str, Sizes] = {**VIM, **IMAGE, **VIDEO, **DEIT}
 
 
+def without_size(name: str) -> tuple[str, int | None]:
+    """A name as in `vim_tiny_384` -> the model's own name and the image size in pixels, None for the model's own."""
+    base, _, size = name.rpartition("_")
+    return (base, int(size)) if base in MODELS and size.isdecimal() else (name, None)
+
+
+def at_sizes(models: Sequence[str], img_sizes: Sequence[int]) -> tuple[str, ...]:
+    """The names of these models on images of each size; a model's own size is its plain name. Raises `UsageError`."""
+    found = []
+    for name in models:
+        base, _ = without_size(name)
+        own = config(base).img_size
+        found += [base if size == own else f"{base}_{size}" for size in img_sizes]
+    return tuple(dict.fromkeys(found))
+
+
 def config(name: str, **sizes: Any) -> Sizes:
-    """The sizes of a model by name, with any of them overridden. Raises `UsageError` for an unknown name or size."""
-    if name not in MODELS:
-        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}")
-    known = MODELS[name]
+    """The sizes of a model by name, with any of them overridden; `vim_tiny_384` is `vim_tiny` on images of 384 px.
+
+    Raises `UsageError` for an unknown name or size.
+    """
+    base, img_size = without_size(name)
+    if base not in MODELS:
+        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}, with an image size as in vim_tiny_384")
+    known = MODELS[base]
+    if img_size is not None:
+        sizes = {"img_size": img_size, **sizes}
+    if sizes.get("img_size", known.img_size) != known.img_size:
+        sizes = {"made_for": known.img_size, **sizes}
     try:
         return replace(known, **sizes)
     except TypeError:

@@ -58,13 +58,13 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, config: VimConfig) -> None:
         super().__init__()
-        size = config.patch_size
+        size, step = config.patch_size, config.step
         self.proj: nn.Conv2d | nn.Conv3d
         if config.frames:
-            kernel = (config.tubelet, size, size)
-            self.proj = nn.Conv3d(config.in_chans, config.embed_dim, kernel_size=kernel, stride=kernel)
+            kernel, stride = (config.tubelet, size, size), (config.tubelet, step, step)
+            self.proj = nn.Conv3d(config.in_chans, config.embed_dim, kernel_size=kernel, stride=stride)
         else:
-            self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=size, stride=size)
+            self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=size, stride=step)
 
     def forward(self, images: Tensor) -> Tensor:
         """Project every patch with the same linear map."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint, find
-from rmeeto_bench.checkpoints.fit import check_state
+from rmeeto_bench.checkpoints.fit import fitted
 from rmeeto_bench.checkpoints.hub import resolve
 from rmeeto_bench.checkpoints.origin import origin_of
 from rmeeto_bench.checkpoints.reader import read_checkpoint
@@ -15,7 +15,7 @@ from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.pruned import PrunedVim
-from rmeeto_bench.models.sizes import DeitConfig, Sizes, VimConfig, config
+from rmeeto_bench.models.sizes import DeitConfig, Sizes, VimConfig, config, without_size
 from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.reduction.config import Pruning, ReductionConfig
 
@@ -71,10 +71,10 @@ def create_model(
     state = loaded.state_dict
     if isinstance(sized, VimConfig) and sized.frames:  # an image model's weights are inflated for a model of clips
         state = videomamba.fitted(state, sized)
-    check_state(state, model, path)
+    state, notes = fitted(state, model, path)
     model.load_state_dict(state)
     told = [] if chosen.r == 0 or pruning is not None else origin.differences(path.name, [chosen])
-    for note in (*loaded.provenance.notes, *told):
+    for note in (*loaded.provenance.notes, *notes, *told):
         warnings.warn(note, stacklevel=2)
     return model.eval()
 
@@ -83,7 +83,7 @@ def _file(name: str, checkpoint: str | Path, r: int) -> Path:
     """The file behind a path, a public name or `bundled`."""
     if checkpoint != "bundled":
         return resolve(checkpoint)
-    path = bundled_checkpoint(name, r)
+    path = bundled_checkpoint(without_size(name)[0], r)
     if path is None:
         raise UsageError(f"no bundled checkpoint for {name} at r = {r}; only vim_nano ships with weights")
     return path

@@ -17,6 +17,7 @@ from rmeeto_bench import files
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.checkpoints.fit import check_state
 from rmeeto_bench.checkpoints.hub import resolve
+from rmeeto_bench.checkpoints.positions import resize_pos_embed
 from rmeeto_bench.checkpoints.reader import read_checkpoint
 from rmeeto_bench.checkpoints.trained import ways
 from rmeeto_bench.checkpoints.writer import save_checkpoint
@@ -26,7 +27,6 @@ from rmeeto_bench.errors import UsageError
 from rmeeto_bench.measure.devices.device import cpu_name
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
-from rmeeto_bench.models.positions import resize_pos_embed
 from rmeeto_bench.models.sizes import VimConfig, config
 from rmeeto_bench.models.zoo import create_model
 from rmeeto_bench.reduction.config import ReductionConfig
@@ -134,7 +134,7 @@ def _fitted(state: dict[str, Tensor], model: ReducedModel) -> tuple[dict[str, Te
     tokens = state.get("pos_embed")
     if tokens is not None and tokens.shape != wanted["pos_embed"].shape and tokens.shape[2:] == wanted["pos_embed"].shape[2:]:
         first = model.config.cls_position == 0
-        state = {**state, "pos_embed": resize_pos_embed(tokens.float(), model.config.num_patches, cls_first=first)}
+        state = {**state, "pos_embed": resize_pos_embed(tokens.float(), wanted["pos_embed"].shape[1] - 1, cls_first=first)}
     head = state.get("head.weight")
     if head is not None and head.shape[0] != model.config.num_classes and head.shape[1:] == wanted["head.weight"].shape[1:]:
         state = {**state, **{key: wanted[key] for key in ("head.weight", "head.bias")}}

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 import rmeeto_bench as rb
+from rmeeto_bench.checkpoints.positions import resize_pos_embed
 from rmeeto_bench.errors import CheckpointError, UsageError
 from rmeeto_bench.models import sizes, zoo
-from rmeeto_bench.models.positions import resize_pos_embed
 from rmeeto_bench.models.videomamba import inflate
 from rmeeto_bench.reduction.config import Ablation, ReductionConfig, VitOptions, tome
 

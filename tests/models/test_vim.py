@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import rmeeto_bench as rb
+from rmeeto_bench.checkpoints.positions import resize_pos_embed
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.models.positions import resize_pos_embed
 from rmeeto_bench.models.sizes import VIM
 from rmeeto_bench.models.vim import Vim, VimConfig
 from rmeeto_bench.reduction.config import ReductionConfig, upstream_exact

@@ -135,7 +135,7 @@ class _Files:
     def _read(self, path: Path, *, ema: bool) -> Any:
         import torch
 
-        from rmeeto_bench.checkpoints.fit import check_state
+        from rmeeto_bench.checkpoints.fit import fitted
         from rmeeto_bench.checkpoints.reader import read_checkpoint
         from rmeeto_bench.models.zoo import build
 
@@ -144,7 +144,8 @@ class _Files:
         sizes = {} if found.num_classes is None else {"num_classes": found.num_classes}
         with torch.device("meta"):
             model = build(config(self._model, **sizes), ReductionConfig())
-        check_state(checkpoint.state_dict, model, path)
+        _, notes = fitted(checkpoint.state_dict, model, path)
+        found = replace(found, notes=(*found.notes, *notes))
         self._first = self._first or found
         self._named = self._named or (found if found.class_names else None)
         if found.num_classes != self._first.num_classes:

@@ -9,6 +9,7 @@ from rmeeto_bench.bench.plan.plan import Cell
 from rmeeto_bench.checkpoints.catalogue import BUNDLED, PUBLIC, PublicCheckpoint, bundled_checkpoint, find, for_model
 from rmeeto_bench.checkpoints.hub import fetch, resolve
 from rmeeto_bench.errors import CheckpointError
+from rmeeto_bench.models.sizes import without_size
 
 ZOO = "zoo"  # --checkpoints zoo: the public file of each model and r
 ENDINGS = (".safetensors", ".pth", ".pt")
@@ -62,22 +63,24 @@ def choose(cell: Cell, checkpoints: str | None) -> Chosen:
 
     Raises `CheckpointError` if a folder has neither, or a name leads nowhere.
     """
+    name, _ = without_size(cell.model)  # weights of another image size than the model's own are its own, resized
     if checkpoints is None or checkpoints == "bundled":
-        baseline = bundled_checkpoint(cell.model, 0)
+        baseline = bundled_checkpoint(name, 0)
         if checkpoints == "bundled" and baseline is None:
             raise CheckpointError(f"no weights for {cell.model} ship with rmeeto-bench; give --checkpoints a folder or a file")
-        return Chosen(bundled_checkpoint(cell.model, cell.r) or baseline)
+        return Chosen(bundled_checkpoint(name, cell.r) or baseline)
     if checkpoints == "none":
         return Chosen(None)
     if checkpoints == ZOO:
-        entry = for_model(cell.model, cell.r)
+        entry = for_model(name, cell.r)
         if entry is None:
             known = ", ".join(dict.fromkeys(entry.model for entry in PUBLIC))
             raise CheckpointError(f"there is no public checkpoint of {cell.model}, only of {known}; give --checkpoints a file")
         return Chosen(fetch(entry), entry)
     if Path(checkpoints).is_dir():
         folder = Path(checkpoints)
-        found = _in_folder(folder, cell.model, cell.r) or _in_folder(folder, cell.model, 0)
+        places = [(own, r) for own in dict.fromkeys((cell.model, name)) for r in (cell.r, 0)]
+        found = next((file for own, r in places if (file := _in_folder(folder, own, r))), None)
         if found is None:
             expected = f"{cell.model}_r{cell.r}.safetensors"
             raise CheckpointError(f"{folder} has no {expected} (or .pth), nor one for r0 to fall back on; name the files so")

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--model", metavar="NAMES", help="with commas (default: vim_small on GPUs, the bundled vim_nano on a CPU)"
     )
+    what.add_argument("--img-size", metavar="LIST", help="every model at these image sizes in pixels, as in 224,384")
     amount = what.add_mutually_exclusive_group()
     amount.add_argument("--ratios", metavar="LIST", help="reduction ratios (default: 0,0.14,...,0.54, the paper's)")
     amount.add_argument("--r", metavar="LIST", help="tokens removed per merge instead, as in 0,5,11")
@@ -111,6 +112,20 @@ def _whole(text: str | None) -> int | None:
         raise UsageError(f"--batch-size is a whole number or `sweep`, not {text!r}") from None
 
 
+def _models(arguments: argparse.Namespace, gpus: str) -> tuple[str, ...]:
+    """The models as typed, at each of the image sizes as typed."""
+    from rmeeto_bench.errors import UsageError
+    from rmeeto_bench.models.sizes import at_sizes
+
+    models = tuple((arguments.model or ("vim_small" if _on_gpus(gpus) else "vim_nano")).split(","))
+    if arguments.img_size is None:
+        return models
+    words = arguments.img_size.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise UsageError(f"--img-size takes whole numbers of pixels, as in 224,384, not {arguments.img_size!r}")
+    return at_sizes(models, [int(word) for word in words])
+
+
 def _on_gpus(gpus: str) -> bool:
     """Whether a plan for these devices is for GPUs, real or simulated."""
     if gpus == "none" or gpus.startswith("sim"):
@@ -128,7 +143,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
     gpus = _spec(arguments.gpus, arguments.device)
     sweep = arguments.batch_size == "sweep"
     return BenchPlan(
-        models=tuple((arguments.model or ("vim_small" if _on_gpus(gpus) else "vim_nano")).split(",")),
+        models=_models(arguments, gpus),
         ratios=TABLE_12_RATIOS if arguments.ratios is None else parse_ratios(arguments.ratios),
         rs=None if arguments.r is None else parse_rs(arguments.r),
         gpus=gpus,
@@ -153,7 +168,13 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
     )
 
 
-PLANNED = {"model": ("models",), "ratios": ("ratios", "rs"), "r": ("ratios", "rs"), "no_graphs": ("graphs",)}
+PLANNED = {
+    "model": ("models",),
+    "img_size": ("models",),
+    "ratios": ("ratios", "rs"),
+    "r": ("ratios", "rs"),
+    "no_graphs": ("graphs",),
+}
 PLANNED |= {"device": ("gpus",), "batch_size": ("batch_size", "sweep")}  # flag -> fields of the plan, where names differ
 
 
