@@ -162,7 +162,7 @@ def test_a_truncated_file_is_always_a_checkpoint_error(tmp_path: Path, state: di
     [
         ({"depth": 2, "embed_dim": 32}, "width 16, this one has 32"),
         ({"depth": 2, "embed_dim": 16, "num_classes": 7}, "num_classes=10"),
-        ({"depth": 2, "embed_dim": 16, "img_size": 14}, "made for 197 tokens, the model has 50"),
+        ({"depth": 2, "embed_dim": 16, "patch_size": 4}, "made for 197 tokens, the model has 50"),
         ({"depth": 3, "embed_dim": 16}, "lacks layers.2"),
         ({"depth": 1, "embed_dim": 16}, "also holds layers.1"),
     ],

@@ -161,8 +161,9 @@ RUN = [
     Row("simulated once", f"{SIMULATED} --gpus v100 --quick --out s3", {"--gpus": lambda d: d.says("V100 .simulated.")}),
     Row(
         "dry run",
-        "--gpus none --rigorous --r 0 --dry-run --out nothing",
+        "--gpus none --model vim_nano,vim_tiny --img-size 224,448 --rigorous --r 0 --dry-run --out nothing",
         {
+            "--img-size": lambda d: d.says("vim_nano_224") and d.says("vim_tiny: ") and d.says("vim_tiny_448"),
             "--dry-run": lambda d: d.says("timing in all") and not (d.world.root / "nothing").exists(),
             "--rigorous": lambda d: d.says("12 sessions of 12 rounds"),
         },
