@@ -1,0 +1,294 @@
+"""Stand-in GPUs inside of torch: tensors that say they are on a GPU, and live in the host's memory.
+
+A tensor is marked when it is moved to a GPU or made there, and whatever is computed of it is marked. Marked and unmarked
+tensors do not meet in an operation, a marked one has no `numpy()`, and a graph is the list of operations of its capture, run
+again on the same memory: what a GPU would refuse or forget shows here, too. Kernels of Triton are launched in its interpreter
+once for each dtype; as that takes half a second a time, what they are tested against computes from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+CPU, KIND = torch.device("cpu"), "cuda"
+NAME, MEMORY, CAPABILITY, PROCESSORS = "NVIDIA H100 80GB HBM3", 80 * 2**30, (9, 0), 132
+MOST = int(os.environ.get("STAND_IN_MEMORY", 2**40))  # bytes of a tensor on the GPU above which there is no memory
+REAL_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
+MIXED = ("_has_compatible_shallow_copy_type", "copy_", "__set__", "to", "set_", "index_copy_", "_index_put_impl_")  # these may take tensors of two places
+
+
+def marked(value: object) -> bool:
+    """Whether this is a tensor on a GPU."""
+    return isinstance(value, Tensor) and getattr(value, "_on_gpu", False)
+
+
+def mark(value: Any, on: bool = True) -> Any:
+    """The value, its tensors on a GPU or not."""
+
+    def one(tensor: Tensor) -> Tensor:
+        if on and tensor.numel() * tensor.element_size() > MOST:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than the stand-in has")
+        tensor._on_gpu = on  # type: ignore[attr-defined]
+        return tensor
+
+    return tree_map_only(Tensor, one, value)
+
+
+def _is_gpu(device: object) -> bool:
+    return isinstance(device, str | torch.device) and torch.device(device).type == KIND
+
+
+def _wanted(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    """The device that a call names, or None."""
+    if "device" in kwargs:
+        return kwargs["device"]
+    if getattr(func, "__name__", "") == "to":
+        return next((word for word in args[1:] if isinstance(word, str | torch.device)), None)
+    return None
+
+
+def _on_host(value: Any) -> Any:
+    return CPU if _is_gpu(value) else value
+
+
+class StandIn(TorchFunctionMode):
+    """Answers for the devices of tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        owner = getattr(func, "__self__", None)
+        if name == "__get__" and owner is Tensor.is_cuda:
+            return marked(args[0])
+        if name == "__get__" and owner is Tensor.device:
+            return torch.device(KIND, 0) if marked(args[0]) else func(*args, **kwargs)
+        if name == "get_device":
+            return 0 if marked(args[0]) else -1
+        if name == "numpy" and marked(args[0]):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor first.")
+        tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        places = {marked(tensor) for tensor in tensors if tensor.dim() > 0 and not tensor.is_meta}
+        if len(places) > 1 and name not in MIXED:
+            raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu in {name}")
+        device = _wanted(func, args, kwargs)
+        if name in ("cuda", "cpu"):
+            moved = args[0].detach().clone() if name == "cpu" and not args[0].requires_grad else args[0].clone()
+            return mark(moved, name == "cuda")
+        if _is_gpu(device):
+            args = tuple(_on_host(value) for value in args)
+            kwargs = {key: _on_host(value) for key, value in kwargs.items()}
+        if name == "pin_memory":
+            return args[0]
+        if name == "to" and device is not None and _is_gpu(device) != marked(args[0]):
+            kwargs["copy"] = True  # another memory
+        out = func(*args, **kwargs)
+        if name == "__set__" and len(args) == 2 and isinstance(args[1], Tensor) and owner is Tensor.data:
+            mark(args[0], marked(args[1]))
+            return out
+        if device is not None:
+            return mark(out, _is_gpu(device))
+        if name.endswith("_") and not name.endswith("__") and tensors:
+            return out  # in place: where it was
+        return mark(out) if True in places or any(map(marked, tensors)) else out
+
+
+MODE = StandIn()
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down the operations of a capture."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        out = func(*args, **(kwargs or {}))
+        self.graph.steps.append((func, args, kwargs or {}, out))
+        return out
+
+
+class Graph:
+    """A CUDA graph: operations on fixed memory."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Any, Any, Any, Any]] = []
+
+    @torch.inference_mode()
+    def replay(self) -> None:
+        """Every operation again, its results into the memory that they had in the capture."""
+        with torch._C.DisableTorchFunction():
+            for func, args, kwargs, old in self.steps:
+                new = func(*args, **kwargs)
+                for before, after in zip(tree_flatten(old)[0], tree_flatten(new)[0]):
+                    if isinstance(before, Tensor) and before.data_ptr() != after.data_ptr():
+                        before.copy_(after)
+
+
+@contextlib.contextmanager
+def capture(graph: Graph, **_: Any) -> Iterator[None]:
+    """As `torch.cuda.graph`."""
+    with Recorder(graph):
+        yield
+
+
+class Event:
+    """A moment on the stream, which is the host's clock."""
+
+    def __init__(self, **_: Any) -> None:
+        self.moment = 0.0
+
+    def record(self, *_: Any) -> None:
+        """Now."""
+        self.moment = time.perf_counter()
+
+    def elapsed_time(self, later: Event) -> float:
+        """Milliseconds."""
+        return 1000 * (later.moment - self.moment)
+
+    def synchronize(self) -> None:
+        """Nothing is queued."""
+
+    def query(self) -> bool:
+        """All is done."""
+        return True
+
+
+class Stream:
+    """Everything happens at once."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.device = torch.device(KIND, 0)
+
+    def wait_stream(self, _: Stream) -> None:
+        """Nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """Nothing is queued."""
+
+
+def visible() -> list[str]:
+    """UUIDs of the GPUs that this process may see."""
+    there = os.environ["STAND_IN_GPUS"].split(",")
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return there
+    words = [word for word in chosen.split(",") if word]
+    return [there[int(word)] if word.isdecimal() else word for word in words if word in there or word.isdecimal()]
+
+
+def properties(device: Any = 0) -> SimpleNamespace:
+    """Of one of the GPUs that this process sees."""
+    index = device.index or 0 if isinstance(device, torch.device) else int(device or 0)
+    major, minor = CAPABILITY
+    return SimpleNamespace(
+        name=NAME, total_memory=MEMORY, uuid=visible()[index].removeprefix("GPU-"), major=major, minor=minor,
+        multi_processor_count=PROCESSORS, warp_size=32, L2_cache_size=50 * 2**20, regs_per_multiprocessor=65536,
+        max_threads_per_multi_processor=2048, shared_memory_per_multiprocessor=233472,
+    )  # fmt: skip
+
+
+def _nothing(*_: Any, **__: Any) -> Any:
+    return contextlib.nullcontext()
+
+
+def _known(name: str, args: tuple[Any, ...]) -> Any:
+    """What the operation of this name gives, by the kernels for CPUs."""
+    from rmeeto_bench.kernels.add_norm import native as add_norm
+    from rmeeto_bench.kernels.arguments import ScanArguments
+    from rmeeto_bench.kernels.causal_conv1d import native as conv
+    from rmeeto_bench.kernels.merge import native as merge
+    from rmeeto_bench.kernels.merge.plan import MergePlan
+    from rmeeto_bench.kernels.selective_scan import native as scan
+
+    if name == "selective_scan":
+        u, dt, A, BC, D, z, dt_bias, scale = args
+        return scan.selective_scan(ScanArguments(u, dt, A, *BC.chunk(2, dim=-1), D, z, dt_bias, scale))
+    if name == "causal_conv1d":
+        return conv.causal_conv1d(*args)
+    if name == "add_norm":
+        return add_norm.add_norm(*args)
+    if name == "match":
+        plan = merge.match(*args)
+        return plan.survivors.clone(), plan.merged.clone(), plan.slots.clone()  # memory of their own
+    hidden, residual, size, survivors, merged, slots, weight, eps = args
+    return merge.merge_add_norm((hidden, residual), size, MergePlan(survivors, merged, slots, 0), weight, eps)
+
+
+KNOWN = ("selective_scan", "causal_conv1d", "add_norm", "match", "merge_add_norm")
+LAUNCHED: set[tuple[str, torch.dtype]] = set()
+
+
+def _with_mode(real: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.library.custom_op` whose Python body sees the stand-in: inside of an operation torch has modes switched off."""
+
+    def custom_op(name: str, **options: Any) -> Callable[..., Any]:
+        own = name.removeprefix("rmeeto_bench::")
+
+        def decorate(body: Callable[..., Any]) -> Any:
+            @functools.wraps(body)
+            def seen(*args: Any) -> Any:
+                if own in KNOWN and (own, args[0].dtype) in LAUNCHED:
+                    return _known(own, args)
+                LAUNCHED.add((own, args[0].dtype))
+                with MODE:
+                    return body(*mark(args))
+
+            return real(name, **options)(seen)
+
+        return decorate
+
+    return custom_op
+
+
+def install() -> None:
+    """Put the GPUs into torch."""
+    answers: dict[str, Any] = {
+        "is_available": lambda: bool(visible()),
+        "is_initialized": lambda: True,
+        "is_bf16_supported": lambda *_: True,
+        "device_count": lambda: len(visible()),
+        "current_device": lambda: 0,
+        "set_device": lambda _: None,
+        "get_device_name": lambda *_: NAME,
+        "get_device_capability": lambda *_: CAPABILITY,
+        "get_device_properties": properties,
+        "synchronize": lambda *_: None,
+        "memory_allocated": lambda *_: 2**30,
+        "max_memory_allocated": lambda *_: 3 * 2**29,
+        "memory_reserved": lambda *_: 2**31,
+        "reset_peak_memory_stats": lambda *_: None,
+        "empty_cache": lambda: None,
+        "current_stream": Stream,
+        "graph_pool_handle": lambda: (0, 0),
+        "mem_get_info": lambda *_: (MEMORY, MEMORY),
+        "manual_seed_all": lambda _: None,
+        "get_rng_state_all": list,
+        "set_rng_state_all": lambda _: None,
+        "device": _nothing,
+        "stream": _nothing,
+        "Stream": Stream,
+        "Event": Event,
+        "CUDAGraph": Graph,
+        "graph": capture,
+    }
+    for name, answer in answers.items():
+        setattr(torch.cuda, name, answer)
+    for check in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):  # it asks the driver
+        setattr(torch.optim.Optimizer, check, lambda _: None)
+    torch.library.custom_op = _with_mode(torch.library.custom_op)  # type: ignore[assignment]
+    MODE.__enter__()
