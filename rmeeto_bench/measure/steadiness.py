@@ -13,15 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS
-
 Floats = NDArray[np.float64]
 Session = Mapping[str, ArrayLike]  # seconds per image of each arm, round by round
 
 FALSE_ALARMS = 0.005  # of each test in a run of clean noise, over all arms
-FELT = 2 / 3  # share of a slow-down of the machine by which it may change a ratio: the share where 4 % meets 2 %
-RAMP_P = 0.02  # p-value of a straight line through the levels of the sessions; the size of the ramp must count, too
-LEAST_RAMP = 0.0075  # change of the machine's speed over a run, as a share, that slow noise reaches by itself
 CLEAR = 3.0  # the machine's level must vary this many times as much as a ratio where both come from the same blocks
 KELVIN = 3.0  # sessions whose temperatures differ by more are not one state of the device
 RISE = 1.5  # kelvin from the first to the last third of a session's blocks, on average over the sessions
@@ -83,27 +78,10 @@ def _p_follows(ratios: Sequence[Floats], logs: Sequence[Mapping[str, Floats]], o
     return _p_correlation([(_ranks(ratio), _ranks(level)) for ratio, level in zip(ratios, levels, strict=True)])
 
 
-def machine_ramp(logs: Sequence[Mapping[str, Floats]], least: float = 0.0) -> float:
-    """By how much the machine's speed changed from the first session to the last, as a log; 0 below `least`, or where no
-    straight line shows."""
-    levels = np.array([np.mean([np.median(rounds) for rounds in session.values()]) for session in logs])
-    if len(levels) <= ENOUGH_SESSIONS:
-        return 0.0
-    places = np.arange(len(levels)) - (len(levels) - 1) / 2
-    slope = float(places @ levels / (places @ places))
-    ramp = slope * (len(levels) - 1)
-    if ramp == 0 or abs(ramp) < least:
-        return 0.0
-    rest = float(((levels - levels.mean() - slope * places) ** 2).sum() / (len(levels) - 2))
-    t = abs(slope) / np.sqrt(max(rest, 1e-30) / (places @ places))
-    return ramp if 2 * special.stdtr(len(levels) - 2, -t) < RAMP_P else 0.0
-
-
-def unsteady(sessions: Sequence[Session], baseline: str, arm: str, half_width: float) -> str | None:
+def unsteady(sessions: Sequence[Session], baseline: str, arm: str) -> str | None:
     """How an arm's speed-up moved in a way that its interval does not cover, or None.
 
-    sessions: all arms of the run, so that the arms share the allowed false alarms · half_width: of the printed interval,
-    as a share of the value.
+    sessions: all arms of the run, so that the arms share the allowed false alarms.
     """
     logs = [{name: np.log(np.asarray(rounds, float)) for name, rounds in session.items()} for session in sessions]
     logs = [session for session in logs if len(session[baseline]) >= FEWEST_ROUNDS]
@@ -118,9 +96,6 @@ def unsteady(sessions: Sequence[Session], baseline: str, arm: str, half_width: f
         return "the speed-up jumped within the processes"
     if _p_follows(ratios, logs, (baseline, arm)) < allowed:
         return "the speed-up changed with the speed of the machine"
-    ramp = machine_ramp(logs, max(half_width / FELT, LEAST_RAMP))
-    if ramp:
-        return f"the machine {'slowed down' if ramp > 0 else 'sped up'} by {100 * abs(ramp):.1f} % over the processes"
     return None
 
 

@@ -240,7 +240,7 @@ def _printed(arm: Arm, baseline: str, times: Sequence[Mapping[str, list[float]]]
     for block in blocks:
         if not block.rejected_reason and "temperature_c" in block.telemetry:
             heat.setdefault(block.session, []).append(block.telemetry["temperature_c"])
-    return Printed(arm.sessions, width, unsteady(times, baseline, arm.arm, width) or still_warming(list(heat.values())))
+    return Printed(arm.sessions, width, unsteady(times, baseline, arm.arm) or still_warming(list(heat.values())))
 
 
 def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None, printed: Printed) -> Arm:
