@@ -44,10 +44,12 @@ def judged_runs(noise: Noise, shape: Shape, runs: int, seed: int, protocol: Prot
     found = []
     arm = f"arm{shape.arms - 1}"
     for run in times(noise, shape, runs, seed):
-        estimate = run_speedup([session["arm0"] for session in run], [session[arm] for session in run])
+        first = [session["arm0"] for session in run]
+        speedups = {name: run_speedup(first, [session[name] for session in run]) for name in run[0] if name != "arm0"}
+        estimate, middle = speedups[arm], float(np.median([half_width(other) for other in speedups.values()]))
         width = half_width(estimate)
         reason = unsteady(run, "arm0", arm)
-        verdict = judge_run([FINE] * shape.sessions, protocol, Printed(shape.sessions, width, reason))
+        verdict = judge_run([FINE] * shape.sessions, protocol, Printed(shape.sessions, width, middle, reason))
         covers = estimate.low is not None and estimate.high is not None and estimate.low <= 1 <= estimate.high
         found.append(Judged(estimate.value, covers, width, verdict))
     return found
@@ -96,7 +98,7 @@ def heated_run(how: Heated, seed: int, protocol: Protocol = DEFAULT) -> Judged:
     estimate = run_speedup([session[names[0]] for session in rounds], [session[fastest] for session in rounds])
     width = half_width(estimate)
     reason = unsteady(rounds, names[0], fastest) or still_warming(degrees)
-    verdict = judge_run(results, protocol, Printed(len(rounds), width, reason))
+    verdict = judge_run(results, protocol, Printed(len(rounds), width, unsteady=reason))
     covers = estimate.low is not None and estimate.high is not None and estimate.low <= truth <= estimate.high
     return Judged(estimate.value / truth, covers, width, verdict)
 

@@ -68,6 +68,13 @@ def test_clean_noise_raises_no_alarm(arms: int) -> None:
     assert alarms <= 0.02 + 3 * share_error(0.02, len(runs))
 
 
+def test_where_processes_differ_by_as_much_as_is_asked_for_hardly_a_row_is_valid() -> None:
+    """Six processes cannot tell 1 % there: any interval so narrow covers 0.92 at best. With the arm alone it is one in five."""
+    runs = judged_runs(Noise(process_sd=0.01), Shape(), 150, SEED + 40)
+    assert np.mean([run.verdict == "VALID" for run in runs]) <= 0.1
+    assert np.mean([run.half_width <= DEFAULT.target for run in runs]) > 0.1
+
+
 @pytest.mark.parametrize("sessions", [1, 2])
 def test_fewer_than_three_processes_are_never_valid(sessions: int) -> None:
     runs = judged_runs(Noise(process_sd=0.004), Shape(sessions=sessions, rounds=40, arms=2), 40, SEED + 30)
