@@ -55,8 +55,13 @@ FIRST_BLIND, LATER_BLIND = (
 
 
 def blind_seconds(protocol: Protocol, session: int) -> float:
-    """Least seconds of the warm-up of a run's process, counted from 0, on a device that tells no temperature."""
-    return 0.0 if protocol.name == QUICK.name else FIRST_BLIND if session == 0 else LATER_BLIND
+    """Least seconds of the warm-up of a run's process, counted from 0, on a device that tells no temperature.
+
+    What one process measures is EXPLORATORY anyhow, and `--sustained` is long enough to show heat.
+    """
+    if protocol.name in (QUICK.name, SUSTAINED.name):
+        return 0.0
+    return FIRST_BLIND if session == 0 else LATER_BLIND
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rmeeto_bench.measure.steadiness import still_warming, unsteady
-from rmeeto_bench.measure.warmup import heat_holds
+from rmeeto_bench.measure.warmup import heat_holds, relation_holds
 
 ROUNDS = 8
 
@@ -62,6 +62,17 @@ def test_a_device_that_still_warms_is_not_at_one_temperature() -> None:
     assert still_warming([np.linspace(66, 69, 16)] * 2) == "the temperature rose by 2.2 K within the processes"
     assert still_warming([[70.0] * 3]) is None
     assert still_warming([]) is None
+
+
+def test_arms_that_move_apart_show_heat_and_a_machine_that_slows_down_does_not() -> None:
+    generator = np.random.default_rng(3)
+    moments = [float(t) for t in range(1, 241)]
+    cooling = 0.04 * np.exp(-np.array(moments) / 600)
+    noise = generator.normal(0, 0.002, (240, 3))
+    assert relation_holds(moments, (noise - cooling[:, None]).tolist(), 240.0)
+    assert not relation_holds(moments, (noise - np.outer(cooling, [1.0, 1.0, 0.5])).tolist(), 240.0)
+    assert relation_holds(moments, noise[:, :1].tolist(), 240.0)  # one arm has no relation
+    assert not relation_holds(moments[:3], noise[:3].tolist(), 240.0)  # too few to tell
 
 
 def heated(kelvin: float, constant: float, until: int) -> tuple[list[float], list[dict[str, float]]]:
