@@ -1,4 +1,4 @@
-"""What changes the same way in every process: heat, jumps, moods. Clean noise raises no alarm."""
+"""What changes the same way in every process: heat, trends and jumps. What comes and goes raises no alarm."""
 
 from __future__ import annotations
 
@@ -28,27 +28,15 @@ RAMP = np.linspace(0, 0.02, ROUNDS)
 MOOD = 0.2 * (np.arange(6 * ROUNDS).reshape(6, ROUNDS) * 7 % 5 < 2)  # comes and goes within the processes
 
 
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        (RAMP, "the speed-up drifted within the processes"),
-        (0.02 * (np.arange(ROUNDS) >= 5), "the speed-up"),
-        (MOOD, "the speed-up changed with the speed of the machine"),
-    ],
-)
-def test_what_an_arm_feels_differently_is_seen_and_what_all_feel_alike_is_not(change: np.ndarray, found: str) -> None:
-    reason = unsteady(sessions(change, felt=0.5), "a", "b")
-    assert reason is not None
-    assert reason.startswith(found)
+@pytest.mark.parametrize("change", [RAMP, 0.02 * (np.arange(ROUNDS) >= 5)])
+def test_what_an_arm_feels_differently_is_seen_and_what_all_feel_alike_is_not(change: np.ndarray) -> None:
+    assert unsteady(sessions(change, felt=0.5), "a", "b") == "the speed-up drifted within the processes"
     assert unsteady(sessions(change), "a", "b") is None
     assert unsteady(sessions(change, felt=0.5), "a", "a") is None  # the baseline itself
 
 
-def test_two_arms_of_unequal_noise_are_not_taken_for_a_mood() -> None:
-    """The level is then made of the same blocks as the ratio, and a noisier arm relates them."""
-    generator = np.random.default_rng(5)
-    noisy = [{"a": np.exp(generator.normal(0, 0.01, 8)), "b": np.exp(generator.normal(0, 0.001, 8))} for _ in range(6)]
-    assert unsteady(noisy, "a", "b") is None
+def test_what_comes_and_goes_is_left_to_the_interval() -> None:
+    assert unsteady(sessions(MOOD, felt=0.9), "a", "b") is None
 
 
 def test_too_few_rounds_show_nothing() -> None:
