@@ -48,10 +48,8 @@ DEFAULT = Protocol("default", 1.0, 2, 8, 8, 10.0, 300.0, 180.0, 8, target=0.01, 
 RIGOROUS = Protocol("rigorous", 1.0, 8, 12, 12, 10.0, 300.0, 1800.0, 30, target=0.005, sessions=12, max_rejected=30)
 SUSTAINED = Protocol("sustained", 10.0, 8, 60, 60, 60.0, 300.0, 4 * 3600.0, 70)
 PRESETS = {protocol.name: protocol for protocol in (QUICK, DEFAULT, RIGOROUS, SUSTAINED)}
-FIRST_BLIND, LATER_BLIND = (
-    240.0,
-    45.0,
-)  # seconds of work that let slow heat show or pass, and that undo the pause before a process
+FIRST_BLIND = 240.0  # seconds of work in which slow heat shows or passes
+LATER_BLIND = 45.0  # seconds of work that undo the pause before a process
 
 
 def blind_seconds(protocol: Protocol, session: int) -> float:

@@ -15,7 +15,7 @@ from scipy import special
 Floats = NDArray[np.float64]
 Session = Mapping[str, ArrayLike]  # seconds per image of each arm, round by round
 
-FALSE_ALARMS = 0.015  # in a run of clean noise, over all arms
+FALSE_ALARMS = 0.01  # in a run of clean noise, over all arms
 KELVIN = 3.0  # sessions whose temperatures differ by more are not one state of the device
 RISE = 1.5  # kelvin from the first to the last third of a session's blocks, on average over the sessions
 FEWEST_ROUNDS = 6  # fewer rounds of a session show no trend

@@ -92,7 +92,8 @@ def relation_holds(moments: Sequence[float], logs: Sequence[Sequence[float]], wi
 
     moments: the end of each cycle · logs: of the seconds of each arm, the baseline first, by cycle. What all arms feel cancels.
     """
-    last = np.array([row for moment, row in zip(moments, logs, strict=True) if moment > moments[-1] - window])
+    recent = sum(moment > moments[-1] - window for moment in moments)
+    last = np.array(logs[-max(CYCLES, recent) :])  # [cycles, arms]
     if last.shape[1] < 2 or len(last) < CYCLES:
         return last.shape[1] < 2
     ratios = last[:, :1] - last[:, 1:]  # [cycles, arms - 1]

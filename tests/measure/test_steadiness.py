@@ -61,6 +61,7 @@ def test_arms_that_move_apart_show_heat_and_a_machine_that_slows_down_does_not()
     assert not relation_holds(moments, (noise - np.outer(cooling, [1.0, 1.0, 0.5])).tolist(), 240.0)
     assert relation_holds(moments, noise[:, :1].tolist(), 240.0)  # one arm has no relation
     assert not relation_holds(moments[:3], noise[:3].tolist(), 240.0)  # too few to tell
+    assert relation_holds(moments[:9], noise[:9].tolist(), 2.0)  # slow arms: five cycles, however long they take
 
 
 def heated(kelvin: float, constant: float, until: int) -> tuple[list[float], list[dict[str, float]]]:
