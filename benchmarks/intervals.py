@@ -168,6 +168,9 @@ def table_of_heat() -> None:
         blind = Heated(thermometer=False, arms=arms)
         cases |= {f"{c:.0f} s, no temperature, {arms} arms": replace(blind, constant=c) for c in CONSTANTS}
         cases[f"600 s, no temperature, {arms} arms, blocks scatter by 1 %"] = replace(blind, constant=600.0, block_sd=0.01)
+    for minutes in (10, 30):
+        name = f"600 s, no temperature, 2 arms, after {minutes} minutes of the same work"
+        cases[name] = Heated(600.0, thermometer=False, worked=60.0 * minutes)
     for name, how in cases.items():
         print(_row(name, [heated_run(how, SEED + seed) for seed in range(300)]), flush=True)
     print(
@@ -175,8 +178,8 @@ def table_of_heat() -> None:
     )
     for block, machine, process in ((0.05, 0.05, 0.05), (0.2, 2, 0.4), (1, 0.4, 0.4), (10, 0.4, 1)):
         for arms in (2, 6):
-            noise = (block / 100, machine / 100, process / 100)
-            how = Heated(arms=arms, thermometer=False, block_sd=noise[0], machine_sd=noise[1], process_sd=noise[2])
+            noise = {"block_sd": block / 100, "machine_sd": machine / 100, "process_sd": process / 100}
+            how = Heated(arms=arms, thermometer=False, **noise)
             alarms = [heated_run(how, SEED + seed).verdict == "NOT_STEADY" for seed in range(400)]
             print(f"| {block:g}, {machine:g}, {process:g} | {arms} | {_share(alarms)} |", flush=True)
 

@@ -22,7 +22,7 @@ INVALID = {
     "INTERRUPTED": "stopped early; run again for the missing rounds",
     "ALLOCATOR_GREW": "memory was allocated while timing; free memory on the device or choose a smaller --batch-size",
     "GAP": "device time and wall time disagree by more than 2 %; stop other programs on the host, then run again",
-    "NOT_STEADY": "no interval covers that; close other programs, let the device do this work for ten minutes, then run again",
+    "NOT_STEADY": "no interval covers that; close other programs, let the device do this work for half an hour, then run again",
     "PRECISION_NOT_REACHED": "the printed interval of this speed-up, or of half of the arms, is wider than asked for; let the "
     "machine idle, or use --rigorous",
 }
