@@ -63,14 +63,14 @@ def test_the_printed_interval_covers(noise: Noise, protocol: Protocol, arms: int
 
 @pytest.mark.parametrize("arms", [2, 6])
 def test_clean_noise_raises_no_alarm(arms: int) -> None:
-    runs = judged_runs(Noise(process_sd=0.002), Shape(arms=arms), 400, SEED + 20 + arms)
+    runs = judged_runs(Noise(process_sd=0.002), Shape(arms=arms), 300, SEED + 20 + arms)
     alarms = float(np.mean([run.verdict == "NOT_STEADY" for run in runs]))
     assert alarms <= 0.02 + 3 * share_error(0.02, len(runs))
 
 
 def test_where_processes_differ_by_as_much_as_is_asked_for_hardly_a_row_is_valid() -> None:
     """Six processes cannot tell 1 % there: any interval so narrow covers 0.92 at best. With the arm alone it is one in five."""
-    runs = judged_runs(Noise(process_sd=0.01), Shape(), 150, SEED + 40)
+    runs = judged_runs(Noise(process_sd=0.01), Shape(), 100, SEED + 40)
     assert np.mean([run.verdict == "VALID" for run in runs]) <= 0.1
     assert np.mean([run.half_width <= DEFAULT.target for run in runs]) > 0.1
 
@@ -95,7 +95,7 @@ HEAT = [
 
 @pytest.mark.parametrize(("how", "rare"), HEAT)
 def test_heat_is_warmed_away_or_called_unsteady_with_a_thermometer_and_without(how: Heated, rare: bool) -> None:
-    runs = [heated_run(how, SEED + seed) for seed in range(8 if how.thermometer else 20)]
+    runs = [heated_run(how, SEED + seed) for seed in range(8 if how.thermometer else 16)]
     valid = [run for run in runs if run.verdict == "VALID"]
     if rare:
         assert len(valid) <= 0.1 * len(runs)
