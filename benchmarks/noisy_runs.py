@@ -1,7 +1,7 @@
-"""Made runs whose truth is known: log seconds of arms under process effects, wandering, heat and moods, many runs at once.
+"""Made runs whose truth is known: log seconds of arms under process effects, wandering and moods, many runs at once.
 
-The truth is what a reader wants to know: the arms on a machine that has done this work for a long time, on average over
-processes. Nothing here knows how a run is analysed; `intervals.py` and the tests do that with the tool's own functions.
+The truth is what a reader wants to know: the arms on average over processes. Heat is the simulated device's (`intervals.py`).
+Nothing here knows how a run is analysed; `intervals.py` and the tests do that with the tool's own functions.
 """
 
 from __future__ import annotations
@@ -27,10 +27,6 @@ class Noise:
     process_sd: float = 0.0  # between processes, of each arm by itself
     outliers: float = 0.0  # share of blocks that are slower by 5 %
     drift: float = 0.0  # slow-down of all arms alike over a session
-    heat: float = 0.0  # slow-down of the baseline on a hot machine
-    heat_felt: float = 0.5  # share of it that the fastest arm feels; those between feel a share between
-    heat_seconds: float = 90.0  # time constant of warming
-    cold_start: bool = False  # each session finds the machine cold; else it cools only while a process starts
     mood: float = 0.0  # slow-down of the machine in its bad mood
     mood_felt: float = 0.9  # share of it that every arm but the baseline feels
     mood_blocks: int = 0  # a mood lasts this many blocks; 0: as long as the process
@@ -43,27 +39,6 @@ class Shape:
     sessions: int = 6  # fresh processes
     rounds: int = 8  # of each session
     arms: int = 6  # the first is the baseline, the last the fastest
-    block_seconds: float = 1.0  # of one block
-    start_seconds: float = 9.0  # to start a process, with an idle machine
-    first_warmup: float = 10.0  # seconds of work before the rounds of the first session
-    warmup: float = 10.0  # and of each later one
-
-
-def _felt(count: int, share: float) -> Floats:
-    """Share of the heat that each arm feels, from the baseline's 1 down to the fastest arm's."""
-    return np.linspace(1.0, share, count)
-
-
-def _heat(noise: Noise, shape: Shape, moments: Floats) -> Floats:
-    """How warm the machine is (0 to 1) at `moments` [sessions, blocks], seconds into the rounds of each session."""
-    warm = 0.0
-    found = np.empty_like(moments)
-    for session in range(shape.sessions):
-        warm = 0.0 if noise.cold_start else warm * np.exp(-shape.start_seconds / noise.heat_seconds)
-        cold = (1 - warm) * np.exp(-(shape.first_warmup if session == 0 else shape.warmup) / noise.heat_seconds)
-        found[session] = 1 - cold * np.exp(-moments[session] / noise.heat_seconds)
-        warm = found[session, -1]
-    return found
 
 
 def _moods(noise: Noise, shape: Shape, runs: int, random: np.random.Generator) -> Floats:
@@ -77,7 +52,7 @@ def _moods(noise: Noise, shape: Shape, runs: int, random: np.random.Generator) -
 
 
 def logs(noise: Noise, shape: Shape, runs: int, seed: int) -> Floats:
-    """Log seconds beyond each arm's true cost on a hot machine in an average mood: [runs, sessions, rounds, arms]."""
+    """Log seconds beyond each arm's true cost in an average mood: [runs, sessions, rounds, arms]."""
     random = np.random.default_rng(seed)
     size = (runs, shape.sessions, shape.rounds, shape.arms)
     blocks = shape.rounds * shape.arms
@@ -95,10 +70,6 @@ def logs(noise: Noise, shape: Shape, runs: int, seed: int) -> Floats:
     found = at(machine) + random.normal(0, noise.block_sd, size)
     found += random.normal(0, noise.process_sd, (*size[:2], 1, shape.arms))
     found += np.log(1.05) * (random.random(size) < noise.outliers)
-    if noise.heat:
-        moments = np.tile(np.arange(blocks) * shape.block_seconds, (shape.sessions, 1))
-        missing = at(np.broadcast_to(_heat(noise, shape, moments) - 1, machine.shape))
-        found += noise.heat * _felt(shape.arms, noise.heat_felt) * missing
     if noise.mood:
         felt = np.where(np.arange(shape.arms) == 0, 1.0, noise.mood_felt)
         found += np.log1p(noise.mood) * felt * (at(_moods(noise, shape, runs, random)) - 0.5)

@@ -35,6 +35,7 @@ class Protocol:
     sessions: int = 1  # fresh processes of a run
     max_rejected: int = 20  # dropped rounds of a session
     reject: tuple[str, ...] = (THROTTLED, CONTENDED)
+    blind_seconds: float = 0.0  # least seconds of a warm-up where nothing tells the temperature
 
 
 CPU_TARGET = 0.02  # a processor shares caches, clocks and the machine: one percent is out of its reach
@@ -47,6 +48,18 @@ DEFAULT = Protocol("default", 1.0, 2, 8, 8, 10.0, 300.0, 180.0, 8, target=0.01, 
 RIGOROUS = Protocol("rigorous", 1.0, 8, 12, 12, 10.0, 300.0, 1800.0, 30, target=0.005, sessions=12, max_rejected=30)
 SUSTAINED = Protocol("sustained", 10.0, 8, 60, 60, 60.0, 300.0, 4 * 3600.0, 70)
 PRESETS = {protocol.name: protocol for protocol in (QUICK, DEFAULT, RIGOROUS, SUSTAINED)}
+FIRST_BLIND = 240.0  # seconds of work in which slow heat shows or passes
+LATER_BLIND = 45.0  # seconds of work that undo the pause before a process
+
+
+def blind_seconds(protocol: Protocol, session: int) -> float:
+    """Least seconds of the warm-up of a run's process, counted from 0, on a device that tells no temperature.
+
+    What one process measures is EXPLORATORY anyhow, and `--sustained` is long enough to show heat.
+    """
+    if protocol.name in (QUICK.name, SUSTAINED.name):
+        return 0.0
+    return FIRST_BLIND if session == 0 else LATER_BLIND
 
 
 @dataclass(frozen=True)

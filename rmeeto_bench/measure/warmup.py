@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from scipy import special
 
 from rmeeto_bench.measure.devices.telemetry import Telemetry
@@ -22,6 +23,9 @@ WARMING = 1 / 60  # kelvin per second: slow heat passes any shorter look
 WINDOW, COLD_WINDOW = 20.0, 60.0  # seconds over which the temperature must hold, on a warm device and on one that was cold
 COLD = 5.0  # kelvin that the temperature rose since the warm-up began, from which on the device was cold
 PATIENT = 60.0  # a preset whose warm-up may not last longer than this does not wait for the temperature
+BLIND_LIMIT = 5 / 3  # most of a warm-up where nothing tells the temperature, as a share of the least
+STRETCHES = 12  # a blind warm-up is cut into this many, so that noise that lasts some seconds is not taken for heat
+BLIND_P = 0.05  # p-value of a slope of the arms' relation over them, over all arms; a false alarm only goes on for longer
 LEAST = 0.05  # seconds of one arm in a cycle, so that a timer's resolution does not matter
 DRIFT_P = 0.002  # p-value of a slope over the last half of the cycles that noise does not explain, in one process of several
 MARGIN = 1.03  # blocks are planned this much too long, so that noise leaves them long enough
@@ -83,14 +87,36 @@ def heat_holds(moments: Sequence[float], seen: Sequence[Mapping[str, Any]]) -> b
     return abs(slope) <= WARMING
 
 
+def relation_holds(moments: Sequence[float], logs: Sequence[Sequence[float]], window: float) -> bool:
+    """Whether the arms kept their relation over the last `window` seconds: where no thermometer tells, what else heat changes.
+
+    moments: the end of each cycle · logs: of the seconds of each arm, the baseline first, by cycle. What all arms feel cancels.
+    """
+    recent = sum(moment > moments[-1] - window for moment in moments)
+    last = np.array(logs[-max(CYCLES, recent) :])  # [cycles, arms]
+    if last.shape[1] < 2 or len(last) < CYCLES:
+        return last.shape[1] < 2
+    ratios = last[:, :1] - last[:, 1:]  # [cycles, arms - 1]
+    levels = np.array([part.mean(axis=0) for part in np.array_split(ratios, min(STRETCHES, len(ratios)))])
+    places = np.arange(len(levels)) - (len(levels) - 1) / 2
+    slopes = places @ levels / (places @ places)
+    rest = ((levels - levels.mean(axis=0) - np.outer(places, slopes)) ** 2).sum(axis=0) / (len(levels) - 2)
+    t = np.abs(slopes) / np.sqrt(np.maximum(rest, 1e-30) / (places @ places))
+    return float(2 * special.stdtr(len(levels) - 2, -t.max())) * len(t) > BLIND_P
+
+
 def warm_up(device: Device, arms: Sequence[TimedArm], protocol: Protocol, watch: Watch, telemetry: Telemetry) -> WarmUp:
-    """Run all arms in turn, a cycle being about one block's time, until warm and steady or until `warmup_limit`."""
+    """Run all arms in turn, a cycle being about one block's time, until warm and steady or until it may last no longer.
+
+    Where nothing tells the temperature it lasts `blind_seconds` at least, and the arms' relation must hold over these.
+    """
     start = device.clock()
     for arm in arms:
         device.time_block(arm.step, 2)  # lazy initialisation, autotuning, first allocations
     seconds = {arm.name: math.inf for arm in arms}
     share = max(LEAST, min(1.0, protocol.block_seconds) / len(arms))
     cycles: list[float] = []
+    logs: list[list[float]] = []
     moments: list[float] = []
     seen: list[dict[str, Any]] = []
     while True:
@@ -101,15 +127,22 @@ def warm_up(device: Device, arms: Sequence[TimedArm], protocol: Protocol, watch:
             seconds[arm.name] = device.time_block(arm.step, steps)[0] / steps
         seen.append(telemetry.after_block())
         cycles.append(sum(seconds.values()))
+        logs.append([math.log(max(value, 1e-12)) for value in seconds.values()])
         moments.append(device.clock())
         elapsed = moments[-1] - start
         watch.on_progress(RoundsProgress("warm-up", 0, protocol.max_rounds, math.inf))
+        blind = 0.0 if any("temperature_c" in s for s in seen[-CYCLES:]) else protocol.blind_seconds
+        late = elapsed >= protocol.warmup_limit
         holds = clocks_hold(seen) and (protocol.warmup_limit <= PATIENT or heat_holds(moments, seen))
-        settled = holds and level(cycles)
-        if (elapsed >= protocol.warmup_seconds and settled) or elapsed >= protocol.warmup_limit or watch.should_stop():
+        settled = holds and (level(cycles) or (late and not drifting(cycles)))
+        if elapsed >= max(protocol.warmup_seconds, blind):
+            settled = settled and (not blind or relation_holds(moments, logs, blind))
+            if settled or (late and elapsed >= BLIND_LIMIT * blind):
+                break
+        if watch.should_stop():
             break
     steps_of = {
         name: max(protocol.min_steps, math.ceil(MARGIN * protocol.block_seconds / value) if value > 0 else 1)
         for name, value in seconds.items()
     }
-    return WarmUp(steps_of, settled or (holds and not drifting(cycles)), len(cycles), elapsed)
+    return WarmUp(steps_of, settled, len(cycles), elapsed)

@@ -1,12 +1,12 @@
-"""What changes the same way in every process: heat, jumps, moods. Clean noise raises no alarm."""
+"""What changes the same way in every process: heat, trends and jumps. What comes and goes raises no alarm."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from rmeeto_bench.measure.steadiness import machine_ramp, still_warming, unsteady
-from rmeeto_bench.measure.warmup import heat_holds
+from rmeeto_bench.measure.steadiness import still_warming, unsteady
+from rmeeto_bench.measure.warmup import heat_holds, relation_holds
 
 ROUNDS = 8
 
@@ -28,42 +28,20 @@ RAMP = np.linspace(0, 0.02, ROUNDS)
 MOOD = 0.2 * (np.arange(6 * ROUNDS).reshape(6, ROUNDS) * 7 % 5 < 2)  # comes and goes within the processes
 
 
-@pytest.mark.parametrize(
-    ("change", "found"),
-    [
-        (RAMP, "the speed-up drifted within the processes"),
-        (0.02 * (np.arange(ROUNDS) >= 5), "the speed-up"),
-        (MOOD, "the speed-up changed with the speed of the machine"),
-    ],
-)
-def test_what_an_arm_feels_differently_is_seen_and_what_all_feel_alike_is_not(change: np.ndarray, found: str) -> None:
-    reason = unsteady(sessions(change, felt=0.5), "a", "b", 0.003)
-    assert reason is not None
-    assert reason.startswith(found)
-    assert unsteady(sessions(change), "a", "b", 0.003) is None
-    assert unsteady(sessions(change, felt=0.5), "a", "a", 0.003) is None  # the baseline itself
+@pytest.mark.parametrize("change", [RAMP, 0.02 * (np.arange(ROUNDS) >= 5)])
+def test_what_an_arm_feels_differently_is_seen_and_what_all_feel_alike_is_not(change: np.ndarray) -> None:
+    assert unsteady(sessions(change, felt=0.5), "a", "b") == "the speed-up drifted within the processes"
+    assert unsteady(sessions(change), "a", "b") is None
+    assert unsteady(sessions(change, felt=0.5), "a", "a") is None  # the baseline itself
 
 
-def test_a_machine_that_slows_down_from_process_to_process_counts_where_the_interval_is_narrower() -> None:
-    slower = sessions(0.004 * np.arange(6)[:, None])
-    assert machine_ramp([{name: np.log(rounds) for name, rounds in one.items()} for one in slower]) == pytest.approx(
-        0.02, abs=0.002
-    )
-    assert unsteady(slower, "a", "b", 0.01) == "the machine slowed down by 2.0 % over the processes"
-    assert unsteady(slower, "a", "b", 0.02) is None
-    assert unsteady(slower[:3], "a", "b", 0.001) is None  # a line through three points shows nothing
-
-
-def test_two_arms_of_unequal_noise_are_not_taken_for_a_mood() -> None:
-    """The level is then made of the same blocks as the ratio, and a noisier arm relates them."""
-    generator = np.random.default_rng(5)
-    noisy = [{"a": np.exp(generator.normal(0, 0.01, 8)), "b": np.exp(generator.normal(0, 0.001, 8))} for _ in range(6)]
-    assert unsteady(noisy, "a", "b", 0.01) is None
+def test_what_comes_and_goes_is_left_to_the_interval() -> None:
+    assert unsteady(sessions(MOOD, felt=0.9), "a", "b") is None
 
 
 def test_too_few_rounds_show_nothing() -> None:
     short = [{name: rounds[:5] for name, rounds in one.items()} for one in sessions(RAMP, felt=0.0)]
-    assert unsteady(short, "a", "b", 0.001) is None
+    assert unsteady(short, "a", "b") is None
 
 
 def test_a_device_that_still_warms_is_not_at_one_temperature() -> None:
@@ -72,6 +50,18 @@ def test_a_device_that_still_warms_is_not_at_one_temperature() -> None:
     assert still_warming([np.linspace(66, 69, 16)] * 2) == "the temperature rose by 2.2 K within the processes"
     assert still_warming([[70.0] * 3]) is None
     assert still_warming([]) is None
+
+
+def test_arms_that_move_apart_show_heat_and_a_machine_that_slows_down_does_not() -> None:
+    generator = np.random.default_rng(3)
+    moments = [float(t) for t in range(1, 241)]
+    cooling = 0.04 * np.exp(-np.array(moments) / 600)
+    noise = generator.normal(0, 0.002, (240, 3))
+    assert relation_holds(moments, (noise - cooling[:, None]).tolist(), 240.0)
+    assert not relation_holds(moments, (noise - np.outer(cooling, [1.0, 1.0, 0.5])).tolist(), 240.0)
+    assert relation_holds(moments, noise[:, :1].tolist(), 240.0)  # one arm has no relation
+    assert not relation_holds(moments[:3], noise[:3].tolist(), 240.0)  # too few to tell
+    assert relation_holds(moments[:9], noise[:9].tolist(), 2.0)  # slow arms: five cycles, however long they take
 
 
 def heated(kelvin: float, constant: float, until: int) -> tuple[list[float], list[dict[str, float]]]:

@@ -153,6 +153,8 @@ def test_the_printed_interval_is_judged_and_no_other() -> None:
     assert judge_run([sharp] * 3, DEFAULT, beyond) == "PRECISION_NOT_REACHED"
     assert judge_run([blunt] * 3, DEFAULT, within) == "VALID"
     assert judge_run([sharp] * 3, DEFAULT, Printed(3, None)) == "VALID"  # the baseline has no speed-up
+    lucky = Printed(3, 0.0001, middle=1.1 * DEFAULT.target)  # one arm agrees, half of them do not
+    assert judge_run([sharp] * 3, DEFAULT, lucky) == "PRECISION_NOT_REACHED"
 
 
 def test_a_run_is_as_good_as_its_worst_session() -> None:

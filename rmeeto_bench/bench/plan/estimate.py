@@ -9,6 +9,8 @@ from rmeeto_bench.bench.plan.plan import ROUNDS, SIZES, BenchPlan, Cell, batch_s
 from rmeeto_bench.cost.flops import count_flops
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.energy import LEAST_SECONDS
+from rmeeto_bench.measure.protocol import blind_seconds
+from rmeeto_bench.measure.warmup import BLIND_LIMIT
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import GpuProfile, load_profiles, match_profile
 from rmeeto_bench.records.run import DeviceRecord
@@ -52,7 +54,8 @@ def timing_seconds(plan: BenchPlan, kind: str, arms: int) -> tuple[float, float]
     longest = max(protocol.max_rounds * arms * protocol.block_seconds, protocol.block_seconds)
     least = protocol.warmup_seconds + min(protocol.min_rounds * arms * protocol.block_seconds, protocol.time_limit)
     most = protocol.warmup_limit + min(longest, protocol.time_limit + arms * protocol.block_seconds)
-    return protocol.sessions * (START + least), protocol.sessions * (START + most)
+    blind = sum(blind_seconds(protocol, session) for session in range(protocol.sessions)) if kind == "cpu" else 0.0
+    return protocol.sessions * (START + least) + blind, protocol.sessions * (START + most) + BLIND_LIMIT * blind
 
 
 def _extras(plan: BenchPlan, kind: str, arms: int) -> tuple[float, float]:

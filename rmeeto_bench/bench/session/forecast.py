@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rmeeto_bench.bench.plan.estimate import START, minutes
-from rmeeto_bench.measure.protocol import Protocol
+from rmeeto_bench.measure.protocol import LATER_BLIND, Protocol
 from rmeeto_bench.records.run import Block
 
 LATE = 1.15  # times the promise that an estimate may be before it is called longer
 
 
-def forecast(protocol: Protocol, session_seconds: float, accuracy_seconds: float) -> str:
-    """A sentence for the user; `session_seconds` are those of one whole session."""
-    total = protocol.sessions * session_seconds + accuracy_seconds
+def forecast(protocol: Protocol, session_seconds: float, accuracy_seconds: float, longer: float = 0.0) -> str:
+    """A sentence for the user; `session_seconds` are those of one whole session, `longer` what the first one takes beyond."""
+    total = longer + protocol.sessions * session_seconds + accuracy_seconds
     parts = f"{protocol.sessions} processes of {minutes(session_seconds)}"
+    if longer:
+        parts += f", {minutes(longer)} to warm up a device that tells no temperature"
     if accuracy_seconds:
         parts += f" and {minutes(accuracy_seconds)} of accuracy"
     text = f"this model will take about {minutes(total)} on this device: {parts}"
@@ -53,4 +55,6 @@ class Forecast:
             rounds = min(self.protocol.max_rounds * one_round, max(self.protocol.time_limit, 6 * one_round))
             per_image = sum(found.seconds / found.images for found in seen if "@" not in found.arm)
             accuracy = START + self.evaluated * per_image if self.evaluated else 0.0
-            self.tell(forecast(self.protocol, before + rounds, accuracy))
+            blind = not any("temperature_c" in found.telemetry for found in seen)
+            longer = max(0.0, self.protocol.blind_seconds - LATER_BLIND) if blind else 0.0
+            self.tell(forecast(self.protocol, before + rounds - longer, accuracy, longer))

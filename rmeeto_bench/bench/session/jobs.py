@@ -19,6 +19,7 @@ from rmeeto_bench.bench.session.sweep import measure_sweep
 from rmeeto_bench.bench.store.store import NOISE, Store
 from rmeeto_bench.measure.energy import joules_per_image, measure_energy
 from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
+from rmeeto_bench.measure.protocol import blind_seconds
 from rmeeto_bench.measure.rounds import TimedArm, Watch, measure
 from rmeeto_bench.measure.warmup import warm_up
 
@@ -65,6 +66,7 @@ def run_timing(desk: Desk) -> dict[str, Any]:
         arms += [TimedArm(name + NOISE, workload.step(name, batch, noise=True), batch) for name in workload.names]
     desk.stage(f"session {desk.job.session + 1}: timing")
     protocol = protocol_for(desk.plan, desk.device.kind)
+    protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session))
     keep = desk.store.add_block
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
         told = Forecast(protocol, len(arms), workload.evaluated, keep, lambda text: desk.emit("note", text=text), began)

@@ -231,8 +231,19 @@ def _extras(arm: Arm, here: Place) -> Arm:
     return replace(arm, latency_ms=latency, paper_mode=paper, joules_per_image=joules)
 
 
-def _printed(arm: Arm, baseline: str, times: Sequence[Mapping[str, list[float]]], blocks: Sequence[Block]) -> Printed:
-    """What the row shows, and how speeds or heat changed behind it. `times`: of all arms, by session."""
+Rounds = Sequence[Mapping[str, list[float]]]  # seconds per image of each running arm, by session
+
+
+def _middle(baseline: str, times: Rounds) -> float:
+    """Median half-width of the speed-ups over all arms; 0 without any."""
+    others = [name for name in (times[0] if times else ()) if name != baseline and baseline in times[0]]
+    first = [session[baseline] for session in times] if others else []
+    widths = [half_width(run_speedup(first, [session[name] for session in times])) for name in others]
+    return float(np.median(widths)) if widths else 0.0
+
+
+def _printed(arm: Arm, baseline: str, times: Rounds, middle: float, blocks: Sequence[Block]) -> Printed:
+    """What the row and the middle arm show, and how speeds or heat changed behind it."""
     if arm.arm == baseline or arm.speedup is None:
         return Printed(arm.sessions, None)
     width = half_width(arm.speedup)
@@ -240,7 +251,8 @@ def _printed(arm: Arm, baseline: str, times: Sequence[Mapping[str, list[float]]]
     for block in blocks:
         if not block.rejected_reason and "temperature_c" in block.telemetry:
             heat.setdefault(block.session, []).append(block.telemetry["temperature_c"])
-    return Printed(arm.sessions, width, unsteady(times, baseline, arm.arm, width) or still_warming(list(heat.values())))
+    moved = unsteady(times, baseline, arm.arm) or still_warming(list(heat.values()))
+    return Printed(arm.sessions, width, middle, moved)
 
 
 def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None, printed: Printed) -> Arm:
@@ -287,7 +299,8 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
     names = [*running, *(name + NOISE for name in running if name + NOISE in noise)]
     sessions = [times for times in complete_rounds(blocks, names) if times and len(next(iter(times.values()))) > 0]
     accuracy = _accuracy(here)
-    rows = []
+    timed = [{name: session[name] for name in running} for session in sessions]
+    middle, rows = _middle(baseline, timed), []
     for cell in planned:
         arm = _base(cell, here, facts[cell.name])
         times = [session[cell.name] for session in sessions] if cell.name in running else []
@@ -299,7 +312,7 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
             if cell.name + NOISE in noise:
                 arm = replace(arm, noise_speed=run_speedup(times, [session[cell.name + NOISE] for session in sessions]))
         arm = _extras(_with_accuracy(arm, here, accuracy, baseline), here)
-        printed = _printed(arm, baseline, [{name: session[name] for name in running} for session in sessions], blocks)
+        printed = _printed(arm, baseline, timed, middle, blocks)
         rows.append(_verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy), printed))
     return with_tradeoffs(rows, sessions, _correct(rows, here, accuracy), here.plan.seed)
 

@@ -49,6 +49,7 @@ class Scenario:
     contended_depth: float = 0.3  # slow-down of these blocks
     launch_floor: float = 0.0  # seconds that the host needs per step, which no step can beat
     power_cap_w: float | None = None  # lowers the clock; None: no cap
+    thermometer: bool = True  # False: the driver tells nothing
     temperature_c: float = 65.0  # of the device once it is warm
     warm_seconds: float = WARM_SECONDS  # time constant of warming up
     heat: tuple[tuple[str, float], ...] = ()  # arms, and how much slower each is on the warm device than on the cold one
@@ -199,6 +200,8 @@ class SimDevice:
 
     def seen(self, seconds: float) -> dict[str, Any]:
         """Telemetry of the last block or blocks, over `seconds`."""
+        if not self.scenario.thermometer:
+            return {}
         heat = self._heat()
         slow = 1 + self._drift() + (self.scenario.throttle_depth if self._reasons & HW_THERMAL else 0)
         mhz = round(self.profile.boost_mhz * self._clock_share / slow)
