@@ -91,7 +91,7 @@ def heated_run(how: Heated, seed: int, protocol: Protocol = DEFAULT) -> Judged:
         device.pass_time(-how.constant * np.log1p(-warm * np.exp(-how.pause / how.constant)))
         arms = [TimedArm(name, device.step(name, 0.1), 8) for name in names]
         blocks: list[Block] = []
-        own = replace(protocol, blind_seconds=blind_seconds(protocol, session))
+        own = replace(protocol, blind_seconds=blind_seconds(protocol, session, "cuda"))
         results.append(measure(device, arms, names[0], own, Watch(blocks.append), session=session))
         rounds += complete_rounds(blocks, names)
         degrees.append([block.telemetry["temperature_c"] for block in blocks if "temperature_c" in block.telemetry])

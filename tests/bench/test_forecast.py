@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from rmeeto_bench.bench.session.forecast import Forecast, forecast
-from rmeeto_bench.measure.protocol import DEFAULT, QUICK, blind_seconds
+from rmeeto_bench.measure.protocol import DEFAULT, QUICK, RIGOROUS, blind_seconds
 from rmeeto_bench.records.run import Block
 
 
@@ -29,14 +29,15 @@ def test_the_time_is_told_once_from_the_first_block_of_each_arm() -> None:
 
 def test_the_long_warm_up_of_a_first_process_that_knows_no_temperature_is_told_once() -> None:
     told: list[str] = []
-    protocol = replace(DEFAULT, blind_seconds=blind_seconds(DEFAULT, 0))
+    protocol = replace(DEFAULT, blind_seconds=blind_seconds(DEFAULT, 0, "cuda"))
     watched = Forecast(protocol, 1, 0, lambda _: None, told.append, began=time.monotonic() - 250.0)
     watched.add_block(block("a", 1.0))
     assert told[0].startswith(
         "this model will take about 10 min on this device: 6 processes of 70 s, 3 min to warm up a device"
     )
-    assert blind_seconds(DEFAULT, 1) < 60 < blind_seconds(DEFAULT, 0)
-    assert not blind_seconds(QUICK, 0)
+    assert blind_seconds(DEFAULT, 1, "cuda") < 60 < blind_seconds(DEFAULT, 0, "cuda") == blind_seconds(RIGOROUS, 0, "cpu")
+    assert not blind_seconds(QUICK, 0, "cuda")
+    assert not blind_seconds(DEFAULT, 0, "cpu"), "it would take twice as long"
 
 
 def test_only_a_run_that_takes_longer_than_promised_is_called_so() -> None:

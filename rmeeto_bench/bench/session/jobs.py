@@ -66,7 +66,7 @@ def run_timing(desk: Desk) -> dict[str, Any]:
         arms += [TimedArm(name + NOISE, workload.step(name, batch, noise=True), batch) for name in workload.names]
     desk.stage(f"session {desk.job.session + 1}: timing")
     protocol = protocol_for(desk.plan, desk.device.kind)
-    protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session))
+    protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session, desk.device.kind))
     keep = desk.store.add_block
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
         told = Forecast(protocol, len(arms), workload.evaluated, keep, lambda text: desk.emit("note", text=text), began)

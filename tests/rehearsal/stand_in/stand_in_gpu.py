@@ -26,7 +26,15 @@ CPU, KIND = torch.device("cpu"), "cuda"
 NAME, MEMORY, CAPABILITY, PROCESSORS = "NVIDIA H100 80GB HBM3", 80 * 2**30, (9, 0), 132
 MOST = int(os.environ.get("STAND_IN_MEMORY", 2**40))  # bytes of a tensor on the GPU above which there is no memory
 REAL_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
-MIXED = ("_has_compatible_shallow_copy_type", "copy_", "__set__", "to", "set_", "index_copy_", "_index_put_impl_")  # these may take tensors of two places
+MIXED = ("_has_compatible_shallow_copy_type", "copy_", "__set__", "to", "set_", "index_copy_", "_index_put_impl_")  # may take both
+    "_has_compatible_shallow_copy_type",
+    "copy_",
+    "__set__",
+    "to",
+    "set_",
+    "index_copy_",
+    "_index_put_impl_",
+)  # these may take tensors of two places
 
 
 def marked(value: object) -> bool:
@@ -224,7 +232,7 @@ def _known(name: str, args: tuple[Any, ...]) -> Any:
         return add_norm.add_norm(*args)
     if name == "match":
         plan = merge.match(*args)
-        return plan.survivors.clone(), plan.merged.clone(), plan.slots.clone()  # memory of their own
+        return plan.survivors, plan.merged, plan.slots
     hidden, residual, size, survivors, merged, slots, weight, eps = args
     return merge.merge_add_norm((hidden, residual), size, MergePlan(survivors, merged, slots, 0), weight, eps)
 
@@ -243,7 +251,7 @@ def _with_mode(real: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(body)
             def seen(*args: Any) -> Any:
                 if own in KNOWN and (own, args[0].dtype) in LAUNCHED:
-                    return _known(own, args)
+                    return tree_map_only(Tensor, torch.clone, _known(own, args))  # memory of their own
                 LAUNCHED.add((own, args[0].dtype))
                 with MODE:
                     return body(*mark(args))
