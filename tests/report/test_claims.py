@@ -71,17 +71,20 @@ def test_where_it_pays(name: str) -> None:
 
 def test_the_ratio_that_pays_and_the_fastest_do_not_contradict_each_other() -> None:
     rows = [replace(row, delta_top1=Estimate(-0.2, -0.3, -0.1) if row.r else None) for row in arms(0.9, 0.9, 1.2, 0.9)]
-    assert fastest_within(rows) == "fastest within 1 point of the baseline: ratio 0.31 at 1.20x [1.19, 1.21], -0.20 points"
+    assert (
+        fastest_within(rows)
+        == "ratio 0.31 is the fastest within 1 point of the baseline, at 1.20x [1.19, 1.21] and -0.20 points"
+    )
     assert where_it_pays(rows[1:]).startswith("merging pays only at ratio 0.31")
 
 
 @pytest.mark.parametrize(
     ("low", "expected"),
     [
-        (-0.90, "fastest within 1 point of the baseline: ratio 0.28"),
+        (-0.90, "ratio 0.28 is the fastest within 1 point of the baseline"),
         (
             -0.99,
-            "no ratio is shown to be faster than the baseline and within 1 point of its top-1; not resolved",
+            "no ratio is shown to be faster than the baseline and within 1 point of its top-1, not resolved",
         ),  # of two tested
     ],
 )

@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     record = load(arguments.run)
     folder = arguments.run if arguments.run.is_dir() else arguments.run.parent
-    show(record, folder)
+    show(record, folder, whole=True)
     console = output.console()
     console.print(_provenance(record), soft_wrap=True)
     if arguments.plan:

@@ -50,7 +50,7 @@ def _arms(axes: Axes, profile: GpuProfile, arms: Sequence[RooflineArm]) -> None:
         axes.plot([arm.intensity for arm in reached], rates, "s", color=COLOURS[1], markersize=5, label="measured")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(0.5 * min((*limits, *rates)), 2 * profile.fp16_tflops)
+    axes.set_ylim(min(0.5 * min((*limits, *rates)), axes.get_ylim()[0]), 2 * profile.fp16_tflops)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())

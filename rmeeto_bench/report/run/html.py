@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,12 +12,13 @@ from markupsafe import Markup
 
 from rmeeto_bench.measure.verdict import LABELS
 from rmeeto_bench.records.run import Block, RunRecord
-from rmeeto_bench.report.figures.kinds import MANY, energy, speed_accuracy, speedup
+from rmeeto_bench.report.figures.curves import MANY
+from rmeeto_bench.report.figures.kinds import energy, speed_accuracy
 from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.run.energy import energy_of_run
-from rmeeto_bench.report.run.summary import sentences
+from rmeeto_bench.report.run.summary import enumerated, story
 from rmeeto_bench.report.run.svg_points import add_hit, describe, page_svg
-from rmeeto_bench.report.run.tables import caption, plain_rows
+from rmeeto_bench.report.run.tables import FOLDED, caption, plain_rows
 
 Blocks = Mapping[str, Sequence[Block]]  # device id -> its blocks in the order measured
 
@@ -31,41 +31,22 @@ def _template() -> Template:
     )
 
 
-def _figures(record: RunRecord, blocks: Blocks) -> list[tuple[str, Markup]]:
-    """(caption, SVG) of the figures that this run can fill: speed against accuracy for each device, the speed-ups, and
-    energy where it was counted."""
-    texts = {f"arm{i}": describe(arm, record.device(arm.device).name) for i, arm in enumerate(record.arms)}
-    found = []
-    many = len(record.devices) > MANY
-    if many:
-        found.append((f"All {len(record.devices)} devices", page_svg(speed_accuracy([record]), "speed", texts)))
-    for number, device in enumerate(() if many else record.devices):
-        here = [(i, arm) for i, arm in enumerate(record.arms) if arm.device == device.id and arm.images_per_second]
-        accuracy = any(arm.top1 for _, arm in here)
-        if here:
-            figure = speed_accuracy([replace(record, arms=tuple(arm for _, arm in here))])
-            for i, arm in here:
-                if arm.images_per_second and (arm.top1 or not accuracy):
-                    rate = arm.images_per_second.value
-                    place = (rate, arm.top1.value) if arm.top1 else (arm.reduction_ratio, rate)
-                    add_hit(figure.axes[0], *place, f"arm{i}")
-            what = "images/s against top-1" if accuracy else "images/s over the reduction ratio"
-            found.append((f"{device.name}: {what}; bars are 95 % intervals", page_svg(figure, f"speed{number}", texts)))
-    if any(arm.r and arm.speedup for arm in record.arms):
-        figure = speedup([record], "screen")
-        for i, arm in enumerate(() if many else record.arms):
-            if arm.speedup is not None:
-                add_hit(figure.axes[0], arm.reduction_ratio, arm.speedup.value, f"arm{i}")
-        found.append(("Speed-up over no merging, and what the tokens alone would allow", page_svg(figure, "ratio", texts)))
+def _figure(record: RunRecord, style: str) -> Markup:
+    """Speed against accuracy, or against the ratio, of all devices; its points say what they are."""
+    figure, texts = speed_accuracy([record], style), {}
+    accuracy = any(arm.top1 and arm.images_per_second for arm in record.arms)
+    for i, arm in enumerate(record.arms if len(list(groups(record))) <= MANY else ()):
+        if accuracy and arm.images_per_second and arm.top1:
+            add_hit(figure.axes[0], arm.images_per_second.value, arm.top1.value, f"arm{i}")
+        elif not accuracy and arm.speedup:
+            add_hit(figure.axes[0], arm.reduction_ratio, arm.speedup.value, f"arm{i}")
+        texts[f"arm{i}"] = describe(arm, record.device(arm.device).name)
+    return page_svg(figure, style, texts)
+
+
+def _energy(record: RunRecord, blocks: Blocks) -> Markup | None:
     joules = energy_of_run(record, blocks)
-    if joules:
-        figure = energy([record], "screen", joules)
-        for i, arm in enumerate(record.arms):
-            value = joules.get((record.run_id, arm.device, arm.arm))
-            if value is not None:
-                add_hit(figure.axes[0], arm.reduction_ratio, value.value, f"arm{i}")
-        found.append(("Energy by the device's counter", page_svg(figure, "energy", texts)))
-    return found
+    return page_svg(energy([record], "screen", joules), "energy", {}) if joules else None
 
 
 def _verdicts(record: RunRecord) -> list[dict[str, str]]:
@@ -76,9 +57,9 @@ def _verdicts(record: RunRecord) -> list[dict[str, str]]:
         found.setdefault((arm.verdict, detail), []).append(f"{record.device(arm.device).name}: {arm.arm}")
         for label in arm.labels:
             found.setdefault((label, LABELS.get(label, "")), []).append(f"{record.device(arm.device).name}: {arm.arm}")
-    every = {len(record.arms): "all arms"}
+    whole = len(record.arms)
     return [
-        {"code": code, "reason": reason, "arms": every.get(len(arms), ", ".join(arms))}
+        {"code": code, "reason": reason, "arms": "all arms" if len(arms) == whole else enumerated(arms)}
         for (code, reason), arms in found.items()
     ]
 
@@ -105,16 +86,21 @@ def _round_tables(record: RunRecord, blocks: Blocks) -> list[dict[str, Any]]:
 
 
 def html(record: RunRecord, blocks: Blocks | None = None) -> str:
-    """Summary, figures, a sortable table per device and model, verdicts with reasons, raw rounds and provenance."""
-    tables = []
-    for device, _, arms in groups(record):
+    """Headline, one figure, a sortable table per device and model, notes, then verdicts, provenance and raw rounds."""
+    told, tables = story(record), []
+    for device, model, arms in groups(record):
         columns, rows = plain_rows(arms)
-        tables.append({"caption": caption(record, device, arms), "columns": columns, "rows": rows})
+        title, conclusion = caption(record, device, arms), told.conclusions.get((device, model), "")
+        tables.append({"caption": title, "columns": columns, "rows": rows, "conclusion": conclusion})
     return _template().render(
         record=record,
-        sentences=sentences(record),
-        figures=_figures(record, blocks or {}),
+        told=told,
+        figures={style: _figure(record, style) for style in ("screen", "paper")},
+        accuracy=any(arm.top1 for arm in record.arms),
         tables=tables,
+        folded=len(record.devices) > FOLDED,
+        many=MANY,
+        energy=_energy(record, blocks or {}),
         verdicts=_verdicts(record),
         rounds=_round_tables(record, blocks or {}),
         details={
