@@ -34,20 +34,20 @@ SIDES = ("base", "head")
 
 @dataclass(frozen=True)
 class Rules:
-    """How the gate judges: `pairs` processes a side, and once as many more if the answer is not clear."""
+    """How the gate judges."""
 
-    margins: Margins = field(default_factory=Margins)
+    margins: Margins = field(default_factory=Margins)  # changes that are still the same
     pairs: int = PAIRS  # processes a side at each of the two looks
 
 
 @dataclass
 class Measured:
-    """What one side has shown so far. `stored`: the sessions of a run from another day, in place of fresh processes."""
+    """What one side has shown so far."""
 
-    name: str
-    records: list[RunRecord] = field(default_factory=list)
-    invalid: list[str] = field(default_factory=list)
-    stored: Sequence[Readings] | None = None
+    name: str  # base or head
+    records: list[RunRecord] = field(default_factory=list)  # of its processes
+    invalid: list[str] = field(default_factory=list)  # why processes count for nothing
+    stored: Sequence[Readings] | None = None  # sessions of a run from another day, in place of fresh processes
 
     def readings(self) -> list[Readings]:
         """The values of each process."""
@@ -66,8 +66,8 @@ class Measure(Protocol):
 class _Gate:
     """A gate on its way."""
 
-    sides: dict[str, Measured]
-    measure: Measure
+    sides: dict[str, Measured]  # name -> what it has shown
+    measure: Measure  # measures one process of a side
     changes_of: Callable[[RunRecord, RunRecord], Readings] | None  # for pairs that took turns
     changes: list[Readings] = field(default_factory=list)  # of each pair, logarithmic
     repeated: int = 0  # pairs that were measured again

@@ -49,8 +49,8 @@ STACK = ("python", "cuda", "packages", "threads", "system")
 class StoredRun:
     """A run and where it lies."""
 
-    folder: Path
-    record: RunRecord
+    folder: Path  # with the run's files
+    record: RunRecord  # what was measured
 
     @property
     def name(self) -> str:
@@ -68,10 +68,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Compared:
-    """A change before it has its word, with what is known about it; no test where the sessions are too few."""
+    """A change before it has its word."""
 
-    change: Change
-    test: Student | PairedAnswers | None
+    change: Change  # what changed, and by how much
+    test: Student | PairedAnswers | None  # what says how sure the change is; None: the sessions are too few
 
     def fell(self) -> float:
         """Two-sided p-value of the quantity where it fell, 1 where it did not."""

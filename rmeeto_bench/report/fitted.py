@@ -15,7 +15,7 @@ Cell = tuple[str, str]  # a value and its interval, which stands beside it or be
 class Column:
     """A column of a table, under the name that its cells have in a row."""
 
-    name: str
+    name: str  # over the column
     importance: int  # the least important goes first; below 0 never
     left: bool = False  # words, not numbers
 
