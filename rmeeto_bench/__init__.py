@@ -1,7 +1,7 @@
 """Speed and accuracy of token-merged Vision Mamba.
 
 The public names below are loaded when they are first used, so that importing the package costs nothing. Once it is
-imported, `timm.create_model("vim_small_patch16_224.rmeeto_r11")` works too, whichever of the two came first.
+imported, `timm.create_model("vim_small_patch16_224.rmeeto_r11")` works too, in either order.
 """
 
 from __future__ import annotations

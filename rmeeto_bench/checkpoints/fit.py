@@ -31,7 +31,7 @@ def check_state(state: Mapping[str, Tensor], model: nn.Module, path: Path) -> No
         if key in wanted and key in state and wanted[key].shape != state[key].shape:
             found, own = tuple(state[key].shape), tuple(wanted[key].shape)
             hint = SHAPE_HINTS.get(key, "it belongs to another model").format(found, own)
-            raise CheckpointError(f"{path} does not fit: {key} is {found}, the model wants {own}; {hint}")
+            raise CheckpointError(f"{path} does not fit: {key} is {found}, the model needs {own}; {hint}")
     for key in wanted:
         if key in state and wanted[key].is_floating_point() and not state[key].is_floating_point():
             kind = str(state[key].dtype).removeprefix("torch.")

@@ -31,7 +31,7 @@ COMMANDS = {
     "pull": "fetch a published checkpoint",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "calibrate": "measure a model against itself: how small a difference this device can show",
-    "ablate": "run the paper's ablations on the models, data and checkpoints at hand",
+    "ablate": "run the paper's ablations on the models, data and checkpoints that are there",
     "visualize": "draw which tokens of an image or clip were merged",
     "flops": "count operations per image under every convention in use",
     "roofline": "show the limit of a GPU for each ratio, what bounds it, and how much of it a run reached",

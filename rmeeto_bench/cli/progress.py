@@ -1,4 +1,4 @@
-"""What is seen on standard error while a run works: a live line per device on a terminal, a few plain lines in a log."""
+"""Progress of a run on standard error: a live line per device on a terminal, a few plain lines in a log."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from rmeeto_bench.compare.gate_rule import (
     overall,
     process_changes,
 )
-from rmeeto_bench.compare.readings import USABLE, pair_lacks, readings_of, session_readings
+from rmeeto_bench.compare.readings import USABLE, unusable_pair, readings_of, session_readings
 from rmeeto_bench.compare.top1 import PairedAnswers
 from rmeeto_bench.errors import MeasurementError
 from rmeeto_bench.records.comparison import FAIL, INCONCLUSIVE, MEMORY, RATE, TOP1, Change, Comparison
@@ -124,7 +124,7 @@ def _measure_pairs(gate: _Gate, pairs: int) -> None:
             if gate.changes_of is not None:
                 memory = {key: value for key, value in changes.items() if key[2] == MEMORY}
                 changes = {**memory, **gate.changes_of(*pair)}
-            reasons = dict.fromkeys(names, pair_lacks(changes, *readings))
+            reasons = dict.fromkeys(names, unusable_pair(changes, *readings))
         gate.repeated += any(reasons.values())
         for name, reason in reasons.items():
             if reason:

@@ -40,7 +40,7 @@ class Preprocessing:
 
     @property
     def mode(self) -> str:
-        """PIL's name for images of so many channels."""
+        """PIL's name for images with this many channels."""
         return "RGB" if self.channels == 3 else "L"
 
     @property

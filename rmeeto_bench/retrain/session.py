@@ -134,7 +134,7 @@ def _fitted(state: dict[str, Tensor], model: ReducedModel) -> tuple[dict[str, Te
 
 
 def build(session: Session, r: int, num_classes: int) -> ReducedModel:
-    """The model at this r with the weights to start from. A head for other classes starts anew."""
+    """The model at this r with the weights to start from. A head for other classes starts at random."""
     recipe = session.recipe
     torch.manual_seed(recipe.seed)
     sizes: dict[str, Any] = {"drop_path_rate": recipe.drop_path_rate, "num_classes": num_classes}
@@ -150,7 +150,7 @@ def build(session: Session, r: int, num_classes: int) -> ReducedModel:
         state, new_head = _fitted(loaded.state_dict, model)
         check_state(state, model, path)
         if new_head and recipe.teacher.source == "self":
-            raise UsageError(f"{path} has other classes than the data: it cannot teach them; train with --teacher none")
+            raise UsageError(f"{path} has other classes than the data, so it cannot teach them; train with --teacher none")
         model.load_state_dict(state)
     return model
 
@@ -179,7 +179,7 @@ def finished(session: Session, r: int) -> Trained | None:
         minutes, skipped = tail.get("seconds", 0.0) / 60, tuple(tail.get("unreadable", ()))
         return Trained(checkpoint, log, float(there["top1"]), minutes, interrupted=False, unreadable=skipped)
     if begun and not files.resume:
-        raise UsageError(f"{stem} was begun and not finished; --resume goes on, --force starts from the beginning")
+        raise UsageError(f"{stem} was not finished; --resume continues it, --force starts again")
     if begun:
         state = load_state(states) or {}
         unlike = differences(state.get("decided", {}), asked)
@@ -187,7 +187,7 @@ def finished(session: Session, r: int) -> Trained | None:
             raise UsageError(f"{states} is of another training: {'; '.join(unlike)}; give the same again, or --force")
         return None
     why = "; ".join(unlike) or "it was cut short, and its states are gone"
-    raise UsageError(f"{checkpoint} is there and not what is asked for: {why}; --force replaces it, or choose another --out")
+    raise UsageError(f"{checkpoint} is there and is another training ({why}); --force replaces it, or choose another --out")
 
 
 def train_one(

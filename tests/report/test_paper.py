@@ -84,7 +84,7 @@ def test_where_nothing_is_at_hand_a_line_says_what_is_lacking(name: str) -> None
         assert bare.found == len(bare.lines)
     else:
         assert bare.found == 0
-        assert TABLES[name].lacks in bare.state
+        assert TABLES[name].absent in bare.state
         assert markdown(bare).count(f"| {DASH} | {DASH} | {DASH} |") == len(bare.lines)
 
 

@@ -151,7 +151,9 @@ class BenchPlan:
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(value) - known)
         if unknown:
-            raise DataError(f"the run was planned with {', '.join(unknown)}, which this version lacks; upgrade rmeeto-bench")
+            raise DataError(
+                f"the run was planned with {', '.join(unknown)}, which this version does not know; upgrade rmeeto-bench"
+            )
         try:
             tuples = {name: tuple(value[name]) for name in ("models", "ratios", "rs") if value.get(name) is not None}
             paths = {name: Path(value[name]) for name in PATHS if value.get(name) is not None}

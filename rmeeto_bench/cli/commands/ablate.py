@@ -1,4 +1,4 @@
-"""`rmeeto-bench ablate`: the paper's ablations on the models, data and checkpoints at hand."""
+"""`rmeeto-bench ablate`: the paper's ablations on the models, data and checkpoints that are there."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def _draw(arguments: argparse.Namespace) -> Figure:
         try:
             checks = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.runs]
         except (ValueError, IsADirectoryError) as error:
-            raise DataError(f"--kind kernels wants the JSON that benchmarks/gpu_check.py wrote ({error})") from error
+            raise DataError(f"--kind kernels needs the JSON that benchmarks/gpu_check.py wrote ({error})") from error
         return kinds.kernel_times(checks, arguments.style)
     records = [load(path) for path in arguments.runs]
     if arguments.kind == "energy":

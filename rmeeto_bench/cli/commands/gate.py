@@ -93,7 +93,7 @@ def images_sentence(margin: float, given: int | None) -> str:
     needed = images_needed(margin)
     says = f"top-1: a margin of {margin:g} points needs {needed:,} images if {100 * TYPICAL_CHANGE:g} % of them change"
     if given is None:
-        return f"{says}; the first pair sees so many, or all there are"
+        return f"{says}; the first pair sees that many, or all there are"
     enough = "" if given >= needed else ", which is enough only if fewer change"
     return f"{says}; the first pair sees {given:,}{enough}"
 

@@ -41,7 +41,7 @@ HINTS = {
     "ema": "average the weights with this decay, and ship the average",
     "fraction": "part of the training images; the validation set stays complete",
 }
-STOPPING = "finishing this step and saving the state; --resume goes on from there"
+STOPPING = "finishing this step and saving the state; --resume continues from there"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +198,7 @@ def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
     from rmeeto_bench.retrain.session import finished, train_one
 
     with graceful(STOPPING) as should_stop, _alone(session, rs, world, should_stop):
-        there = {r: finished(session, r) for r in rs}  # whatever stands in the way is said before anything is trained
+        there = {r: finished(session, r) for r in rs}  # report what stands in the way before anything is trained
         world.wait()
         for r, result in there.items():
             if result is not None and world.leads:

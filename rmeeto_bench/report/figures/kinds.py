@@ -1,4 +1,4 @@
-"""The figures of stored runs by name: speed-accuracy per GPU, speed-up over the ratio, re-training, energy."""
+"""The figures of stored runs by name: speed against accuracy, speed-up over the ratio, re-training, energy."""
 
 from __future__ import annotations
 

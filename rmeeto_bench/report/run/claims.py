@@ -1,7 +1,7 @@
 """What the intervals of a run allow to say: where merging pays, and which ratio is fastest within a point.
 
 A sentence that picks among ratios is true of the one it picks only if all of them were tested together: Holm's method over
-the speed-ups, Bonferroni's over the accuracies. What is not resolved is said to be so, with what is excluded.
+the speed-ups, Bonferroni's over the accuracies. A claim that is not resolved is named as such, with what is excluded.
 """
 
 from __future__ import annotations
