@@ -21,7 +21,7 @@ from rmeeto_bench.compare.gate_rule import (
     overall,
     process_changes,
 )
-from rmeeto_bench.compare.readings import USABLE, unusable_pair, readings_of, session_readings
+from rmeeto_bench.compare.readings import USABLE, readings_of, session_readings, unusable_pair
 from rmeeto_bench.compare.top1 import PairedAnswers
 from rmeeto_bench.errors import MeasurementError
 from rmeeto_bench.records.comparison import FAIL, INCONCLUSIVE, MEMORY, RATE, TOP1, Change, Comparison
