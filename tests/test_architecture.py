@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,20 @@ def test_imports_go_down(source: str, target: str) -> None:
     if floor(source) == floor(target) == 0:
         return
     assert floor(target) < floor(source) or floor(source) >= 8, f"{source} must not import {target}"
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*/README.md")), ids=lambda page: page.parent.name)
+def test_a_room_says_what_lives_in_it_and_what_it_must_not_import(page: Path) -> None:
+    text, here = page.read_text(encoding="utf-8"), page.parent.name
+    assert text.startswith(f"# {here}\n")
+    assert text.count("\n") <= 15
+    words, never = text.split("Must not import: ")
+    for name in re.findall(r"`([a-z_]+(?:/|\.py))`", words):
+        assert (page.parent / name).exists() or list(page.parent.glob(f"*/{name}")), f"{here} has no {name}"
+    above = {room for room in FLOORS if (ROOT / room).is_dir() and room != here and FLOORS[room] >= FLOORS[here]}
+    assert set(re.findall(r"`(\w+)`", never)) == above
+    for link in re.findall(r"(?:docs|benchmarks)/[\w./-]+\.(?:md|py)", words):
+        assert (ROOT.parent / link).is_file(), link
 
 
 def test_reports_need_no_torch() -> None:
