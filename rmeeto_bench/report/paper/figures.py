@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rmeeto_bench import published
 from rmeeto_bench.records.run import Arm, Estimate
+from rmeeto_bench.report.figures.curves import bars
 from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, drawing
 from rmeeto_bench.report.paper.sources import Sources
 from rmeeto_bench.report.paper.tables.throughput import PAPER_PRECISION, on_gpu
@@ -87,10 +88,7 @@ def _stars(axes: Axes, points: list[tuple[float, Estimate]], colour: str, label:
     """Our points: filled stars with the intervals of their accuracy."""
     if points:
         xs, ys = [x for x, _ in points], [y for _, y in points]
-        below = [max(0.0, y.value - (y.low or y.value)) for y in ys]
-        above = [max(0.0, (y.high or y.value) - y.value) for y in ys]
-        values = [y.value for y in ys]
-        axes.errorbar(xs, values, yerr=[below, above], fmt="*", color=colour, markersize=9, label=label, zorder=3)
+        axes.errorbar(xs, [y.value for y in ys], yerr=bars(ys), fmt="*", color=colour, markersize=9, label=label, zorder=3)
 
 
 def _legend(axes: Axes, *, above: bool) -> None:

@@ -16,6 +16,7 @@ from rmeeto_bench.report.figures.curves import MANY
 from rmeeto_bench.report.figures.kinds import energy, speed_accuracy
 from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.run.energy import energy_of_run
+from rmeeto_bench.report.run.rounds import round_rows
 from rmeeto_bench.report.run.summary import enumerated, story
 from rmeeto_bench.report.run.svg_points import add_hit, describe, page_svg
 from rmeeto_bench.report.run.tables import FOLDED, caption, plain_rows
@@ -65,23 +66,14 @@ def _verdicts(record: RunRecord) -> list[dict[str, str]]:
 
 
 def _round_tables(record: RunRecord, blocks: Blocks) -> list[dict[str, Any]]:
-    """A table per device and session: a row per round with each arm's ms per image, and why a round was dropped."""
+    """A table per device and session; the rounds of more than `MANY` devices are in `show --rounds` and the database."""
     tables = []
-    for device in record.devices[:MANY]:  # the rounds of more are in `show --rounds` and the database
-        known = blocks.get(device.id, ())
-        for session in dict.fromkeys(block.session for block in known):
-            here = [block for block in known if block.session == session]
-            arms = sorted({block.arm for block in here}, key=lambda name: (len(name), name))
-            rounds: dict[int, dict[str, Block]] = {}
-            for block in here:
-                rounds.setdefault(block.round, {})[block.arm] = block
-            rows = []
-            for number, by_arm in rounds.items():
-                times = [f"{1000 * by_arm[a].seconds / by_arm[a].images:.4f}" if a in by_arm else "" for a in arms]
-                dropped = next((block.rejected_reason for block in by_arm.values() if block.rejected_reason), "")
-                rows.append([str(number), *times, dropped or ("" if len(by_arm) == len(arms) else "cut short")])
-            title = f"{device.name}, session {session}: ms per image"
-            tables.append({"caption": title, "columns": ["round", *arms, "dropped"], "rows": rows})
+    for device in record.devices[:MANY]:
+        for rows in round_rows(blocks.get(device.id, ())):
+            columns = list(dict.fromkeys(name for row in rows for name in row))
+            title = f"{device.name}, session {rows[0]['session']}: ms per image (place in the round)"
+            cells = [[row.get(name, "") for name in columns] for row in rows]
+            tables.append({"caption": title, "columns": columns, "rows": cells})
     return tables
 
 
