@@ -45,7 +45,7 @@ def show(record: RunRecord, folder: Path, *, whole: bool = False) -> None:
         for (known, _), conclusion in told.conclusions.items():
             if known == device.id:
                 console.print(conclusion)
-    for note in told.notes:
+    for note in (*told.notes, *told.verdicts):
         console.print(f"  {note}")
     if folded:
         console.print(f"the table of each device: rmeeto-bench show {folder}", soft_wrap=True)

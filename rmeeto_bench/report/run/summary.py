@@ -49,6 +49,7 @@ class Story:
     # (device, model) -> conclusion of its table; none where the headline says all of it
     conclusions: dict[tuple[str, str], str]
     notes: list[str]  # what a reader needs beside the tables, each once
+    verdicts: list[str]  # what each verdict but VALID means
 
 
 def story(record: RunRecord) -> Story:
@@ -77,9 +78,8 @@ def story(record: RunRecord) -> Story:
                 noted.setdefault(note, []).append(f"{record.device(device).name}, {model}")
     verdicts = dict.fromkeys((arm.verdict, arm.verdict_detail) for arm in record.arms if arm.verdict != "VALID")
     notes = [_whose(places, len(known)) + note for note, places in noted.items()]
-    return Story(
-        headlines or ["Nothing was measured."], conclusions, [*notes, *(f"{code}: {detail}" for code, detail in verdicts)]
-    )
+    meanings = [f"{code}: {detail}" for code, detail in verdicts]
+    return Story(headlines or ["Nothing was measured."], conclusions, notes, meanings)
 
 
 def _conclusion(arms: list[Arm]) -> list[str]:
@@ -104,4 +104,4 @@ def enumerated(places: list[str]) -> str:
 def sentences(record: RunRecord) -> list[str]:
     """All that a run says, line by line: headlines, conclusions, notes."""
     told = story(record)
-    return [*told.headlines, *told.conclusions.values(), *(f"  {note}" for note in told.notes)]
+    return [*told.headlines, *told.conclusions.values(), *(f"  {note}" for note in (*told.notes, *told.verdicts))]

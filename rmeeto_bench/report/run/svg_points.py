@@ -37,6 +37,8 @@ def add_hit(axes: Axes, x: float, y: float, name: str) -> None:
 def page_svg(figure: Figure, prefix: str, texts: Mapping[str, str]) -> Markup:
     """The figure as SVG for a page that holds several: ids with a prefix, no preamble, no comments (matplotlib repeats every
     text there, unescaped), and the targets of `add_hit` made to speak."""
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_visible(False)  # the page shows through
     text = render(figure, "svg").decode("utf-8")
     text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
