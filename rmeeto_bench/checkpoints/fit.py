@@ -1,4 +1,4 @@
-"""Whether tensors are those of a model, and if not, the one mistake that explains it."""
+"""Check that tensors fit a model; if they do not, name the one mistake that explains it."""
 
 from __future__ import annotations
 

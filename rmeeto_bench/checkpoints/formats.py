@@ -1,4 +1,4 @@
-"""From a file to what it holds, by its content and not by its name, without ever running code that is in it."""
+"""Open a checkpoint file by its content, not its name, without running code that is in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an encoded image to the model's input pixels: safe decoding, and the resizing that the accuracies depend on."""
+"""Turn an encoded image into a model's input pixels: safe decoding, and the resizing that the accuracies depend on."""
 
 from __future__ import annotations
 

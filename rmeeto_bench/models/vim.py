@@ -93,7 +93,7 @@ class Block(nn.Module):
 class Vim(ReducedModel):
     """Vim, or VideoMamba by its config. `reduction.r = 0` is the plain model; any other r merges (or prunes) by the schedule.
 
-    `backend` names the kernels (`auto`, `native`, `chunked`, `reference`, ...); the choice is made once per kind of
+    `backend` names the kernels (`auto`, `native`, `stepwise`, `reference`, ...); the choice is made once per kind of
     device and readable as `model.kernels`. `kernels`: exactly these instead, wherever the model runs.
     """
 
@@ -126,7 +126,7 @@ class Vim(ReducedModel):
     def _set_merges(self) -> None:
         """Decide before the first forward what each block does; nothing about the schedule is decided at run time."""
         if self.reduction.metric in ATTENTION_METRICS:
-            raise UsageError(f"metric {self.reduction.metric} is an attention's; a Mamba model has X, B, C and delta")
+            raise UsageError(f"metric {self.reduction.metric} belongs to attention; a Mamba model has X, B, C and delta")
         self._fused_out = self._unfusible()
         removed = schedule.merges(self.reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens)
         self._merges = {block: self._at_block(block, r) for block, r in removed.items() if r > 0}

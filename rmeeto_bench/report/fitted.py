@@ -1,4 +1,4 @@
-"""Every table of the terminal: fitted to its width by leaving out or stacking what matters least, never by cutting a number."""
+"""Fit every table to the width of the terminal: leave out or stack what matters least, never cut a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From `--data` to a training set and a validation set: Fashion-MNIST, images by class, or videos."""
+"""Find the training set and the validation set that `--data` names: Fashion-MNIST, images by class, or videos."""
 
 from __future__ import annotations
 

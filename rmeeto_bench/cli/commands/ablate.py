@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
-from rmeeto_bench.cpus import short_waits
 from rmeeto_bench.files import write_atomic
 from rmeeto_bench.models.sizes import config
 
@@ -46,7 +45,7 @@ def _weights(arguments: argparse.Namespace) -> Path:
 
     if arguments.checkpoint:
         if arguments.retrained:
-            raise UsageError("--retrained takes what ships; leave it out with --checkpoint")
+            raise UsageError("--retrained uses the weights that ship, --checkpoint a file; give one of them")
         return resolve(arguments.checkpoint)
     r = arguments.r if arguments.retrained else 0
     path = bundled_checkpoint(arguments.model, r)
@@ -78,7 +77,6 @@ def _list(r: int) -> int:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run, print, write; 130 if interrupted, with what the images so far say."""
-    short_waits()
     from dataclasses import asdict
 
     from rmeeto_bench.ablate.ablations import Settings, run_studies

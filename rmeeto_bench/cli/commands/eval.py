@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.images import add_data, add_workers, workers
 from rmeeto_bench.cli.interrupt import graceful
-from rmeeto_bench.cpus import short_waits
 from rmeeto_bench.files import write_atomic
 
 if TYPE_CHECKING:
@@ -95,7 +94,6 @@ def _show(record: AccuracyRecord, folder: Path) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Evaluate, write the files, show the result; 5 if no image could be evaluated, 130 if interrupted."""
-    short_waits()
     evaluation = evaluation_from(arguments)
 
     from rmeeto_bench.bench.evaluate.arm_accuracies import implied_interval

@@ -1,4 +1,4 @@
-"""`rmeeto-bench gate --base REF --head REF`: does the head run slower, need more memory or see worse than the base?"""
+"""`rmeeto-bench gate --base REF --head REF`: does the head run slower, need more memory or classify worse than the base?"""
 
 from __future__ import annotations
 
