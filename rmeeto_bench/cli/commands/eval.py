@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), a file, a public name, zoo, or bundled (default)"
     )
-    what.add_argument("--ema", action="store_true", help="take the averaged weights (EMA, SWA) in the checkpoints")
+    what.add_argument("--ema", action="store_true", help="use the averaged weights (EMA, SWA) in the checkpoints")
     data = parser.add_argument_group("images")
     add_data(data)
     data.add_argument(

@@ -32,8 +32,12 @@ def _fleet_arguments(parser: argparse.ArgumentParser) -> None:
     )
     fleet.add_argument("--partition", metavar="P", help="of Slurm")
     fleet.add_argument("--account", metavar="A", help="of Slurm")
-    fleet.add_argument("--deadline", type=float, default=6.0, metavar="HOURS", help="for a run, waiting included (default: 6)")
-    fleet.add_argument("--patience", type=float, default=60.0, metavar="S", help="for a lost machine's kind to come back, in s")
+    fleet.add_argument(
+        "--deadline", type=float, default=6.0, metavar="HOURS", help="hours that a run may take, waiting included (default: 6)"
+    )
+    fleet.add_argument(
+        "--patience", type=float, default=60.0, metavar="S", help="seconds to wait for another machine of a lost one's kind"
+    )
     fleet.add_argument("--tries", type=int, default=2, metavar="N", help="starts of a run whose machine was lost (default: 2)")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rmeeto_bench.records.run import RunRecord
 
 EPILOGUE = """A side is a git ref (a branch, tag or commit of the repository here), a folder with rmeeto_bench in it, a wheel,
-or the folder of a stored run (advisory: nothing fails by it). Fresh processes of both sides take turns on one device.
+or the folder of a stored run (advisory: it never fails). Fresh processes of both sides take turns on one device.
 FAIL: a quantity is worse by more than its margin. PASS: a loss of twice its margin is excluded for every quantity. Either is
 wrong in at most 5 of 100 gates, both looks together. A speed-up that fell because r = 0 got faster is no regression.
 exit codes: 0 PASS, 3 FAIL, 4 inconclusive after one extension, 5 nothing measured, or simulated or invalid, 6 the machine lacks
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOGUE
     parser.add_argument("--base", required=True, metavar="SIDE", help="what to compare with, as origin/main")
-    parser.add_argument("--head", default="HEAD", metavar="SIDE", help="what is judged (default: HEAD)")
+    parser.add_argument("--head", default="HEAD", metavar="SIDE", help="what to judge (default: HEAD)")
     rule = parser.add_argument_group("rule")
     rule.add_argument(
         "--margin",

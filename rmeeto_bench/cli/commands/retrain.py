@@ -81,16 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--backend", default="auto", metavar="B", help="kernels: auto (default), triton, native, ...")
     parser.add_argument(
-        "--device", default="auto", metavar="D", help="auto (default), cuda or cpu; under torchrun each process its own"
+        "--device", default="auto", metavar="D", help="auto (default), cuda or cpu; under torchrun each process takes its own"
     )
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="processes that decode image files (default: 4)")
     parser.add_argument(
         "--on-error", choices=("stop", "skip"), default="stop",
-        help="at an image or video that cannot be read: stop (default), or take the next one instead and name it at the end",
+        help="stop at an unreadable image or video (default), or take the next one instead and name it at the end",
     )  # fmt: skip
     parser.add_argument("--half", action="store_true", help="write the weights in fp16, half the size")
     there = parser.add_mutually_exclusive_group()
-    there.add_argument("--resume", action="store_true", help="go on with the training in --out that was interrupted")
+    there.add_argument("--resume", action="store_true", help="continue the interrupted training in --out")
     there.add_argument("--force", action="store_true", help="replace a training of that name in --out, whatever it is")
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="steps between two states (default: 200)")
     parser.add_argument(
