@@ -118,7 +118,7 @@ def test_stopped_while_it_is_evaluated_the_command_keeps_the_trained_state(tmp_p
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "its state is saved: go on with --resume" in out
+    assert "its state is saved; continue with --resume" in out
     assert (lines(log)[-1]["interrupted"], lines(log)[-1]["top1"]) == (True, None)
     assert not log.with_suffix(".safetensors").exists()
     assert list(log.with_suffix(".state").glob("step_*.pt"))

@@ -186,7 +186,7 @@ class Store:
                 yield self._connection
         except sqlite3.OperationalError as error:
             if "full" in str(error) or "disk I/O" in str(error) or "unable to open" in str(error):
-                remedy = "free some disk space and go on with --resume, what was measured is kept"
+                remedy = "free some disk space, then continue with --resume; what was measured is kept"
                 raise DiskFullError(f"cannot write {self.path} ({error}); {remedy}") from error
             if "readonly" in str(error):
                 raise DataError(f"{self.path} cannot be written; copy the folder to a place of your own") from error

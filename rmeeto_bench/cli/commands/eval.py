@@ -112,7 +112,7 @@ def main(arguments: argparse.Namespace) -> int:
         if plan.images is not None:
             implied = implied_interval(plan.images)
             listener.note(
-                f"{plan.images} images tell an accuracy of 80 % to within {implied.low:.1f} to {implied.high:.1f} %; "
+                f"with {plan.images} images, an accuracy of 80 % has an interval of {implied.low:.1f} to {implied.high:.1f} %; "
                 "differences between ratios are paired and tighter"
             )
         record = evaluate_plan(evaluation, folder, devices, listener, should_stop)

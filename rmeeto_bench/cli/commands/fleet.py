@@ -145,6 +145,6 @@ def main(arguments: argparse.Namespace) -> int:
     planned = sum(len(task.arms) for task in todo)
     output.say(f"{planned - len(outcome.missing)} of {planned} cells measured", error=True)
     if outcome.missing or outcome.record.failures:
-        output.say(f"missing: {', '.join(outcome.missing) or 'none'}; the same command again continues", error=True)
+        output.say(f"missing: {', '.join(outcome.missing) or 'none'}; run the same command again to continue", error=True)
         return 6
     return 0 if any(arm.images_per_second for arm in outcome.record.arms) else 5

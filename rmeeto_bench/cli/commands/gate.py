@@ -124,7 +124,7 @@ def _margins(arguments: argparse.Namespace, device: str) -> tuple[Margins, str]:
     least = margin_for(profile.noise.pair, arguments.pairs, given.rate)
     if least > given.rate:
         wide = f"the margin of images/s is {100 * least:.2g} %"
-        return replace(given, rate=least), f"{wide}: calibration found that this device resolves no less"
+        return replace(given, rate=least), f"{wide}: calibration found that this device resolves no smaller change"
     return given, ""
 
 

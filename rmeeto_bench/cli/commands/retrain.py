@@ -216,7 +216,7 @@ def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
 
 def _report(result: Trained, state: str) -> None:
     if result.top1 is None:
-        output.say(f"{result.log}  {state} after {result.minutes:.1f} min, its state is saved: go on with --resume")
+        output.say(f"{result.log}  {state} after {result.minutes:.1f} min, its state is saved; continue with --resume")
     else:
         output.say(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min")
     if result.unreadable:

@@ -36,7 +36,7 @@ def _doubts(data: Mapping[str, Any]) -> Iterator[str]:
     if data.get("unreadable"):
         yield f"{data['unreadable']} images could not be read and count for nothing; `rmeeto-bench eval` names them"
     if data.get("energy_doubt"):
-        yield f"joules per image are not to be trusted here: {data['energy_doubt']}"
+        yield f"do not trust joules per image here: {data['energy_doubt']}"
     if data.get("hint"):
         yield f"the accuracy is doubtful: {data['hint']}"
 
