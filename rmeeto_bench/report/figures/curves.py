@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
 from rmeeto_bench.report.figures.labels import Name, short
@@ -66,6 +67,15 @@ def blank(style: str) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.grid(alpha=0.3, linewidth=0.5)
     return figure, axes
+
+
+def log_rates(axes: Axes) -> None:
+    """Rates on a logarithmic axis, with ticks that a reader can name."""
+    axes.set_xscale("log")
+    axes.xaxis.set(minor_locator=LogLocator(subs=(2, 5)))
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(StrMethodFormatter("{x:g}"))
+    axes.tick_params(which="both", axis="x", length=3.5, pad=3)
 
 
 def look(index: int, curves: int = 1) -> dict[str, Any]:

@@ -7,16 +7,14 @@ from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
-from rmeeto_bench.report.figures.curves import Curve, Line, blank, draw, lines_of, look, names_of
-from rmeeto_bench.report.figures.labels import Name, above, at_points, beside
+from rmeeto_bench.report.figures.curves import Curve, Line, blank, draw, lines_of, log_rates, look, names_of
+from rmeeto_bench.report.figures.labels import WIDTH, Name, above, at_points, beside
 from rmeeto_bench.report.figures.style import COLOURS, drawing
 
 GREY = "0.4"
-WIDTH = {"screen": 22, "paper": 14}  # characters of a name on one line
 LOG = 6.0  # the fastest rate over the slowest from which on rates stand on a logarithmic axis
 
 
@@ -42,11 +40,7 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
         ends = draw(axes, curves, end=0)
         rates = [rate.value for curve in curves for rate in curve.xs]
         if max(rates) > LOG * min(rates):
-            axes.set_xscale("log")
-            axes.xaxis.set(minor_locator=LogLocator(subs=(2, 5)))
-            for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                set_formatter(StrMethodFormatter("{x:g}"))
-            axes.tick_params(which="both", axis="x", length=3.5, pad=3)
+            log_rates(axes)
         hollow = any(any(curve.hollow) for curve in curves)
         axes.set_xlabel("images/s (labels: reduction ratio" + ("; hollow: training-free)" if hollow else ")"))
         axes.set_ylabel("top-1 (%)")

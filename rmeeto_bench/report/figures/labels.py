@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox, ScaledTranslation
 
-COLUMN = 22  # characters of a name on one line
+WIDTH = {"screen": 22, "paper": 14}  # characters of a name on one line, by the style of the figure
 GAP = 5.0  # points between a point and its label
 PITCH = 1.2  # distance of two names, in heights of a name
 # Where a label may stand: its offset from the point in units of GAP, and which of its edges is there; the first is preferred.
@@ -33,7 +33,7 @@ class Name:
     colour: str  # of the line
 
 
-def short(name: str, width: int = COLUMN) -> str:
+def short(name: str, width: int) -> str:
     """A device's name without its maker, on at most two lines of `width` characters."""
     for noise in ("NVIDIA ", "GeForce ", "(R)", "(TM)", " Processor", " CPU"):
         name = name.replace(noise, "")
@@ -134,7 +134,7 @@ def above(axes: Axes, names: Sequence[Name]) -> None:
     figure = _figure(axes)
     for name, text, row in zip(names, texts, rows, strict=True):
         text.remove()
-        up = ScaledTranslation(0, PITCH * high * (0.3 + row) / figure.dpi, figure.dpi_scale_trans)
+        up = ScaledTranslation(1.5 / 72, PITCH * high * (0.3 + row) / figure.dpi, figure.dpi_scale_trans)
         axes.annotate(
             *(name.text, (name.x, name.y), (name.x, 1), "data", axes.get_xaxis_transform() + up),
             arrowprops=_leader(name.colour, (0, 0)),
