@@ -14,6 +14,7 @@ from matplotlib.transforms import Bbox, ScaledTranslation
 
 WIDTH = {"screen": 22, "paper": 14}  # characters of a name on one line, by the style of the figure
 GAP = 5.0  # points between a point and its label
+ASIDE = 2.0  # points between a leader from below and the name beside it
 PITCH = 1.2  # distance of two names, in heights of a name
 # Where a label may stand: its offset from the point in units of GAP, and which of its edges is there; the first is preferred.
 PLACES = (
@@ -132,12 +133,12 @@ def above(axes: Axes, names: Sequence[Name]) -> None:
         rows.append(1 + max((rows[j] for j in range(i) if starts[j] < start + width + 6), default=-1))
     _grow(axes, PITCH * high * max(rows))
     figure = _figure(axes)
-    for name, text, row in zip(names, texts, rows, strict=True):
+    for name, text, width, row in zip(names, texts, widths, rows, strict=True):
         text.remove()
-        up = ScaledTranslation(1.5 / 72, PITCH * high * (0.3 + row) / figure.dpi, figure.dpi_scale_trans)
+        up = ScaledTranslation(ASIDE / 72, PITCH * high * (0.3 + row) / figure.dpi, figure.dpi_scale_trans)
         axes.annotate(
             *(name.text, (name.x, name.y), (name.x, 1), "data", axes.get_xaxis_transform() + up),
-            arrowprops=_leader(name.colour, (0, 0)),
+            arrowprops=_leader(name.colour, (-ASIDE * figure.dpi / 72 / width, 0)),
             fontsize="small",
         )
 
