@@ -160,4 +160,5 @@ def fastest_within(arms: Sequence[Arm]) -> str:
         text += f" and {best.delta_top1.value:+.2f} points"
     else:
         text = "no ratio is shown to be faster than the baseline and within 1 point of its top-1"
+    perhaps.sort(key=lambda arm: arm.reduction_ratio)
     return text + (f", not resolved for ratio {ratios(perhaps)}" if perhaps else "")
