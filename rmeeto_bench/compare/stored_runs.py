@@ -202,7 +202,7 @@ def _explained(change: Change, rates: Mapping[tuple[str, str], str], tested: int
             why = f"the speed-up of {change.arm} fell because r = 0 got faster; {change.arm} itself is not slower"
             return replace(change, outcome=NO_LOSS, detail=why)
         return replace(change, detail=f"the speed-up of {change.arm} fell, but its rate is not shown to have fallen")
-    why = f"its interval excludes no change, but it is one of {tested} quantities, and chance explains one such interval"
+    why = f"its own interval excludes zero, but it is one of {tested} quantities, and chance explains one such interval"
     return replace(change, detail="; ".join(filter(None, (change.detail, why))))
 
 

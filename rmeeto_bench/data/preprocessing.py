@@ -118,13 +118,13 @@ def _plain(image: Image.Image) -> tuple[Image.Image, str | None]:
     if image.mode == "CMYK":
         return image, "CMYK, converted to RGB"
     if image.getexif().get(ORIENTATION, 1) not in (0, 1):
-        return image, "an EXIF orientation, not followed as in the published evaluations"
+        return image, "an EXIF orientation, ignored as in the published evaluations"
     if image.has_transparency_data:
         image = image.convert("RGBA")  # colours stay; PIL warns when a palette with transparency becomes RGB at once
         low, _ = image.getchannel("A").getextrema()
         return image, "transparency that is dropped" if low < 255 else None  # type: ignore[operator]
     if image.format != "JPEG" and getattr(image, "is_animated", False):
-        return image, "animated, its first frame is taken"
+        return image, "an animation, of which the first frame is taken"
     return image, None
 
 
