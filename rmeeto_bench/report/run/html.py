@@ -21,6 +21,7 @@ from rmeeto_bench.report.run.summary import enumerated, story
 from rmeeto_bench.report.run.svg_points import add_hit, describe, page_svg
 from rmeeto_bench.report.run.tables import FOLDED, caption, plain_rows
 
+PAIR = ("screen", "paper")  # styles of each figure: for wide screens, and for phones
 Blocks = Mapping[str, Sequence[Block]]  # device id -> its blocks in the order measured
 
 
@@ -43,11 +44,6 @@ def _figure(record: RunRecord, style: str) -> Markup:
             add_hit(figure.axes[0], arm.reduction_ratio, arm.speedup.value, f"arm{i}")
         texts[f"arm{i}"] = describe(arm, record.device(arm.device).name)
     return page_svg(figure, style, texts)
-
-
-def _energy(record: RunRecord, blocks: Blocks) -> Markup | None:
-    joules = energy_of_run(record, blocks)
-    return page_svg(energy([record], "screen", joules), "energy", {}) if joules else None
 
 
 def _verdicts(record: RunRecord) -> list[dict[str, str]]:
@@ -79,7 +75,7 @@ def _round_tables(record: RunRecord, blocks: Blocks) -> list[dict[str, Any]]:
 
 def html(record: RunRecord, blocks: Blocks | None = None) -> str:
     """Headline, one figure, a sortable table per device and model, notes, then verdicts, provenance and raw rounds."""
-    told, tables = story(record), []
+    told, tables, joules = story(record), [], energy_of_run(record, blocks or {})
     for device, model, arms in groups(record):
         columns, rows = plain_rows(arms)
         title, conclusion = caption(record, device, arms), told.conclusions.get((device, model), "")
@@ -87,12 +83,12 @@ def html(record: RunRecord, blocks: Blocks | None = None) -> str:
     return _template().render(
         record=record,
         told=told,
-        figures={style: _figure(record, style) for style in ("screen", "paper")},
+        figures={style: _figure(record, style) for style in PAIR},
         accuracy=any(arm.top1 for arm in record.arms),
         tables=tables,
         folded=len(record.devices) > FOLDED,
         many=MANY,
-        energy=_energy(record, blocks or {}),
+        energy={style: page_svg(energy([record], style, joules), f"{style}-energy", {}) for style in PAIR if joules},
         verdicts=_verdicts(record),
         rounds=_round_tables(record, blocks or {}),
         details={
