@@ -176,8 +176,7 @@ def training(bench: Bench, fast: Kernels) -> dict[str, Any]:
 def build(bench: Bench, name: str, r: int, kernels: Kernels) -> Vim:
     """A Vim with the same random weights for every backend, on exactly these kernels."""
     torch.manual_seed(0)
-    model = Vim(VimConfig(embed_dim=WIDTHS[name], depth=bench.depth), ReductionConfig(r=r))
-    model._kernels = {bench.device.type: kernels}
+    model = Vim(VimConfig(embed_dim=WIDTHS[name], depth=bench.depth), ReductionConfig(r=r), kernels=kernels)
     return model.to(bench.device, bench.dtype).eval()
 
 

@@ -49,10 +49,9 @@ def trained_operands(model: Vim, images: Tensor, layer: int = 12) -> ScanArgumen
         caught.append(arguments)
         return kernels.selective_scan(arguments)
 
-    kind = model.cls_token.device.type
-    model._kernels[kind] = replace(kernels, selective_scan=catch)
-    model(images)
-    model._kernels[kind] = kernels
+    watched = Vim(model.config, model.reduction, kernels=replace(kernels, selective_scan=catch))
+    watched.load_state_dict(model.state_dict())
+    watched.to(model.cls_token).eval()(images)
     return caught[layer]
 
 

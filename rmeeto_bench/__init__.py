@@ -1,7 +1,7 @@
 """Speed and accuracy of token-merged Vision Mamba.
 
 The public names below are loaded when they are first used, so that importing the package costs nothing. Once it is
-imported, `timm.create_model("vim_small_patch16_224.rmeeto_r11")` works too, whichever of the two came first.
+imported, `timm.create_model("vim_small_patch16_224.rmeeto_r11")` works too, in either order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rmeeto_bench.models import timm_hook as _timm_hook
 from rmeeto_bench.version import __version__
 
 if TYPE_CHECKING:
-    from rmeeto_bench.api import load_run, run
+    from rmeeto_bench.api import load_run, resume, run
     from rmeeto_bench.bench.plan.plan import BenchPlan
     from rmeeto_bench.checkpoints.reader import load_checkpoint
     from rmeeto_bench.models.zoo import create_model
@@ -34,6 +34,7 @@ __all__ = [
     "load_checkpoint",
     "load_run",
     "merge_tokens",
+    "resume",
     "run",
 ]
 _HOME = {
@@ -48,6 +49,7 @@ _HOME = {
     "load_checkpoint": "checkpoints.reader",
     "load_run": "api",
     "merge_tokens": "reduction.merging",
+    "resume": "api",
     "run": "api",
 }
 

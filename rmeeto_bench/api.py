@@ -20,8 +20,8 @@ from rmeeto_bench.report.run.tables import to_frame
 class Run:
     """A stored run: its record and its folder."""
 
-    record: records.RunRecord
-    folder: Path
+    record: records.RunRecord  # what was measured
+    folder: Path  # where its files lie
 
     def table(self) -> pd.DataFrame:
         """One row per arm; an estimate `x` has its 95 % interval in `x_low` and `x_high`."""

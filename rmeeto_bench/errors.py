@@ -41,7 +41,7 @@ class MeasurementError(RmeetoError):
 
 
 class UnavailableError(RmeetoError):
-    """Something the machine lacks: the GPU asked for, a fast path, disk space."""
+    """The machine has no such thing: the GPU asked for, a fast path, disk space."""
 
     exit_code = 6
 

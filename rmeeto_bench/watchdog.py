@@ -1,4 +1,4 @@
-"""Whether a child process still gets on: one that says nothing and uses no processor time for minutes will do so for ever."""
+"""Detect a child process that hangs: one that is silent and uses no processor time for minutes never finishes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROC = Path("/proc")
 SILENT = 600.0  # seconds without a word and without processor time
 SILENT_UNSEEN = 7200.0  # seconds without a word where the system does not tell processor times
 IDLE_SHARE = 0.002  # of one core: what threads that only wait use
-POLLER = b"rmeeto_bench.measure.devices.poller"  # samples a GPU's sensors for ever: that is no progress
+POLLER = b"rmeeto_bench.measure.devices.poller"  # samples a GPU's sensors all the time, which is no progress
 LOOK = 5.0  # seconds between two looks at processor times
 
 

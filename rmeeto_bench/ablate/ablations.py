@@ -105,7 +105,7 @@ def run_studies(
     on_progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> list[Row]:
-    """Evaluate all variants on all images; stopping early drops the batch in hand and keeps those seen by every variant.
+    """Evaluate all variants on all images; stopping early drops the current batch and keeps those seen by every variant.
 
     Raises `UsageError` if no variant fits the model.
     """

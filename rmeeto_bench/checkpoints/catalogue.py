@@ -26,23 +26,21 @@ def bundled_checkpoint(name: str, r: int) -> Path | None:
 
 @dataclass(frozen=True)
 class PublicCheckpoint:
-    """A public file. `model` and `r`: what it is for (r = 0: no merging in its training). `repo`: a hub repository, or the
-    folder of a plain download (https). `filenames`: names to try in order, the first that is there.
-    `top1` is the reported accuracy in percent, of the EMA weights where `ema` is set. `sha256`: full, or the leading digits
-    that its publisher put into the name; None until somebody has hashed the file."""
+    """A public file of weights."""
 
-    name: str
-    model: str
-    repo: str
-    filenames: tuple[str, ...]
-    top1: float
-    r: int = 0
-    task: str = "IN1K"
-    ema: bool = False
-    licence: str | None = None
+    name: str  # that users give
+    model: str  # name of the model it is for
+    repo: str  # repository on the hub, or the folder of a plain download (https)
+    filenames: tuple[str, ...]  # names to try in order; the first that is there is taken
+    top1: float  # reported accuracy in percent, of the EMA weights where `ema` is set
+    r: int = 0  # tokens that each merge removed in its training; 0: no merging
+    task: str = "IN1K"  # data set it was trained on
+    ema: bool = False  # whether its averaged weights are meant
+    licence: str | None = None  # of the weights; None: not stated
+    # full, or the leading digits that its publisher put into the name; None: nobody has hashed the file
     sha256: str | None = None
-    size: int | None = None
-    note: str = ""
+    size: int | None = None  # bytes; None: unknown
+    note: str = ""  # what a user should know
 
     @property
     def reduction(self) -> ReductionConfig:

@@ -1,4 +1,4 @@
-"""What kind of model a checkpoint is of, judged by the names and shapes of its tensors."""
+"""The kind of model that a checkpoint holds, judged by the names and shapes of its tensors."""
 
 from __future__ import annotations
 

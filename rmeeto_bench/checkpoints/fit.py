@@ -1,4 +1,4 @@
-"""Tensors for a model: whether they are its own, and if not, the one mistake that explains it."""
+"""Fit tensors to a model: resize its positions, check the rest, and name the one mistake that explains a mismatch."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_state(state: Mapping[str, Tensor], model: nn.Module, path: Path) -> No
             hint = SHAPE_HINTS.get(key, "it belongs to another model").format(found, own)
             if key == "pos_embed" and found[1] == STRIDE_8:
                 hint = STRIDE_8_HINT
-            raise CheckpointError(f"{path} does not fit: {key} is {found}, the model wants {own}; {hint}")
+            raise CheckpointError(f"{path} does not fit: {key} is {found}, the model needs {own}; {hint}")
     for key in wanted:
         if key in state and wanted[key].is_floating_point() and not state[key].is_floating_point():
             kind = str(state[key].dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""From a file to what it holds, by its content and not by its name, without ever running code that is in it."""
+"""Open a checkpoint file by its content, not its name, without running code that is in it."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _safe_globals() -> list[Any]:
 
 
 def _hostile_globals(path: Path) -> str:
-    """The names a pickle wants beyond tensors, for the error message; reading them runs nothing."""
+    """The names that a pickle would import besides tensors, for the error message; reading them runs nothing."""
     try:
         with torch.serialization.safe_globals(_safe_globals()):
             wanted = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))

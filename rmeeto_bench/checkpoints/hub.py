@@ -1,4 +1,4 @@
-"""From what a user types to a checkpoint file: a path, a public name, or `org/repo:file` on the hub."""
+"""Find the checkpoint file that a user names: a path, a public name, or `org/repo:file` on the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How weights were trained, and how that is known: the one place that answers, and that says when nobody knows."""
+"""How weights were trained, and what says so: the only place that decides, `unknown` included."""
 
 from __future__ import annotations
 

@@ -33,33 +33,29 @@ LARGEST_CONFIG = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What was measured of a checkpoint. `top1` in percent with its 95 % interval; `delta` in points against r = 0."""
+    """What was measured of a checkpoint."""
 
-    data: str
-    n_images: int
-    top1: Estimate
-    delta: Estimate | None = None
-    run_id: str = ""
+    data: str  # name of the data set
+    n_images: int  # images evaluated
+    top1: Estimate  # percent
+    delta: Estimate | None = None  # percentage points against r = 0; None: not measured
+    run_id: str = ""  # run that measured it
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A checkpoint and everything its card says. `architecture`: timm's name, or None for a model timm does not know;
-    `sizes`: what differs from its defaults.
+    """A checkpoint and everything its card says. The recipe and other provenance come from the file itself."""
 
-    `recipe` and other provenance come from the file itself; `accuracy` is None where nothing was measured.
-    """
-
-    checkpoint: Path
-    architecture: str | None
-    model: str
-    r: int
-    reduction_ratio: float
-    num_classes: int
-    accuracy: Accuracy | None = None
-    base: str | None = None
-    licence: str = "mit"
-    sizes: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Path  # file to publish
+    architecture: str | None  # timm's name; None: timm does not know the model
+    model: str  # name of the model
+    r: int  # tokens that each merge removes
+    reduction_ratio: float  # that r reaches
+    num_classes: int  # classes of the head
+    accuracy: Accuracy | None = None  # None: nothing was measured
+    base: str | None = None  # repository of the weights it was trained from; None: not stated
+    licence: str = "mit"  # identifier of the licence
+    sizes: Mapping[str, Any] = field(default_factory=dict)  # what differs from the sizes of the architecture
 
 
 def _interval(estimate: Estimate, unit: str, sign: str = "") -> str:

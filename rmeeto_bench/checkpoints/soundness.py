@@ -1,4 +1,4 @@
-"""Whether the numbers of a checkpoint can be those of a trained model: a stopped download or a diverged training is not."""
+"""Refuse a checkpoint whose numbers no training leaves: a download that stopped, a training that diverged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With which reduction weights were trained, as their file says it: ours in the header, upstream's in its arguments."""
+"""The reduction that weights were trained with, by their file: ours in the header, upstream's in its arguments."""
 
 from __future__ import annotations
 

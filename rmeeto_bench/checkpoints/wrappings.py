@@ -1,4 +1,4 @@
-"""From what a file holds to the tensors of one model: training scripts wrap them in a dozen ways, some beside an average."""
+"""Unwrap the tensors of one model: training scripts wrap them in a dozen ways, some beside an average."""
 
 from __future__ import annotations
 

@@ -14,20 +14,25 @@ def add_data(group: _ArgumentGroup) -> None:
         metavar="PATH",
         help="class folders, a flat folder, .parquet or .tar shards, Fashion-MNIST files (default: what is bundled)",
     )
-    group.add_argument("--labels", type=Path, metavar="FILE", help="of a flat folder: devkit ground truth, synsets, or a list")
+    group.add_argument(
+        "--labels", type=Path, metavar="FILE", help="labels of a flat folder: devkit ground truth, synsets, or a list"
+    )
     group.add_argument("--class-map", type=Path, metavar="FILE", help="class names in class order, where they are not synsets")
     group.add_argument(
         "--on-error",
         choices=("stop", "skip"),
         default="stop",
-        help="at an unreadable image: stop (default), or count it and go on",
+        help="stop at an unreadable image (default), or count it and continue",
     )
 
 
 def add_workers(group: _ActionsContainer) -> None:
     """`--workers`, for every command that passes images through models."""
     group.add_argument(
-        "--workers", type=int, metavar="N", help="processes that decode, 0 for none of their own (default: one per core)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images; 0: decode in the main process (default: one per core)",
     )
 
 

@@ -1,4 +1,4 @@
-"""What `doctor` says about mamba-ssm: that nobody needs it, and why its build fails where somebody wants it."""
+"""What `doctor` says about mamba-ssm: it is optional, and this is why its build fails."""
 
 from __future__ import annotations
 

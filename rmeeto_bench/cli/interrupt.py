@@ -1,4 +1,4 @@
-"""Ctrl-C in two steps: the first asks the work to end after the piece in hand, the second ends it at once.
+"""Ctrl-C in two steps: the first lets the current piece of work finish, the second ends it at once.
 
 SIGTERM, by which schedulers and `docker stop` end a job, does what Ctrl-C does, in every command and at every moment.
 """
@@ -13,7 +13,7 @@ from types import FrameType
 
 from rmeeto_bench.cli import output
 
-PATIENCE = 8.0  # seconds for the piece in hand; schedulers often kill after ten
+PATIENCE = 8.0  # seconds for the current piece of work; schedulers often kill after ten
 
 
 @contextmanager

@@ -13,7 +13,7 @@ EVERY = 15.0  # seconds between two lines in a log
 
 
 class Live:
-    """Bars with these columns, gone when it is left; nothing of them in a log. Use as a context manager."""
+    """Progress bars with these columns; they vanish at the end, and a log shows none of them. Use as a context manager."""
 
     def __init__(self, *columns: ProgressColumn) -> None:
         self._console = output.console(error=True)

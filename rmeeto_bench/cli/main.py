@@ -33,13 +33,13 @@ COMMANDS = {
     "pull": "fetch a published checkpoint",
     "report": "draw the tables, the figure and the HTML page of a stored run again",
     "calibrate": "measure a model against itself: how small a difference this device can show",
-    "ablate": "run the paper's ablations on the models, data and checkpoints at hand",
+    "ablate": "run the paper's ablations on the models, data and checkpoints that are there",
     "visualize": "draw which tokens of an image or clip were merged",
     "flops": "count operations per image under every convention in use",
     "roofline": "show the limit of a GPU for each ratio, what bounds it, and how much of it a run reached",
     "paper": "lay the paper's tables and figures beside your own runs",
     "compare": "say whether a stored run is faster, slower or the same as another, arm by arm",
-    "gate": "measure two versions by turns and fail if the second is slower, larger or less accurate",
+    "gate": "measure two versions in turns and fail if the second is slower, larger or less accurate",
     "figure": "draw a figure of stored runs",
     "export": "write a stored run for other tools",
     "doctor": "say which kernels run here, why, and what would make it faster",
@@ -79,11 +79,11 @@ def _fail(message: str, code: int) -> int:
 def _explain(error: OSError) -> int:
     if error.errno == errno.ENOSPC:
         return _fail(
-            f"no space left on the disk of {error.filename or 'the output folder'}; free some and go on with --resume", 6
+            f"no space left on the disk of {error.filename or 'the output folder'}; free some, then continue with --resume", 6
         )
     where = error.filename or "a file"
     if error.errno in (errno.EFBIG, errno.EDQUOT):
-        return _fail(f"{where}: {error.strerror}; raise the limit or the quota, what was measured is kept", 6)
+        return _fail(f"{where}: {error.strerror}; raise the limit or the quota; what was measured is kept", 6)
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return _fail(f"{where}: {error.strerror}; give a place that can be written with --out", 2)
     return _fail(f"{where}: {error.strerror or error}", 2)

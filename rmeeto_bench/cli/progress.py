@@ -1,4 +1,4 @@
-"""What is seen on standard error while a run works: a live line per device on a terminal, a few plain lines in a log."""
+"""Progress of a run on standard error: a live line per device on a terminal, a few plain lines in a log."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rmeeto_bench.measure.rounds import RoundsProgress
 class _Line:
     """The bar of a device, or when its last line was printed."""
 
-    task: TaskID | None
-    printed: float
+    task: TaskID | None  # bar on a terminal; None: lines are printed
+    printed: float  # seconds of the monotonic clock at the last line
 
 
 class TerminalListener(Live):

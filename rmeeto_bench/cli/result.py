@@ -24,20 +24,31 @@ def add_output(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def show(record: RunRecord, folder: Path) -> None:
-    """The tables and sentences on standard output."""
+def show(record: RunRecord, folder: Path, *, whole: bool = False) -> None:
+    """The headline, the tables and the notes on standard output. `whole`: the table of each device, however many there are."""
 
-    from rmeeto_bench.report.run.summary import sentences
-    from rmeeto_bench.report.run.tables import overview_table, rich_table, sweep_table
+    from rmeeto_bench.report.run.summary import story
+    from rmeeto_bench.report.run.tables import FOLDED, overview_table, rich_table, sweep_table
 
     console = output.console()  # names in a stored run are text
-    for device in record.devices:
-        for table in (*rich_table(record, device.id, console.width), *sweep_table(record, device.id, console.width)):
-            console.print(table)
+    told = story(record)
+    for headline in told.headlines:
+        console.print(headline)
     for table in overview_table(record, console.width):
         console.print(table)
-    for sentence in sentences(record):
-        console.print(sentence)
+    folded = len(record.devices) > FOLDED and not whole
+    for device in record.devices:
+        for table in () if folded else rich_table(record, device.id, console.width):
+            console.print(table)
+        for sweep in () if folded else sweep_table(record, device.id, console.width):
+            console.print(sweep)
+        for (known, _), conclusion in told.conclusions.items():
+            if known == device.id:
+                console.print(conclusion)
+    for note in (*told.notes, *told.verdicts):
+        console.print(f"  {note}")
+    if folded:
+        console.print(f"the table of each device: rmeeto-bench show {folder}", soft_wrap=True)
     console.print(f"files: {folder}", soft_wrap=True)
 
 

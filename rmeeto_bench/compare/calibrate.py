@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 class Job:
     """What one session needs to know; it crosses to a fresh process."""
 
-    spec: str
-    session: int
-    model: str
-    batch_size: int
-    rounds: int
-    block_seconds: float
-    seed: int
-    allow_busy: bool
+    spec: str  # device, as `open_device` takes it
+    session: int  # number, from 0
+    model: str  # name of the model
+    batch_size: int  # images
+    rounds: int  # rounds to measure
+    block_seconds: float  # least seconds of a block
+    seed: int  # of the orders of the rounds
+    allow_busy: bool  # measure even if others use the device
 
 
 def _arms(device: Device, job: Job) -> list[TimedArm]:
@@ -142,11 +142,11 @@ def _in_fresh_processes(jobs: Sequence[Job]) -> list[Block]:
 
 @dataclass
 class Child:
-    """A process that measures one session, and the files of what it says."""
+    """A process that measures one session."""
 
-    process: subprocess.Popen[bytes]
-    answer: IO[bytes]
-    errors: IO[bytes]
+    process: subprocess.Popen[bytes]  # the process
+    answer: IO[bytes]  # file of what it says
+    errors: IO[bytes]  # file of its standard error
 
     @classmethod
     def start(cls, job: Job, variables: Mapping[str, str]) -> Child:

@@ -21,7 +21,7 @@ from rmeeto_bench.compare.gate_rule import (
     overall,
     process_changes,
 )
-from rmeeto_bench.compare.readings import USABLE, pair_lacks, readings_of, session_readings
+from rmeeto_bench.compare.readings import USABLE, readings_of, session_readings, unusable_pair
 from rmeeto_bench.compare.top1 import PairedAnswers
 from rmeeto_bench.errors import MeasurementError
 from rmeeto_bench.records.comparison import FAIL, INCONCLUSIVE, MEMORY, RATE, TOP1, Change, Comparison
@@ -34,20 +34,20 @@ SIDES = ("base", "head")
 
 @dataclass(frozen=True)
 class Rules:
-    """How the gate judges: `pairs` processes a side, and once as many more if the answer is not clear."""
+    """How the gate judges."""
 
-    margins: Margins = field(default_factory=Margins)
+    margins: Margins = field(default_factory=Margins)  # changes that are still the same
     pairs: int = PAIRS  # processes a side at each of the two looks
 
 
 @dataclass
 class Measured:
-    """What one side has shown so far. `stored`: the sessions of a run from another day, in place of fresh processes."""
+    """What one side has shown so far."""
 
-    name: str
-    records: list[RunRecord] = field(default_factory=list)
-    invalid: list[str] = field(default_factory=list)
-    stored: Sequence[Readings] | None = None
+    name: str  # base or head
+    records: list[RunRecord] = field(default_factory=list)  # of its processes
+    invalid: list[str] = field(default_factory=list)  # why processes count for nothing
+    stored: Sequence[Readings] | None = None  # sessions of a run from another day, in place of fresh processes
 
     def readings(self) -> list[Readings]:
         """The values of each process."""
@@ -66,8 +66,8 @@ class Measure(Protocol):
 class _Gate:
     """A gate on its way."""
 
-    sides: dict[str, Measured]
-    measure: Measure
+    sides: dict[str, Measured]  # name -> what it has shown
+    measure: Measure  # measures one process of a side
     changes_of: Callable[[RunRecord, RunRecord], Readings] | None  # for pairs that took turns
     changes: list[Readings] = field(default_factory=list)  # of each pair, logarithmic
     repeated: int = 0  # pairs that were measured again
@@ -124,7 +124,7 @@ def _measure_pairs(gate: _Gate, pairs: int) -> None:
             if gate.changes_of is not None:
                 memory = {key: value for key, value in changes.items() if key[2] == MEMORY}
                 changes = {**memory, **gate.changes_of(*pair)}
-            reasons = dict.fromkeys(names, pair_lacks(changes, *readings))
+            reasons = dict.fromkeys(names, unusable_pair(changes, *readings))
         gate.repeated += any(reasons.values())
         for name, reason in reasons.items():
             if reason:

@@ -53,10 +53,10 @@ class Margins:
 
 @dataclass(frozen=True)
 class Tested:
-    """A change before it is judged, with what is known about it."""
+    """A change before it is judged."""
 
-    change: Change
-    test: Student | PairedAnswers
+    change: Change  # what changed, and by how much
+    test: Student | PairedAnswers  # what says how sure the change is
 
 
 def decide(

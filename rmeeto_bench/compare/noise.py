@@ -54,12 +54,12 @@ class Noise:
 class NoiseProfile:
     """The noise of one device, and when and with what it was found out."""
 
-    device_id: str
-    device_name: str
-    created_utc: str
-    tool_version: str
-    noise: Noise
-    schema: str = SCHEMA
+    device_id: str  # id of the device
+    device_name: str  # as the driver or the operating system gives it
+    created_utc: str  # when it was found out
+    tool_version: str  # of this package
+    noise: Noise  # what was found
+    schema: str = SCHEMA  # version of this format
 
 
 def _drift_per_minute(blocks: Sequence[Block]) -> float:

@@ -34,14 +34,13 @@ OWN_ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Side:
-    """One program. `kind`: ref, folder, wheel or stored; `path`: what goes on Python's path (stored: the run's folder);
-    `python`: the interpreter with its dependencies; `commit`: of a ref."""
+    """One program."""
 
-    given: str
-    kind: str
-    path: Path
-    python: Path
-    commit: str | None = None
+    given: str  # as the user wrote it
+    kind: str  # ref, folder, wheel or stored
+    path: Path  # what goes on Python's path; stored: folder of the run
+    python: Path  # interpreter with the program's dependencies
+    commit: str | None = None  # of a ref; None: not one
 
     @property
     def label(self) -> str:
@@ -195,10 +194,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @dataclass
 class Running:
-    """A process of a side and the file of its standard error."""
+    """A process of a side."""
 
-    process: subprocess.Popen[bytes]
-    errors: IO[bytes]
+    process: subprocess.Popen[bytes]  # the process
+    errors: IO[bytes]  # file of its standard error
 
 
 def _launch(side: Side, flags: Sequence[str], out: Path, variables: Mapping[str, str]) -> Running:

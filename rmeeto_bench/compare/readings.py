@@ -89,7 +89,7 @@ def round_changes(base: tuple[Path, RunRecord], head: tuple[Path, RunRecord]) ->
     return found
 
 
-def pair_lacks(changes: Mapping[tuple[str, str, str], float], base: Readings, head: Readings) -> str:
+def unusable_pair(changes: Mapping[tuple[str, str, str], float], base: Readings, head: Readings) -> str:
     """Why a pair of processes is no replicate: something that both measured has no change within the pair. Or nothing."""
     missing = [key for key in base if key in head and key not in changes]
     return f"the two processes share fewer than {FEWEST} rounds of {missing[0][1]}" if missing else ""

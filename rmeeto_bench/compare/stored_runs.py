@@ -49,8 +49,8 @@ STACK = ("python", "cuda", "packages", "threads", "system")
 class StoredRun:
     """A run and where it lies."""
 
-    folder: Path
-    record: RunRecord
+    folder: Path  # with the run's files
+    record: RunRecord  # what was measured
 
     @property
     def name(self) -> str:
@@ -68,10 +68,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Compared:
-    """A change before it has its word, with what is known about it; no test where the sessions are too few."""
+    """A change before it has its word."""
 
-    change: Change
-    test: Student | PairedAnswers | None
+    change: Change  # what changed, and by how much
+    test: Student | PairedAnswers | None  # what says how sure the change is; None: the sessions are too few
 
     def fell(self) -> float:
         """Two-sided p-value of the quantity where it fell, 1 where it did not."""
@@ -202,7 +202,7 @@ def _explained(change: Change, rates: Mapping[tuple[str, str], str], tested: int
             why = f"the speed-up of {change.arm} fell because r = 0 got faster; {change.arm} itself is not slower"
             return replace(change, outcome=NO_LOSS, detail=why)
         return replace(change, detail=f"the speed-up of {change.arm} fell, but its rate is not shown to have fallen")
-    why = f"its interval excludes no change, but it is one of {tested} quantities, and chance explains one such interval"
+    why = f"its own interval excludes zero, but it is one of {tested} quantities, and chance explains one such interval"
     return replace(change, detail="; ".join(filter(None, (change.detail, why))))
 
 

@@ -54,14 +54,14 @@ def why_not(arm: Arm, profile: GpuProfile | None) -> str:
     if arm.images_per_second is None:
         return f"nothing measured ({arm.verdict})"
     if arm.precision not in HALF:
-        return f"the limits are those of half precision, this arm ran in {arm.precision}"
+        return f"the limits are for half precision, and this arm ran in {arm.precision}"
     try:
         sized = config(arm.model)
         model_operations(sized, ReductionConfig(r=arm.r), arm.batch_size)
     except UsageError as error:
         return str(error)
     if token_counts(ReductionConfig(r=arm.r), depth=sized.depth, initial_tokens=sized.num_tokens) != arm.token_counts:
-        return "the limits are worked out for merging as in the paper, this arm's tokens per block are others"
+        return "the limits are worked out for the paper's merging, and this arm has other tokens per block"
     return ""
 
 

@@ -65,7 +65,7 @@ def matching_flops(tokens: int, r: int, config: VimConfig, metric: str) -> float
     C = config.embed_dim
     widths = {"X": C, "B": config.d_state, "C": config.d_state, "delta": config.expand * C}
     if metric not in widths:
-        raise UsageError(f"metric {metric} is an attention's; a Mamba model has {', '.join(widths)}")
+        raise UsageError(f"metric {metric} belongs to attention; a Mamba model has {', '.join(widths)}")
     width = widths[metric]
     return _matching(tokens, r, width, C)
 
@@ -125,7 +125,7 @@ def count_flops(config: VimConfig | DeitConfig, reduction: ReductionConfig | Pru
         raise UsageError(f"FLOP conventions are {', '.join(CONVENTIONS)}, not {convention!r}")
     if isinstance(config, DeitConfig):
         if isinstance(reduction, Pruning):
-            raise UsageError("the pruning baselines are those of Mamba models; a DeiT merges or prunes by reduction")
+            raise UsageError("the pruning baselines are for Mamba models; a DeiT merges or prunes by reduction")
         return _deit_flops(config, reduction, linear_only=convention == "hook")
     matching = 0.0
     if isinstance(reduction, Pruning):

@@ -1,4 +1,4 @@
-"""Which class name is which output of the model: by a map that the user gives, or by a known data set's names."""
+"""Map class names to the outputs of a model: by a map that the user gives, or by a known data set's names."""
 
 from __future__ import annotations
 

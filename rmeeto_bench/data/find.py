@@ -1,4 +1,4 @@
-"""From `--data` to an image set: the bundled one, Fashion-MNIST files, or images in any common layout."""
+"""Find the image set that `--data` names: the bundled one, Fashion-MNIST files, or images in any common layout."""
 
 from __future__ import annotations
 

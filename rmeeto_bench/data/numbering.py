@@ -1,4 +1,4 @@
-"""From the class names of a data set to the model's numbers, without guessing from what the disk happens to hold."""
+"""Give the classes of a data set the model's numbers by name, without guessing from what the disk happens to hold."""
 
 from __future__ import annotations
 

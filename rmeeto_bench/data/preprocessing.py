@@ -1,4 +1,4 @@
-"""From an encoded image to the model's input pixels: safe decoding, and the resizing that the accuracies depend on."""
+"""Turn an encoded image into a model's input pixels: safe decoding, and the resizing that the accuracies depend on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Preprocessing:
 
     @property
     def mode(self) -> str:
-        """PIL's name for images of so many channels."""
+        """PIL's name for images with this many channels."""
         return "RGB" if self.channels == 3 else "L"
 
     @property
@@ -118,13 +118,13 @@ def _plain(image: Image.Image) -> tuple[Image.Image, str | None]:
     if image.mode == "CMYK":
         return image, "CMYK, converted to RGB"
     if image.getexif().get(ORIENTATION, 1) not in (0, 1):
-        return image, "an EXIF orientation, not followed as in the published evaluations"
+        return image, "an EXIF orientation, ignored as in the published evaluations"
     if image.has_transparency_data:
         image = image.convert("RGBA")  # colours stay; PIL warns when a palette with transparency becomes RGB at once
         low, _ = image.getchannel("A").getextrema()
         return image, "transparency that is dropped" if low < 255 else None  # type: ignore[operator]
     if image.format != "JPEG" and getattr(image, "is_animated", False):
-        return image, "animated, its first frame is taken"
+        return image, "an animation, of which the first frame is taken"
     return image, None
 
 

@@ -167,7 +167,7 @@ def in_order(work: Callable[[Task], Result], tasks: Iterable[Task], count: int) 
 
 def _died(reader: _Reader) -> UnavailableError:
     return UnavailableError(
-        f"a process that decodes images {reader.fate()}; what was done is kept, go on with --resume and fewer workers"
+        f"a process that decodes images {reader.fate()}; what was done is kept; continue with --resume and fewer workers"
     )
 
 

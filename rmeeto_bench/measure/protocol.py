@@ -20,7 +20,7 @@ class Protocol:
     `reject` names is dropped whole and measured again.
     """
 
-    name: str
+    name: str  # of the preset
     block_seconds: float  # least seconds of a block
     min_steps: int  # least steps of a block
     min_rounds: int  # of a session
@@ -31,10 +31,10 @@ class Protocol:
     minutes: float  # what the preset promises for six arms of the bundled model, accuracy included
     target: float = 0.0025  # half-width, as a share of the speed-up, that the printed interval over all sessions may have
     check_every: int = 4  # rounds
-    seed: int = 0
+    seed: int = 0  # of the orders of the rounds
     sessions: int = 1  # fresh processes of a run
     max_rejected: int = 20  # dropped rounds of a session
-    reject: tuple[str, ...] = (THROTTLED, CONTENDED)
+    reject: tuple[str, ...] = (THROTTLED, CONTENDED)  # codes of blocks that drop their round
     blind_seconds: float = 0.0  # least seconds of a warm-up where nothing tells the temperature
 
 

@@ -74,22 +74,22 @@ def _widest(times: Mapping[str, list[float]], baseline: str) -> float:
 class _Session:
     """The state of one session's rounds."""
 
-    device: Device
-    arms: dict[str, TimedArm]
-    protocol: Protocol
-    watch: Watch
-    telemetry: Telemetry
-    warm: WarmUp
-    number: int
-    turns: Turns
-    waited: float = 0.0
-    times: dict[str, list[float]] = field(init=False)
-    rejected: Counter[str] = field(default_factory=Counter)
-    gaps: int = 0
-    grew: int = 0
-    capped: bool | None = None
-    clocks: list[float] = field(default_factory=list)
-    done: int = 0
+    device: Device  # that is measured
+    arms: dict[str, TimedArm]  # name -> arm
+    protocol: Protocol  # how long and how often
+    watch: Watch  # what the caller sees and steers
+    telemetry: Telemetry  # what is read beside the times
+    warm: WarmUp  # how the warm-up ended
+    number: int  # of the session, from 0
+    turns: Turns  # the other programs that take turns with this one
+    waited: float = 0.0  # seconds spent waiting for a turn
+    times: dict[str, list[float]] = field(init=False)  # arm -> seconds per image of each round kept
+    rejected: Counter[str] = field(default_factory=Counter)  # reason -> dropped rounds
+    gaps: int = 0  # blocks whose time on the host and on the device differ too much
+    grew: int = 0  # bytes: the most that the allocator reserved anew in a block
+    capped: bool | None = None  # whether a power limit held the clock down; None: unknown
+    clocks: list[float] = field(default_factory=list)  # mean MHz of each block
+    done: int = 0  # rounds kept
 
     def __post_init__(self) -> None:
         self.times = {name: [] for name in self.arms}

@@ -1,4 +1,4 @@
-"""Whether the arms kept their relation over a run, from its rounds and temperatures. numpy and scipy only.
+"""Check that the arms kept their relation over a run, from its rounds and temperatures. numpy and scipy only.
 
 An interval covers what differs from process to process. It cannot cover what changes the same way in every process, such as
 heat that slows one arm more than another. What these tests see is NOT_STEADY; docs/intervals.md says what they cannot see.

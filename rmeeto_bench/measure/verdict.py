@@ -49,23 +49,18 @@ SPREAD = 0.02
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of an arm or a device beside its rounds. False, the default, is the good case or the unknown one.
+    """What is known of an arm or a device beside its rounds. False, the default, is the good case or the unknown one."""
 
-    `simulated`: no real device · `out_of_memory`, `tokens_mismatch`, `identity_failed`, `slow_path` (a fast path that was
-    asked for did not run), `environment_changed` (between sessions) make a result invalid · `synthetic_input`,
-    `host_bound`, `mig`, `device_spread` label it.
-    """
-
-    simulated: bool = False
-    out_of_memory: bool = False
-    tokens_mismatch: bool = False
-    identity_failed: bool = False
-    slow_path: bool = False
-    environment_changed: bool = False
-    synthetic_input: bool = False
-    host_bound: bool = False
-    mig: bool = False
-    device_spread: bool = False
+    simulated: bool = False  # no real device: not a measurement
+    out_of_memory: bool = False  # invalid: the arm did not fit
+    tokens_mismatch: bool = False  # invalid: other token counts than the schedule's
+    identity_failed: bool = False  # invalid: r = 0 gave other answers than the plain model
+    slow_path: bool = False  # invalid: a fast path that was asked for did not run
+    environment_changed: bool = False  # invalid: sessions ran in different environments
+    synthetic_input: bool = False  # label: timed on noise
+    host_bound: bool = False  # label: the processor, not the GPU, set the pace
+    mig: bool = False  # label: a slice of a GPU
+    device_spread: bool = False  # label: devices of one kind differ
 
 
 def invalid_codes(result: RoundsResult, protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:

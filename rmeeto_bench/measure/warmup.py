@@ -61,7 +61,7 @@ def drifting(cycles: Sequence[float]) -> bool:
 def clocks_hold(seen: Sequence[Mapping[str, Any]]) -> bool:
     """Whether clock and temperature of the last cycles (telemetry of each) have settled, or are not known.
 
-    Of the clock the trend counts: at the power cap it wavers by a per cent or two for ever.
+    For the clock only the trend counts: at the power cap it keeps fluctuating by 1 to 2 %.
     """
     clocks = [s["sm_mhz_mean"] for s in seen[-CYCLES:] if s.get("sm_mhz_mean")]
     warmth = [s["temperature_c"] for s in seen[-CYCLES:] if "temperature_c" in s]

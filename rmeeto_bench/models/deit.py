@@ -70,7 +70,7 @@ class Deit(ReducedModel):
     def set_reduction(self, reduction: ReductionConfig) -> None:
         """Change how tokens are reduced; the weights stay. Raises `UsageError` for what only a Mamba has."""
         if reduction.metric in SSM_METRICS:
-            raise UsageError(f"metric {reduction.metric} is a scan's; a ViT has X, Q, K and V")
+            raise UsageError(f"metric {reduction.metric} belongs to a scan; a ViT has X, Q, K and V")
         other = [name for name in UNUSED if getattr(reduction, name) != getattr(DEFAULTS, name)]
         if other or replace(reduction.ablation, seed=0) != Ablation():
             unused = ", ".join(other) or "ablation of the matching"

@@ -55,7 +55,7 @@ class VimConfig:
         if self.frames < 0 or self.frames % self.tubelet:
             raise UsageError(f"frames {self.frames} is not a multiple of tubelet {self.tubelet}")
         if self.frames and not self.cls_first:
-            raise UsageError("a model of clips has its class token first; set cls_first")
+            raise UsageError("a model of clips needs its class token first; set cls_first")
 
     @property
     def step(self) -> int:

@@ -94,10 +94,17 @@ class Vim(ReducedModel):
     """Vim, or VideoMamba by its config. `reduction.r = 0` is the plain model; any other r merges (or prunes) by the schedule.
 
     `backend` names the kernels (`auto`, `native`, `stepwise`, `reference`, ...); the choice is made once per kind of
-    device and readable as `model.kernels`.
+    device and readable as `model.kernels`. `kernels`: exactly these instead, wherever the model runs.
     """
 
-    def __init__(self, config: VimConfig, reduction: ReductionConfig | None = None, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        config: VimConfig,
+        reduction: ReductionConfig | None = None,
+        backend: str = "auto",
+        *,
+        kernels: Kernels | None = None,
+    ) -> None:
         super().__init__()
         self.config: VimConfig = config
         self.backend = backend
@@ -113,13 +120,13 @@ class Vim(ReducedModel):
         self.norm_f = RMSNorm(dim, config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
         self._initialise()
-        self._kernels: dict[str, Kernels] = {}
+        self._given, self._chosen = kernels, dict[str, Kernels]()
         self._set_merges()
 
     def _set_merges(self) -> None:
         """Decide before the first forward what each block does; nothing about the schedule is decided at run time."""
         if self.reduction.metric in ATTENTION_METRICS:
-            raise UsageError(f"metric {self.reduction.metric} is an attention's; a Mamba model has X, B, C and delta")
+            raise UsageError(f"metric {self.reduction.metric} belongs to attention; a Mamba model has X, B, C and delta")
         self._fused_out = self._unfusible()
         removed = schedule.merges(self.reduction, depth=self.config.depth, initial_tokens=self.config.num_tokens)
         self._merges = {block: self._at_block(block, r) for block, r in removed.items() if r > 0}
@@ -151,13 +158,15 @@ class Vim(ReducedModel):
     @property
     def kernels(self) -> Kernels:
         """The kernels for the device, dtype and mode this model has now."""
+        if self._given is not None:
+            return self._given
         kind, float64 = self.cls_token.device.type, self.cls_token.dtype == torch.float64
         gradients = self.training and torch.is_grad_enabled()
         place = " ".join((kind, *("float64",) * float64, *("gradients",) * gradients))
-        if place not in self._kernels:
+        if place not in self._chosen:
             operands = Operands(kind, self.config.d_state, self.config.d_conv, float64, gradients)
-            self._kernels[place] = select(self.backend, operands)
-        return self._kernels[place]
+            self._chosen[place] = select(self.backend, operands)
+        return self._chosen[place]
 
     @property
     def kernels_name(self) -> str:

@@ -26,7 +26,7 @@ def build(sized: Sizes, reduction: ReductionConfig, backend: str = "auto", pruni
         from rmeeto_bench.models.deit import Deit  # timm takes seconds to import, and only this family needs it
 
         if pruning is not None:
-            raise UsageError("the pruning baselines are those of Mamba models; a DeiT merges or prunes by reduction")
+            raise UsageError("the pruning baselines are for Mamba models; a DeiT merges or prunes by reduction")
         return Deit(sized, reduction, backend)
     return Vim(sized, reduction, backend) if pruning is None else PrunedVim(sized, pruning, backend)
 

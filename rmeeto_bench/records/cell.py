@@ -1,4 +1,4 @@
-"""The stable id of a cell: it stands for everything that one number of a table was measured with.
+"""The stable id of a cell, made from all settings behind one number of a table.
 
 The id is the same on every machine and in every run. Results with one id may be compared; results with different ids may not.
 """

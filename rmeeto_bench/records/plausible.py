@@ -1,4 +1,4 @@
-"""Whether the numbers of a manifest are ones that a run can have: ranges, intervals, counts and names that fit together.
+"""Check the numbers of a manifest: ranges, intervals, counts and names that a run can have.
 
 `check` has seen to the types. What passes here can be drawn.
 """

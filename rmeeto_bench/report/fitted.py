@@ -1,4 +1,4 @@
-"""Every table of the terminal: fitted to its width by leaving out or stacking what matters least, never by cutting a number."""
+"""Fit every table to the width of the terminal: leave out or stack what matters least, never cut a number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Cell = tuple[str, str]  # a value and its interval, which stands beside it or be
 class Column:
     """A column of a table, under the name that its cells have in a row."""
 
-    name: str
+    name: str  # over the column
     importance: int  # the least important goes first; below 0 never
     left: bool = False  # words, not numbers
 

@@ -1,4 +1,4 @@
-"""What stands below a table about the column of weights: how it is known, and what is not the method's own."""
+"""Notes below a table on its weights: how their training is known, and which settings are not the method's own."""
 
 from __future__ import annotations
 

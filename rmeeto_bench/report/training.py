@@ -15,12 +15,12 @@ from rmeeto_bench.report.plain import markdown as as_markdown
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """One `retrain` log: its settings (`head`), its lines, and how it ended (`tail`: top1 in percent, seconds)."""
+    """One `retrain` log."""
 
-    name: str
-    head: dict[str, Any]
-    lines: tuple[dict[str, Any], ...]
-    tail: dict[str, Any]
+    name: str  # of its file
+    head: dict[str, Any]  # settings of the training
+    lines: tuple[dict[str, Any], ...]  # progress, one entry a line
+    tail: dict[str, Any]  # how it ended: top1 in percent, seconds; empty: it did not
 
     @property
     def epochs(self) -> float:

@@ -17,10 +17,10 @@ from rmeeto_bench.retrain.recipe import Augmentation, Recipe
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of one global batch: shifts [2, B, 1] int64 and mirrored [B] bool, None where not augmented so."""
+    """The random numbers of one global batch."""
 
-    shifts: Tensor | None
-    mirrored: Tensor | None
+    shifts: Tensor | None  # [2, B, 1] int64, pixels; None: not augmented so
+    mirrored: Tensor | None  # [B] bool; None: not augmented so
 
     def of(self, rank: int, size: int, copies: int = 1) -> Draw:
         """The part of one process: every `size`-th image from `rank` on, with all of its copies."""

@@ -80,7 +80,7 @@ def choose_device(name: str) -> torch.device:
     if not torch.cuda.is_available() or local >= torch.cuda.device_count():
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         raise UnavailableError(
-            f"process {local} of this machine wants a GPU of its own, there are {found}; start fewer, or --device cpu"
+            f"process {local} of this machine needs a GPU of its own, but there are {found}; start fewer, or --device cpu"
         )
     return torch.device("cuda", local)
 

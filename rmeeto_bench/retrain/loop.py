@@ -27,52 +27,48 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of a training log: after `step` of `steps` optimizer steps.
+    """One line of a training log."""
 
-    `loss` is the mean over processes and since the line before; `images_per_second` of all processes together; `seconds`
-    of training so far, over all resumptions; `data_wait` the share of the time spent waiting for images.
-    """
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float
-    lr: float
-    images_per_second: float
-    seconds: float
-    data_wait: float = 0.0
+    step: int  # optimizer steps done
+    steps: int  # optimizer steps of the whole training
+    epoch: float  # passes over the images
+    loss: float  # mean over the processes, since the line before
+    lr: float  # learning rate
+    images_per_second: float  # of all processes together
+    seconds: float  # of training so far, over all resumptions
+    data_wait: float = 0.0  # share of the time spent waiting for images
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training run ended. `interrupted` is true if `should_stop` ended it early; `images` of all processes."""
+    """How a training ended."""
 
-    steps: int
-    images: int
-    seconds: float
-    interrupted: bool
-    log: tuple[Progress, ...] = field(repr=False)
+    steps: int  # optimizer steps done
+    images: int  # of all processes
+    seconds: float  # of training, over all resumptions
+    interrupted: bool  # whether `should_stop` ended it early
+    log: tuple[Progress, ...] = field(repr=False)  # its lines
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What the caller sees and steers of a run: `on_progress` every `every` steps, `should_stop` after each step (with
-    several processes every `every`), `save` with the whole state every `save_every` steps and when stopped."""
+    """What the caller sees and steers of a training."""
 
-    on_progress: Callable[[Progress], None] = lambda _: None
-    should_stop: Callable[[], bool] = lambda: False
-    every: int = 20
+    on_progress: Callable[[Progress], None] = lambda _: None  # called every `every` steps
+    should_stop: Callable[[], bool] = lambda: False  # asked after each step; with several processes every `every`
+    every: int = 20  # steps
+    # called with the step and the whole state every `save_every` steps, and when stopped
     save: Callable[[int, dict[str, Any]], None] = lambda *_: None
-    save_every: int = 200
+    save_every: int = 200  # steps
 
 
 @dataclass
 class _Window:
     """What happened since the last line of the log."""
 
-    losses: list[Tensor] = field(default_factory=list)
-    began: float = 0.0
-    waited: float = 0.0
+    losses: list[Tensor] = field(default_factory=list)  # of each step, on the device
+    began: float = 0.0  # seconds of `perf_counter`
+    waited: float = 0.0  # seconds spent waiting for images
 
     def state(self) -> dict[str, Any]:
         return {

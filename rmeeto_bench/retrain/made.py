@@ -1,4 +1,4 @@
-"""What made a file of weights, as its header says it: enough to know whether a training that is asked for has been done."""
+"""How a file of weights was made, by its header: enough to know whether a training was already done."""
 
 from __future__ import annotations
 

@@ -45,36 +45,29 @@ EVALUATION_TOKENS = 250 * 197  # in a batch: 250 images of 224 pixels, or 31 cli
 
 @dataclass(frozen=True)
 class Files:
-    """Where a run writes. `half` stores the weights in fp16; `resume` goes on from the last state, if there is one; a state
-    is written every `save_every` steps, a line of the log every `log_every`; `force` replaces a training that is there."""
+    """Where a training writes."""
 
-    out: Path
-    half: bool = False
-    resume: bool = False
-    save_every: int = 200
-    log_every: int = 20
-    force: bool = False
+    out: Path  # folder
+    half: bool = False  # store the weights in fp16
+    resume: bool = False  # go on from the last state, if there is one
+    save_every: int = 200  # steps from state to state
+    log_every: int = 20  # steps from line to line of the log
+    force: bool = False  # replace a training that is there
 
 
 @dataclass(frozen=True)
 class Session:
-    """What all runs of one call share.
+    """What all trainings of one call share."""
 
-    `data` is a Fashion-MNIST folder, a folder with `train/` and `val/`, or None for the installed Fashion-MNIST; `init`
-    a checkpoint, `none` for random weights, or None for what the recipe starts from; `reduction` is how tokens are
-    reduced (its r is each run's own); `workers` decode images that are files; `on_error`: `stop` at a file that cannot be
-    read, or `skip` it.
-    """
-
-    model: str
-    recipe: Recipe
-    data: Path | None
-    init: str | None
-    files: Files
-    backend: str = "auto"
-    reduction: ReductionConfig = field(default_factory=ReductionConfig)
-    workers: int = 0
-    on_error: str = STOP
+    model: str  # name of the model
+    recipe: Recipe  # how long and how to train
+    data: Path | None  # a Fashion-MNIST folder, or one with `train/` and `val/`; None: the installed Fashion-MNIST
+    init: str | None  # a checkpoint, or `none` for random weights; None: what the recipe starts from
+    files: Files  # where it writes
+    backend: str = "auto"  # kernels, a name of the registry or auto
+    reduction: ReductionConfig = field(default_factory=ReductionConfig)  # how tokens are reduced; its r is each training's own
+    workers: int = 0  # processes that decode images
+    on_error: str = STOP  # `stop` at a file that cannot be read, or `skip` it
     class_map: Path | None = None  # file that gives the class folders their numbers
 
     def stem(self, r: int) -> Path:
@@ -99,16 +92,14 @@ def _way(reduction: ReductionConfig) -> str:
 
 @dataclass(frozen=True)
 class Trained:
-    """The files and the outcome of one run; `top1` in percent on the validation set, None if the run was interrupted, which
-    leaves its state and no checkpoint; `minutes` of training; `unreadable`: training files that were skipped (since the last
-    resumption)."""
+    """The files and the outcome of one training."""
 
-    checkpoint: Path
-    log: Path
-    top1: float | None
-    minutes: float
-    interrupted: bool
-    unreadable: tuple[str, ...] = ()
+    checkpoint: Path  # its weights; an interrupted training leaves a state and no weights
+    log: Path  # file of its log
+    top1: float | None  # percent on the validation set; None: interrupted
+    minutes: float  # of training
+    interrupted: bool  # whether it was stopped
+    unreadable: tuple[str, ...] = ()  # training files that were skipped since the last resumption
 
 
 def initial_weights(session: Session) -> str | None:
@@ -143,7 +134,7 @@ def _fitted(state: dict[str, Tensor], model: ReducedModel) -> tuple[dict[str, Te
 
 
 def build(session: Session, r: int, num_classes: int) -> ReducedModel:
-    """The model at this r with the weights to start from. A head for other classes starts anew."""
+    """The model at this r with the weights to start from. A head for other classes starts at random."""
     recipe = session.recipe
     torch.manual_seed(recipe.seed)
     sizes: dict[str, Any] = {"drop_path_rate": recipe.drop_path_rate, "num_classes": num_classes}
@@ -159,7 +150,7 @@ def build(session: Session, r: int, num_classes: int) -> ReducedModel:
         state, new_head = _fitted(loaded.state_dict, model)
         check_state(state, model, path)
         if new_head and recipe.teacher.source == "self":
-            raise UsageError(f"{path} has other classes than the data: it cannot teach them; train with --teacher none")
+            raise UsageError(f"{path} has other classes than the data, so it cannot teach them; train with --teacher none")
         model.load_state_dict(state)
     return model
 
@@ -188,7 +179,7 @@ def finished(session: Session, r: int) -> Trained | None:
         minutes, skipped = tail.get("seconds", 0.0) / 60, tuple(tail.get("unreadable", ()))
         return Trained(checkpoint, log, float(there["top1"]), minutes, interrupted=False, unreadable=skipped)
     if begun and not files.resume:
-        raise UsageError(f"{stem} was begun and not finished; --resume goes on, --force starts from the beginning")
+        raise UsageError(f"{stem} was not finished; --resume continues it, --force starts again")
     if begun:
         state = load_state(states) or {}
         unlike = differences(state.get("decided", {}), asked)
@@ -196,7 +187,7 @@ def finished(session: Session, r: int) -> Trained | None:
             raise UsageError(f"{states} is of another training: {'; '.join(unlike)}; give the same again, or --force")
         return None
     why = "; ".join(unlike) or "it was cut short, and its states are gone"
-    raise UsageError(f"{checkpoint} is there and not what is asked for: {why}; --force replaces it, or choose another --out")
+    raise UsageError(f"{checkpoint} is there and is another training ({why}); --force replaces it, or choose another --out")
 
 
 def train_one(

@@ -1,4 +1,4 @@
-"""From `--data` to a training set and a validation set: Fashion-MNIST, images by class, or videos."""
+"""Find the training set and the validation set that `--data` names: Fashion-MNIST, images by class, or videos."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_training(
         return fashion_mnist.load("train", path), fashion_mnist.load("test", path)
     for part in ("train", "val"):
         if not (path / part).is_dir():
-            raise DataError(f"{path} has no {part}/; training wants train/ and val/ in it, each with a folder per class")
+            raise DataError(f"{path} has no {part}/; training needs train/ and val/ in it, each with a folder per class")
     classes = trained_on(path / "train", class_map)
     sources = (load_class_folders(path / part, classes) for part in ("train", "val"))
     training, validation = (image_set(source, preprocessing_for(shape), classes.count, reading) for source in sources)

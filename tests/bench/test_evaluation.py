@@ -173,7 +173,7 @@ def test_the_files_say_what_the_record_says(tmp_path: Path, capsys: pytest.Captu
     words = ["eval", "--gpus", "none", "--r", "0,20", "--subset", "100", "--out", str(tmp_path)]
     assert main(words) == 0
     heard = capsys.readouterr()
-    assert "100 images tell an accuracy of 80 % to within 71.1 to 86.7 %" in heard.err
+    assert "with 100 images, an accuracy of 80 % has an interval of 71.1 to 86.7 %" in heard.err
     assert {"accuracy.json", "accuracy.csv", "classes.csv", "classes.png", "run.sqlite"} <= {p.name for p in tmp_path.iterdir()}
     record = json.loads((tmp_path / "accuracy.json").read_text())
     with (tmp_path / "accuracy.csv").open() as file:

@@ -92,6 +92,6 @@ def test_a_training_that_was_cut_short_is_gone_on_with_and_a_forced_one_is_new(r
     file.unlink()
     without, other = commands(given, [*given, "--resume", "--lr", "0.002"], cwd=tmp_path)
     assert (without.code, other.code) == (2, 2)
-    assert "was begun and not finished; --resume goes on, --force starts from the beginning" in without.err
+    assert "was not finished; --resume continues it, --force starts again" in without.err
     assert "is of another training: recipe.schedule.lr 0.001, not 0.002" in other.err
     assert (states / "step_00000002.pt").is_file()

@@ -34,7 +34,7 @@ FIT = {
         ({"mig": True}, False, "MIG", "nvidia-smi -mig 0"),
         ({"persistence": False}, False, "persistence mode is off", "nvidia-smi -pm 1"),
         ({"temperature_c": 84}, True, "84 deg C", "cool"),
-        ({"power_limit_w": 300.0}, False, "300 W, usual are 450 W", "nvidia-smi -pl 450"),
+        ({"power_limit_w": 300.0}, False, "300 W instead of the usual 450 W", "nvidia-smi -pl 450"),
         ({"display": True}, False, "a display is attached", "without a desktop"),
         ({"pcie_width": 4}, False, "4 of 16 lanes", "slot"),
         ({"max_sm_mhz": 2000}, False, "UNLOCKED", "nvidia-smi -lgc 1500,1500"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from bench_harness import controls, sim_plan
 
+import rmeeto_bench as rb
 from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.records.run import MANIFEST, load
@@ -106,6 +107,7 @@ def test_show_prints_the_run_and_its_rounds(
 
 def test_resuming_a_complete_run_measures_nothing(folder: Path, capsys: pytest.CaptureFixture) -> None:
     before = load(folder).arms
+    assert rb.resume(folder).record.arms == before
     assert main(["resume", str(folder), "--json", "-"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert [arm["images_per_second"] for arm in record["arms"]] == [

@@ -10,8 +10,10 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import rmeeto_bench as rb
 from rmeeto_bench.kernels.registry import BACKENDS, Operands
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.models.vim import Vim
+from rmeeto_bench.reduction.config import ReductionConfig
 
 VIEWS = {
     "_unsafe_view",
@@ -67,8 +69,8 @@ def on_no_gpu(model: torch.nn.Module) -> None:
 
 def test_a_forward_of_vim_small_makes_few_launches() -> None:
     pytest.importorskip("triton", reason="this torch came without triton")
-    model = rb.create_model("vim_small", r=11, embed_dim=16).eval()  # as many operations, on fewer channels
-    model._kernels = {"cuda": BACKENDS["triton"](Operands("cpu", 16, 4))}
+    sizes = config("vim_small", embed_dim=16)  # as many operations, on fewer channels
+    model = Vim(sizes, ReductionConfig(r=11), kernels=BACKENDS["triton"](Operands("cpu", 16, 4))).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         on_no_gpu(model)
         model.freeze()

@@ -155,8 +155,8 @@ def test_proportional_attention_counts_a_merged_token_as_often_as_it_stands_for(
 @pytest.mark.parametrize(
     ("name", "reduction", "says"),
     [
-        ("vim_nano", ReductionConfig(r=2, metric="K"), "an attention's"),
-        ("deit_tiny", ReductionConfig(r=2, metric="delta"), "a scan's"),
+        ("vim_nano", ReductionConfig(r=2, metric="K"), "belongs to attention"),
+        ("deit_tiny", ReductionConfig(r=2, metric="delta"), "belongs to a scan"),
         ("deit_tiny", ReductionConfig(r=2, placement="odd"), "placement"),
         ("deit_tiny", ReductionConfig(r=2, ablation=Ablation(shuffle=0.5)), "ablation"),
     ],

@@ -140,6 +140,7 @@ def test_the_wheel_carries_what_the_tool_needs_and_nothing_else(wheel: Path) -> 
         f"rmeeto_bench/{path.relative_to(ROOT / 'rmeeto_bench')}" for path in sorted((ROOT / "rmeeto_bench").rglob("*.cpp"))
     ]
     assert not [name for name in names if name.startswith(("tests", "results", "benchmarks")) or "__pycache__" in name]
+    assert not [name for name in names if name.endswith("README.md")], "pages for those who change the sources"
     assert wheel.stat().st_size < 15 << 20
 
 

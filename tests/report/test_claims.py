@@ -9,7 +9,7 @@ import pytest
 import sample_runs
 
 from rmeeto_bench.records.run import Arm, Estimate
-from rmeeto_bench.report.run.claims import fastest_within, where_it_pays
+from rmeeto_bench.report.run.claims import fastest_within, on_devices, where_it_pays
 
 RS = (5, 10, 11, 20)  # ratios 0.14, 0.28, 0.31, 0.54
 
@@ -71,17 +71,20 @@ def test_where_it_pays(name: str) -> None:
 
 def test_the_ratio_that_pays_and_the_fastest_do_not_contradict_each_other() -> None:
     rows = [replace(row, delta_top1=Estimate(-0.2, -0.3, -0.1) if row.r else None) for row in arms(0.9, 0.9, 1.2, 0.9)]
-    assert fastest_within(rows) == "fastest within 1 point of the baseline: ratio 0.31 at 1.20x [1.19, 1.21], -0.20 points"
+    assert (
+        fastest_within(rows)
+        == "ratio 0.31 is the fastest within 1 point of the baseline, at 1.20x [1.19, 1.21] and -0.20 points"
+    )
     assert where_it_pays(rows[1:]).startswith("merging pays only at ratio 0.31")
 
 
 @pytest.mark.parametrize(
     ("low", "expected"),
     [
-        (-0.90, "fastest within 1 point of the baseline: ratio 0.28"),
+        (-0.90, "ratio 0.28 is the fastest within 1 point of the baseline"),
         (
             -0.99,
-            "no ratio is shown to be faster than the baseline and within 1 point of its top-1; not resolved",
+            "no ratio is shown to be faster than the baseline and within 1 point of its top-1, not resolved",
         ),  # of two tested
     ],
 )
@@ -90,15 +93,52 @@ def test_within_a_point_is_said_of_what_is_shown_over_all_ratios_together(low: f
     assert fastest_within(rows).startswith(expected)
 
 
-def test_where_all_speedups_are_truly_one_a_ratio_is_named_in_at_most_one_run_in_twenty() -> None:
+DEVICES = {
+    "all": (
+        [arms(0.9, 1.2), arms(0.9, 1.3)],
+        "merging pays on both devices; the fastest ratio gives 1.20 to 1.30x, at ratio 0.28",
+    ),
+    "one of three": (
+        [arms(0.9, 1.2), arms(0.9, 0.9), arms(1.001, 0.999, half=0.03)],
+        "merging pays on 1 of 3 devices; the fastest ratio gives 1.20x, at ratio 0.28",
+    ),
+    "none": ([arms(0.9, 0.9), arms(0.9, 0.99)], "merging is not shown to pay on any of the 2 devices"),
+    "one process": ([arms(1.2, sessions=1)] * 3, "where merging pays is not resolved: that takes three processes or more"),
+    "r = 0": ([arms()] * 3, "no speed-up was measured on any device"),
+}
+
+
+@pytest.mark.parametrize("name", list(DEVICES))
+def test_on_which_devices_it_pays(name: str) -> None:
+    rows, expected = DEVICES[name]
+    unknown = [[replace(row, top1=None, delta_top1=None) for row in device] for device in rows]
+    assert on_devices({f"gpu {i}": device for i, device in enumerate(unknown)}) == expected
+
+
+def test_on_devices_where_no_ratio_is_within_a_point_or_only_on_one() -> None:
+    near = [replace(row, delta_top1=Estimate(-0.2, -0.3, -0.1) if row.r else None) for row in arms(0.9, 1.2)]
+    far = [replace(row, delta_top1=Estimate(-3.0, -3.2, -2.8) if row.r else None) for row in arms(0.9, 1.3)]
+    some = "merging pays on both devices; the fastest ratio within 1 point of top-1 gives 1.20x on 1 of them, at ratio 0.28"
+    assert on_devices({"near": near, "far": far}) == some
+    none = "merging pays on both devices, but no ratio is certain to stay within 1 point of top-1"
+    assert on_devices({"far": far, "farther": far}) == none
+
+
+def made(generator: np.random.Generator) -> list[Arm]:
+    """Arms that are all truly as fast as their baseline, which the sessions share."""
+    values = generator.normal(0, 0.004, (6, 4)) + generator.normal(0, 0.004, (6, 1))
+    spread = values.std(0, ddof=1) / np.sqrt(6) * 2.571
+    return [
+        replace(row, speedup=Estimate(float(np.exp(m)), float(np.exp(m - h)), float(np.exp(m + h))))
+        for row, m, h in zip(arms(1, 1, 1, 1)[1:], values.mean(0), spread)
+    ]
+
+
+def test_where_all_speedups_are_truly_one_a_ratio_or_device_is_named_in_at_most_one_run_in_twenty() -> None:
     generator, named = np.random.default_rng(9090), 0
     for _ in range(400):
-        values = generator.normal(0, 0.004, (6, 4)) + generator.normal(0, 0.004, (6, 1))  # sessions share their baseline
-        spread = values.std(0, ddof=1) / np.sqrt(6) * 2.571
-        rows = [
-            replace(row, speedup=Estimate(float(np.exp(m)), float(np.exp(m - h)), float(np.exp(m + h))))
-            for row, m, h in zip(arms(1, 1, 1, 1)[1:], values.mean(0), spread)
-        ]
-        text = where_it_pays(rows)
+        text = where_it_pays(made(generator))
         named += not text.startswith("no ratio is shown") or "slower" in text
     assert named / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    paying = [on_devices({str(i): made(generator) for i in range(6)}).startswith("merging pays") for _ in range(200)]
+    assert np.mean(paying) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
-from sample_runs import cpu_run, record, two_gpus
+from sample_runs import arms, cpu_run, record, two_gpus
 
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.records.run import Block, Estimate, RunRecord, save
+from rmeeto_bench.records.run import Block, DeviceRecord, Estimate, RunRecord, save
 from rmeeto_bench.report.figures.curves import lines_of
 from rmeeto_bench.report.figures.kinds import energy, kernel_times, retraining, speed_accuracy, speedup
+from rmeeto_bench.report.figures.labels import short
 from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, render
 
 CHECK = {
@@ -72,15 +74,59 @@ def test_curves_differ_in_colour_brightness_marker_and_line() -> None:
         assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.75, "visible on white"
 
 
-def test_the_speed_up_figure_holds_bound_break_even_and_published_values() -> None:
+def test_the_speed_up_figure_names_its_curves_and_the_bound_and_has_no_legend() -> None:
     axes = speedup([two_gpus()], "screen").axes[0]
-    labels = axes.get_legend_handles_labels()[1]
-    assert any(label.startswith("token bound") for label in labels)
-    assert "NVIDIA GeForce RTX 4090, vim_small, pays from 0.20" in labels
-    assert "NVIDIA H200, vim_small" in labels, "merging pays at every ratio there: no break-even to name"
-    assert "NVIDIA GeForce RTX 4090, published" in labels
-    bound = next(line for line in axes.lines if str(line.get_label()).startswith("token bound"))
+    assert {text.get_text() for text in axes.texts} == {"RTX 4090", "H200", "token bound,\n1 / (1 - ratio)"}
+    assert axes.get_legend() is None
+    assert axes.get_xlabel().endswith("(crosses: published)")
+    bound = next(line for line in axes.lines if line.get_linestyle() == ":" and len(line.get_xdata()) == 41)  # type: ignore[arg-type]
     assert bound.get_ydata()[-1] == pytest.approx(1 / (1 - two_gpus().arms[3].reduction_ratio))  # type: ignore[index]
+
+
+SIX = {
+    "NVIDIA A100 PCIe 40 GB": 1046.0,
+    "NVIDIA RTX A4000": 259.0,
+    "NVIDIA H100 PCIe": 2507.0,
+    "NVIDIA GeForce RTX 3090": 240.0,
+    "NVIDIA GeForce RTX 4090": 557.0,
+    "Tesla V100-SXM2-32GB": 421.0,
+}
+
+
+def devices(rates: dict[str, float], *, accuracy: bool) -> RunRecord:
+    found = [(DeviceRecord(f"cuda:{i}", name, "cuda"), rate) for i, (name, rate) in enumerate(rates.items())]
+    ups = {0: 1.0, 5: 0.93, 10: 1.07, 11: 1.11, 20: 1.48}
+    rows = [
+        arm
+        for device, rate in found
+        for arm in arms(device.id, "vim_small", {r: rate * up for r, up in ups.items()}, accuracy=accuracy)
+    ]
+    return record(tuple(device for device, _ in found), tuple(rows))
+
+
+ROWS = {
+    "one": {"Some CPU": 100.0},
+    "six": SIX,
+    "long": {f"A device of the maker with a long name, number {i}": 100.0 * 1.1**i for i in range(5)},
+    "sixteen": {f"NVIDIA card {i}": 200 * 1.15**i for i in range(16)},
+}
+
+
+@pytest.mark.parametrize("style", ["screen", "paper"])
+@pytest.mark.parametrize("accuracy", [True, False])
+@pytest.mark.parametrize("name", list(ROWS))
+def test_no_label_lies_on_another_or_under_an_error_bar_or_outside(name: str, *, accuracy: bool, style: str) -> None:
+    figure = speed_accuracy([devices(ROWS[name], accuracy=accuracy)], style)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [(text.get_text(), Text.get_window_extent(text)) for text in axes.texts]
+    names = {short(device, 22 if style == "screen" else 14) for device in ROWS[name] if name != "one"}
+    assert {text for text, _ in boxes} >= names
+    bars = [bar.get_transform().transform_path(path) for bar in axes.collections for path in bar.get_paths()]
+    for i, (text, box) in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1 + 1, text
+        assert not [other for other, taken in boxes[:i] if taken.overlaps(box.shrunk(0.98, 0.9))], text
+        assert not any(bar.intersects_bbox(box) for bar in bars), text
 
 
 def test_two_runs_of_one_machine_are_told_apart() -> None:
@@ -118,7 +164,7 @@ def test_energy_comes_from_the_blocks_and_is_dropped_where_two_ways_disagree(
     assert main(["figure", str(good), "--kind", "energy"]) == 0
     assert {path.name for path in good.glob("energy.*")} == {"energy.png", "energy.pdf", "energy.svg"}
     assert main(["report", str(good)]) == 0
-    assert "Energy by the device&#39;s counter" in (good / "report.html").read_text(encoding="utf-8")
+    assert "Energy by the device's counter" in (good / "report.html").read_text(encoding="utf-8")
     assert main(["report", str(bad)]) == 0
     assert "Energy by" not in (bad / "report.html").read_text(encoding="utf-8")
     assert main(["figure", str(bad), "--kind", "energy"]) == 2

@@ -84,7 +84,7 @@ def test_where_nothing_is_at_hand_a_line_says_what_is_lacking(name: str) -> None
         assert bare.found == len(bare.lines)
     else:
         assert bare.found == 0
-        assert TABLES[name].lacks in bare.state
+        assert TABLES[name].absent in bare.state
         assert markdown(bare).count(f"| {DASH} | {DASH} | {DASH} |") == len(bare.lines)
 
 
@@ -349,23 +349,23 @@ def test_disagreements_of_the_paper_are_noted_where_they_are() -> None:
 
 def test_figure_4_needs_published_numbers_only_and_takes_ours_over_them() -> None:
     (axes,) = DRAW["fig4"](Sources(), "screen").axes
-    labelled = {line.get_label(): line for line in axes.lines if not str(line.get_label()).startswith("_")}
-    assert set(labelled) == set(GPUS)
-    assert list(labelled["H100"].get_xdata()) == [1954, 1757, 2020, 2158, 2254, 2446]
-    assert list(labelled["H100"].get_ydata()) == [80.5, 79.9, 79.4, 79.3, 78.3, 76.5]
+    assert {text.get_text() for text in axes.texts} == set(GPUS)
+    assert list(axes.lines[0].get_xdata()) == [1954, 1757, 2020, 2158, 2254, 2446]
+    assert list(axes.lines[0].get_ydata()) == [80.5, 79.9, 79.4, 79.3, 78.3, 76.5]
     sources = gather([two_gpus()])
     assert ours("fig4", sources) == 8
-    mine, foreign = DRAW["fig4"](sources, "screen").axes[0].containers
+    (axes,) = DRAW["fig4"](sources, "screen").axes
+    mine, foreign = (drawn for drawn in axes.containers if drawn.lines[0] is not None)
     assert list(mine.lines[0].get_xdata()) == [1480, 1372, 1690, 2200]
     slow = replace(two_gpus(), arms=tuple(replace(arm, precision="fp32") for arm in two_gpus().arms))
     assert ours("fig4", gather([slow])) == 0
-    assert foreign.get_label() == "ours, NVIDIA H200"
+    assert "ours, H200" in {text.get_text() for text in axes.texts}
     assert list(foreign.lines[0].get_xdata()) == [5000, 5600, 6900, 9800]
 
 
 def test_figure_1b_draws_three_methods_and_ours() -> None:
     (axes,) = DRAW["fig1b"](Sources(), "screen").axes
-    assert [len(line.get_xdata()) for line in axes.lines[1:]] == [4, 4, 4]
+    assert [len(line.get_xdata()) for line in axes.lines if line.get_linestyle() not in ("None", ":")] == [4, 4, 4]
     assert ours("fig1b", gather([two_gpus()])) == 3
     assert ours("fig1b", gather([cpu_run()])) == 0
 

@@ -16,7 +16,7 @@ from rmeeto_bench.report.figures.style import render
 from rmeeto_bench.report.plain import tex
 from rmeeto_bench.report.run.files import write_all
 from rmeeto_bench.report.run.html import html
-from rmeeto_bench.report.run.summary import sentences
+from rmeeto_bench.report.run.summary import sentences, story
 from rmeeto_bench.report.run.tables import latex, markdown, rich_table, to_frame
 
 HOSTILE = '<script>alert("x")</script>_{}%&'
@@ -144,15 +144,35 @@ def test_figures_are_the_same_bytes_every_time(kind: str, style: str) -> None:
 
 
 def test_the_figure_draws_what_is_known() -> None:
-    figure = speed_accuracy([two_gpus()])
-    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("images/s (labels: reduction ratio)", "top-1 (%)")
-    assert [axes.get_title() for axes in figure.axes] == ["NVIDIA GeForce RTX 4090", "NVIDIA H200"]
-    assert {text.get_text() for text in figure.axes[0].texts} == {"0.00", "0.14", "0.31", "0.54"}
-    speed_only = speed_accuracy([without_accuracy()])
-    assert (speed_only.get_supxlabel(), speed_only.get_supylabel()) == ("reduction ratio", "images/s")
+    (axes,) = speed_accuracy([two_gpus()]).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("images/s (labels: reduction ratio)", "top-1 (%)")
+    assert {text.get_text() for text in axes.texts} == {"RTX 4090", "H200", "0.00", "0.14", "0.31", "0.54"}
+    (speed_only,) = speed_accuracy([without_accuracy()]).axes
+    assert (speed_only.get_xlabel(), speed_only.get_ylabel()) == ("reduction ratio", "speed-up over no merging")
     nothing = replace(cpu_run(), arms=(replace(unmeasured().arms[-1]),))
-    assert speed_accuracy([nothing]).axes[0].get_legend() is None
-    assert speed_accuracy([replace(cpu_run(), arms=())]).axes[0].get_legend() is None
+    for empty in (nothing, replace(cpu_run(), arms=())):
+        assert [text.get_text() for text in speed_accuracy([empty]).axes[0].texts] == ["nothing to compare with r = 0"]
+
+
+def test_what_all_devices_say_is_said_once() -> None:
+    run = two_gpus()
+    told = story(run)
+    assert told.headlines[0].startswith("vim_small: merging pays on both devices; the fastest ratio within 1 point of top-1")
+    assert set(told.conclusions) == {("cuda:a", "vim_small"), ("cuda:b", "vim_small")}
+    twins = replace(run, arms=tuple(arm for arm in run.arms if arm.device == "cuda:a"))
+    twins = replace(twins, arms=(*twins.arms, *(replace(arm, device="cuda:b") for arm in twins.arms)))
+    (line,) = story(twins).headlines
+    assert line.startswith("vim_small on each of 2 devices: no ratio is shown to be faster")
+    assert not story(twins).conclusions
+    assert len([note for note in story(twins).notes if "slower than no merging" in note]) == 1
+
+
+@pytest.mark.parametrize(("count", "folded"), [(2, 0), (3, 3), (20, 21)])
+def test_the_tables_of_more_than_two_devices_are_folded(count: int, folded: int) -> None:
+    devices = tuple(DeviceRecord(f"cuda:{i}", f"GPU {i}", "cuda") for i in range(count))
+    page = html(record(devices, tuple(a for d in devices for a in arms(d.id, "vim_small", {0: 100.0, 20: 150.0}))))
+    assert page.count('<details class="device">') == folded
+    assert page.count("<table>") == count
 
 
 def test_all_files_of_the_contract_are_written(tmp_path: Path) -> None:

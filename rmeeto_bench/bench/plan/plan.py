@@ -72,40 +72,31 @@ def _typed(value: object) -> str:
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """One run.
+    """One run, as it is asked for."""
 
-    `gpus`: all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones · `rs` instead of `ratios` if
-    given · `checkpoints`: a folder (a file per r), a file or public name for all, `bundled`, `none`, or None for what ships
-    with the model · `ema`: take the averaged weights in the files · `data`: a folder or file, or None for the bundled set
-    where it fits · `labels`, `class_map`: files that go with it · `on_error`: stop at an unreadable image, or skip it ·
-    `batch_size` None: 128 on a GPU, 32 on a CPU · `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA
-    graphs on a GPU · `images`: evaluate on this many (None: all, or 2,000 when quick) · `inputs` auto: real images where there
-    is data · `sweep`: also time batches of 1 to 512 · `paper_mode`: also replay the paper's protocol · `energy`: also run
-    every arm alone for joules per image · `schedule`: one GPU after the other, or together if that changes nothing.
-    """
-
-    models: tuple[str, ...] = ("vim_nano",)
-    ratios: tuple[float, ...] = TABLE_12_RATIOS
-    rs: tuple[int, ...] | None = None
-    gpus: str = "all"
+    models: tuple[str, ...] = ("vim_nano",)  # names
+    ratios: tuple[float, ...] = TABLE_12_RATIOS  # reduction ratios to measure
+    rs: tuple[int, ...] | None = None  # tokens that each merge removes, in place of `ratios`
+    gpus: str = "all"  # all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones
+    # a folder (a file per r), a file or public name for all, `bundled`, `none`; None: what ships with the model
     checkpoints: str | None = None
-    ema: bool = False
-    data: Path | None = None
-    labels: Path | None = None
-    class_map: Path | None = None
-    on_error: str = "stop"
-    batch_size: int | None = None
-    precision: str = "auto"
-    backend: str = "auto"
-    graphs: bool = True
-    preset: str = "default"
-    images: int | None = None
-    seed: int = 0
-    inputs: str = "auto"
-    sweep: bool = False
-    paper_mode: bool = False
-    energy: bool = False
-    schedule: str = "serial"
+    ema: bool = False  # take the averaged weights in the files
+    data: Path | None = None  # a folder or file of images; None: the bundled set where it fits
+    labels: Path | None = None  # file with the labels of a flat folder
+    class_map: Path | None = None  # file that gives the classes their numbers
+    on_error: str = "stop"  # `stop` at an unreadable image, or `skip` it
+    batch_size: int | None = None  # images; None: 128 on a GPU, 32 on a CPU
+    precision: str = "auto"  # fp32, fp16 or bf16; auto: fp16 on a GPU, fp32 on a CPU
+    backend: str = "auto"  # kernels, a name of the registry or auto
+    graphs: bool = True  # replay CUDA graphs on a GPU
+    preset: str = "default"  # how long and how often to measure: a name of the timing protocols
+    images: int | None = None  # evaluate on this many; None: all, or 2,000 when quick
+    seed: int = 0  # of the orders of rounds, of the images chosen and of random inputs
+    inputs: str = "auto"  # real, random or both; auto: real images where there is data
+    sweep: bool = False  # also time batches of 1 to 512 images
+    paper_mode: bool = False  # also replay the paper's protocol
+    energy: bool = False  # also run every arm alone for its joules per image
+    schedule: str = "serial"  # serial: one GPU after the other; parallel: together, if that changes nothing
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -161,7 +152,9 @@ class BenchPlan:
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(value) - known)
         if unknown:
-            raise DataError(f"the run was planned with {', '.join(unknown)}, which this version lacks; upgrade rmeeto-bench")
+            raise DataError(
+                f"the run was planned with {', '.join(unknown)}, which this version does not know; upgrade rmeeto-bench"
+            )
         try:
             tuples = {name: tuple(value[name]) for name in ("models", "ratios", "rs") if value.get(name) is not None}
             paths = {name: Path(value[name]) for name in PATHS if value.get(name) is not None}
@@ -172,12 +165,12 @@ class BenchPlan:
 
 @dataclass(frozen=True)
 class Cell:
-    """One model at one r. `ratio_requested` is what was asked for, `reduction_ratio` what r gives by the schedule."""
+    """One model at one r."""
 
-    model: str
-    reduction: ReductionConfig
-    ratio_requested: float
-    reduction_ratio: float
+    model: str  # name of the model
+    reduction: ReductionConfig  # how its tokens are reduced, r included
+    ratio_requested: float  # reduction ratio asked for
+    reduction_ratio: float  # what r gives by the schedule
 
     @property
     def r(self) -> int:

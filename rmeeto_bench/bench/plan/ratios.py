@@ -40,7 +40,7 @@ def parse_rs(text: str) -> tuple[int, ...]:
     if any(r < 0 for r in rs):
         raise UsageError(f"--r {text:.60}: r is the number of tokens removed per merge, 0 or more")
     if any(r > LARGEST_R for r in rs):
-        raise UsageError(f"--r {text:.60}: no model has so many tokens; r is at most {LARGEST_R}")
+        raise UsageError(f"--r {text:.60}: no model has that many tokens; r is at most {LARGEST_R}")
     return rs
 
 

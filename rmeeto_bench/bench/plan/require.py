@@ -1,4 +1,4 @@
-"""Checks before anything starts, in a dry run too, that a plan finds its weights, images and kernels."""
+"""Check before anything starts, in a dry run too, that a plan finds its weights, images and kernels."""
 
 from __future__ import annotations
 

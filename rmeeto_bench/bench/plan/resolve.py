@@ -1,6 +1,6 @@
 """A plan's arms, resolved: which file each of them loads, how that was trained, and so with which reduction it is evaluated.
 
-The parent reads every file once, before any worker starts. Workers are told the answers, and find the same files or stop.
+The parent reads every file once, before any worker starts. Workers receive the answers, and stop if they find other files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which file an arm gets its weights from: a choice by names alone, nothing is read."""
+"""Choose the file of an arm's weights by names alone; nothing is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How SQLite keeps a run safe on the disk at hand: a write-ahead log where it works, a rollback journal elsewhere."""
+"""How SQLite keeps a run safe on this disk: a write-ahead log where it works, a rollback journal elsewhere."""
 
 from __future__ import annotations
 

@@ -20,14 +20,13 @@ DIGEST = 8  # bytes kept of an image's digest; changed images pass for unchanged
 
 @dataclass(frozen=True)
 class Chunk:
-    """One batch through all arms: `labels` int64 [n] (`UNREADABLE` where there was no image), by arm the best classes
-    int16 [n, 5] (-1 for none) and the probability of the first, fp16 [n]."""
+    """One batch through all arms."""
 
-    start: int
-    labels: NDArray[np.int64]
-    best: dict[str, NDArray[np.int16]]
-    confidence: dict[str, NDArray[np.float16]]
-    problems: tuple[Problem, ...] = ()
+    start: int  # number of its first image in the data set
+    labels: NDArray[np.int64]  # [n]; `UNREADABLE` where there was no image
+    best: dict[str, NDArray[np.int16]]  # by arm the best classes, [n, 5]; -1: none
+    confidence: dict[str, NDArray[np.float16]]  # by arm the probability of the best class, [n]
+    problems: tuple[Problem, ...] = ()  # images that could not be read
     digests: bytes = b""  # of what was read, 8 bytes an image; zeros where nothing could be read
 
 
@@ -35,9 +34,9 @@ class Chunk:
 class Results:
     """All images that went through all arms and could be read, in the order of the data set."""
 
-    labels: NDArray[np.int64]
-    best: dict[str, NDArray[np.int16]]
-    confidence: dict[str, NDArray[np.float16]]
+    labels: NDArray[np.int64]  # [n]
+    best: dict[str, NDArray[np.int16]]  # by arm the best classes, [n, 5]; -1: none
+    confidence: dict[str, NDArray[np.float16]]  # by arm the probability of the best class, [n]
 
     def correct(self, arm: str) -> NDArray[np.bool_]:
         """Whether the first class is right, by image."""

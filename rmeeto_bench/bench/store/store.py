@@ -24,23 +24,20 @@ NOISE = "@noise"  # ending of the arms that see noise where others see real imag
 
 @dataclass(frozen=True)
 class Facts:
-    """What a session finds out about an arm beside its times. `failure`: the verdict code of an arm that cannot run.
+    """What a session finds out about an arm beside its times."""
 
-    `token_counts` are those of the last forward, `planned_token_counts` those of the schedule. `peak_memory_mib`: the most
-    GPU memory that building the arm and its first step took; None on a CPU, whose arms share one process.
-    """
-
-    precision: str
-    batch_size: int
-    backend: str
-    weights: str = "random"
-    checkpoint: str | None = None
-    checkpoint_sha256: str | None = None
-    labels: tuple[str, ...] = ()
-    token_counts: tuple[int, ...] = ()
-    planned_token_counts: tuple[int, ...] = ()
-    failure: str | None = None
-    host_bound: bool = False
+    precision: str  # fp32, fp16 or bf16
+    batch_size: int  # images
+    backend: str  # kernels that ran
+    weights: str = "random"  # how the weights were trained, as in a record's arm
+    checkpoint: str | None = None  # file name of the weights; None: random weights
+    checkpoint_sha256: str | None = None  # of that file
+    labels: tuple[str, ...] = ()  # codes that qualify the result
+    token_counts: tuple[int, ...] = ()  # tokens that entered each block in the last forward
+    planned_token_counts: tuple[int, ...] = ()  # the same by the schedule
+    failure: str | None = None  # verdict code of an arm that cannot run; None: it ran
+    host_bound: bool = False  # whether the processor, not the GPU, set the pace
+    # the most GPU memory that building the arm and its first step took; None on a CPU, whose arms share a process
     peak_memory_mib: float | None = None
     # What says how the weights were trained: catalogue, metadata, arguments, file name or unknown.
     known_by: str = ""
@@ -89,27 +86,26 @@ COLUMNS = tuple(column.name for column in fields(Block))
 
 @dataclass(frozen=True)
 class Probe:
-    """The best class of each probe image, and a digest of the rounded logits of all of them."""
+    """What an arm says of the probe images."""
 
-    top1: tuple[int, ...]
-    digest: str
+    top1: tuple[int, ...]  # best class of each image
+    digest: str  # of the rounded logits of all images
 
 
 @dataclass(frozen=True)
 class Session:
-    """One fresh process and what became of it. `kind`: timing, accuracy, paper or sweep; `status`: running, done,
-    stopped (asked to) or lost (its process or device went away); `result`: what its work says of itself."""
+    """One fresh process and what became of it."""
 
-    device: str
-    session: int
-    model: str
-    kind: str
-    status: str
-    started: str
-    ended: str | None
-    pid: int
-    environment: dict[str, Any]
-    result: dict[str, Any]
+    device: str  # id of the device
+    session: int  # number, from 0
+    model: str  # name of the model
+    kind: str  # timing, accuracy, paper or sweep
+    status: str  # running, done, stopped (asked to) or lost (its process or device went away)
+    started: str  # time in UTC
+    ended: str | None  # time in UTC; None: still running, or lost
+    pid: int  # number of the process
+    environment: dict[str, Any]  # what it ran in: host, packages, driver, ...
+    result: dict[str, Any]  # what its work says of itself
 
 
 SESSION_COLUMNS = tuple(column.name for column in fields(Session))
@@ -190,7 +186,7 @@ class Store:
                 yield self._connection
         except sqlite3.OperationalError as error:
             if "full" in str(error) or "disk I/O" in str(error) or "unable to open" in str(error):
-                remedy = "free some disk space and go on with --resume, what was measured is kept"
+                remedy = "free some disk space, then continue with --resume; what was measured is kept"
                 raise DiskFullError(f"cannot write {self.path} ({error}); {remedy}") from error
             if "readonly" in str(error):
                 raise DataError(f"{self.path} cannot be written; copy the folder to a place of your own") from error

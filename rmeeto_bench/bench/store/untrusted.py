@@ -1,4 +1,4 @@
-"""The one door to a stored run's database: whoever wrote it, it is copied, checked and only then read.
+"""Read the database of a stored run from anywhere: copy it, check it, and only then read it.
 
 SQLite writes to a database that it reads in place: it replays a journal beside the file, and a forged journal makes it delete
 the file that the journal names. So the database and its journal are copied to a private folder, and the original is never
@@ -61,7 +61,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     if version != VERSION:
         raise DataError(f"{path} has layout {version}, this version reads layout {VERSION}; {other_version(version)}")
     for kind, name, _ in sorted(found - _expected_schema(), key=str):
-        raise DataError(f"{path} holds the {kind} {str(name)[:80]!r} as no run has it; it was tampered with and is not read")
+        raise DataError(f"{path} holds the {kind} {str(name)[:80]!r} that no run has; it was tampered with and is not read")
     for kind, name, _ in sorted(_expected_schema() - found, key=str):
         raise DataError(f"{path} lacks the {kind} {name!r} of a run; copy it again from the machine that measured")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -89,7 +89,7 @@ def _copy_files(path: Path, copy: Path) -> None:
         if _state(path) == before:
             return
         time.sleep(0.05)
-    raise UnavailableError(f"{path} is written to all the time; try again in a moment")
+    raise UnavailableError(f"{path} is being written to; try again in a moment")
 
 
 def _settle(copy: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether the values in a stored run's database are ones that a run can have: their types, ranges, sizes and lengths.
+"""Check the values in a stored run's database: types, ranges, sizes and lengths that a run can have.
 
 SQLite keeps any type in any column, so a database with the right tables may still hold text where a time belongs.
 """

@@ -65,11 +65,11 @@ FINGERPRINT = ("python", "packages", "cuda", "git_commit", "driver", "power_limi
 class Place:
     """One model on one device of a run, and the sessions that count for it."""
 
-    plan: BenchPlan
-    device: DeviceRecord
-    model: str
-    store: Store
-    timing: tuple[Session, ...]
+    plan: BenchPlan  # of the run
+    device: DeviceRecord  # where the model ran
+    model: str  # name of the model
+    store: Store  # database of the run
+    timing: tuple[Session, ...]  # timing sessions that count, in the order of their numbers
 
     @property
     def session_numbers(self) -> tuple[int, ...]:
@@ -142,11 +142,11 @@ def _planned_facts(here: Place) -> Facts:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What the accuracy pass of a place left: labels of the images done, its session and the facts of its arms."""
+    """What the accuracy pass of a place left."""
 
-    labels: NDArray[np.int64]
-    session: Session
-    facts: Mapping[str, dict[str, Any]]
+    labels: NDArray[np.int64]  # of the images done, [n]
+    session: Session  # process of the pass
+    facts: Mapping[str, dict[str, Any]]  # arm -> what the pass found out about it
 
 
 def _accuracy(here: Place) -> Accuracy | None:

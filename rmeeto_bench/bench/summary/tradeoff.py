@@ -22,12 +22,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ArmSamples:
-    """Raw data of one arm: seconds per image by session and round, paired by position with the other arms', and whether
-    each image was classified rightly (bool [N], None: unknown)."""
+    """Raw data of one arm."""
 
-    ratio: float
+    ratio: float  # reduction ratio
+    # per image, by session and round; the same positions of other arms are of the same round
     seconds: tuple[Sequence[float], ...]
-    correct: NDArray[np.bool_] | None = None
+    correct: NDArray[np.bool_] | None = None  # whether each image was classified rightly, [N]; None: unknown
 
 
 def _centres(values: Floats) -> Floats:

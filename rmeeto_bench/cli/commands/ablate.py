@@ -1,4 +1,4 @@
-"""`rmeeto-bench ablate`: the paper's ablations on the models, data and checkpoints at hand."""
+"""`rmeeto-bench ablate`: the paper's ablations on the models, data and checkpoints that are there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _weights(arguments: argparse.Namespace) -> Path:
 
     if arguments.checkpoint:
         if arguments.retrained:
-            raise UsageError("--retrained takes what ships; leave it out with --checkpoint")
+            raise UsageError("--retrained uses the weights that ship, --checkpoint a file; give one of them")
         return resolve(arguments.checkpoint)
     r = arguments.r if arguments.retrained else 0
     path = bundled_checkpoint(arguments.model, r)

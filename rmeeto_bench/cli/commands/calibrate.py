@@ -54,7 +54,7 @@ def describe(profile: NoiseProfile) -> list[str]:
         f"  {gate_sentence(noise)}",
     ]
     if cost.low is not None and cost.low > NOTICEABLE:
-        lines.append("  warning: watching this device slows it down; results carry that cost in every arm alike")
+        lines.append("  warning: watching this device slows it down; every arm carries that cost")
     return lines
 
 

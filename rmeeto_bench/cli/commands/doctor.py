@@ -45,7 +45,7 @@ def gpu_hazards(state: Mapping[str, Any]) -> Iterator[tuple[bool, str, str]]:
     if "unavailable" in state:
         yield (
             False,
-            f"NVML says nothing ({state['unavailable']}): throttling and other programs go unseen",
+            f"NVML does not answer ({state['unavailable']}): throttling and other programs stay unseen",
             "install the driver",
         )
         return
@@ -61,7 +61,7 @@ def gpu_hazards(state: Mapping[str, Any]) -> Iterator[tuple[bool, str, str]]:
         yield True, f"it is at {state['temperature_c']} deg C and may throttle (THROTTLED)", "let it cool, improve the air flow"
     limit, usual = state.get("power_limit_w"), state.get("power_limit_default_w")
     if limit and usual and limit < usual:
-        text = f"its power limit is {limit:.0f} W, usual are {usual:.0f} W: results are those of a slower card"
+        text = f"its power limit is {limit:.0f} W instead of the usual {usual:.0f} W, so results are those of a slower card"
         yield False, text, f"sudo nvidia-smi -pl {usual:.0f}"
     if state.get("display"):
         yield False, "a display is attached: the desktop takes time from it", "measure on another GPU or without a desktop"
@@ -70,7 +70,7 @@ def gpu_hazards(state: Mapping[str, Any]) -> Iterator[tuple[bool, str, str]]:
         yield False, f"its PCIe link has {width} of {most} lanes", "check the slot and the riser; timing itself is not affected"
     if state.get("max_sm_mhz"):
         clock = f"{state['max_sm_mhz'] * 3 // 4}"
-        text = "its clock is free to move (UNLOCKED): fine for speed-ups, rates of two days may differ"
+        text = "its clock is free to move (UNLOCKED); speed-ups are sound, but rates of two days may differ"
         yield False, text, f"sudo nvidia-smi -lgc {clock},{clock} (and -rgc afterwards)"
 
 
@@ -110,7 +110,7 @@ def _noise_line(device: Device) -> str:
     except DataError as error:
         return f"  noise: {error}"
     if profile is None:
-        return "  noise: not measured; `rmeeto-bench calibrate` finds the smallest change that can be told here"
+        return "  noise: not measured; `rmeeto-bench calibrate` finds the smallest change that this device can show"
     noise, day = profile.noise, profile.created_utc[:10]
     return f"  noise (calibrated {day}): {gate_sentence(noise)}"
 

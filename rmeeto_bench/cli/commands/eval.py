@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), a file, a public name, zoo, or bundled (default)"
     )
-    what.add_argument("--ema", action="store_true", help="take the averaged weights (EMA, SWA) in the checkpoints")
+    what.add_argument("--ema", action="store_true", help="use the averaged weights (EMA, SWA) in the checkpoints")
     data = parser.add_argument_group("images")
     add_data(data)
     data.add_argument(
@@ -112,7 +112,7 @@ def main(arguments: argparse.Namespace) -> int:
         if plan.images is not None:
             implied = implied_interval(plan.images)
             listener.note(
-                f"{plan.images} images tell an accuracy of 80 % to within {implied.low:.1f} to {implied.high:.1f} %; "
+                f"with {plan.images} images, an accuracy of 80 % has an interval of {implied.low:.1f} to {implied.high:.1f} %; "
                 "differences between ratios are paired and tighter"
             )
         record = evaluate_plan(evaluation, folder, devices, listener, should_stop)

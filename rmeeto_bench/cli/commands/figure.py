@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rmeeto_bench.records.run import Estimate
 
 KINDS = {
-    "speed_accuracy": "images/s against top-1, a panel per GPU",
-    "speedup": "speed-up over the ratio, with the token bound and the break-even ratio",
+    "speed_accuracy": "images/s against top-1, a line per device; without accuracy as speedup",
+    "speedup": "speed-up over the ratio, with the token bound",
     "retraining": "accuracy before and after re-training",
     "energy": "joules per image over the ratio",
     "kernels": "time of each kernel; RUN is a report of benchmarks/gpu_check.py",
@@ -46,7 +46,7 @@ def _draw(arguments: argparse.Namespace) -> Figure:
         try:
             checks = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.runs]
         except (ValueError, IsADirectoryError) as error:
-            raise DataError(f"--kind kernels wants the JSON that benchmarks/gpu_check.py wrote ({error})") from error
+            raise DataError(f"--kind kernels needs the JSON that benchmarks/gpu_check.py wrote ({error})") from error
         return kinds.kernel_times(checks, arguments.style)
     records = [load(path) for path in arguments.runs]
     if arguments.kind == "energy":

@@ -32,8 +32,12 @@ def _fleet_arguments(parser: argparse.ArgumentParser) -> None:
     )
     fleet.add_argument("--partition", metavar="P", help="of Slurm")
     fleet.add_argument("--account", metavar="A", help="of Slurm")
-    fleet.add_argument("--deadline", type=float, default=6.0, metavar="HOURS", help="for a run, waiting included (default: 6)")
-    fleet.add_argument("--patience", type=float, default=60.0, metavar="S", help="for a lost machine's kind to come back, in s")
+    fleet.add_argument(
+        "--deadline", type=float, default=6.0, metavar="HOURS", help="hours that a run may take, waiting included (default: 6)"
+    )
+    fleet.add_argument(
+        "--patience", type=float, default=60.0, metavar="S", help="seconds to wait for another machine of a lost one's kind"
+    )
     fleet.add_argument("--tries", type=int, default=2, metavar="N", help="starts of a run whose machine was lost (default: 2)")
 
 
@@ -141,6 +145,6 @@ def main(arguments: argparse.Namespace) -> int:
     planned = sum(len(task.arms) for task in todo)
     output.say(f"{planned - len(outcome.missing)} of {planned} cells measured", error=True)
     if outcome.missing or outcome.record.failures:
-        output.say(f"missing: {', '.join(outcome.missing) or 'none'}; the same command again continues", error=True)
+        output.say(f"missing: {', '.join(outcome.missing) or 'none'}; run the same command again to continue", error=True)
         return 6
     return 0 if any(arm.images_per_second for arm in outcome.record.arms) else 5

@@ -1,4 +1,4 @@
-"""`rmeeto-bench gate --base REF --head REF`: does the head run slower, need more memory or see worse than the base?"""
+"""`rmeeto-bench gate --base REF --head REF`: does the head run slower, need more memory or classify worse than the base?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rmeeto_bench.records.run import RunRecord
 
 EPILOGUE = """A side is a git ref (a branch, tag or commit of the repository here), a folder with rmeeto_bench in it, a wheel,
-or the folder of a stored run (advisory: nothing fails by it). Fresh processes of both sides take turns on one device.
+or the folder of a stored run (advisory: it never fails). Fresh processes of both sides take turns on one device.
 FAIL: a quantity is worse by more than its margin. PASS: a loss of twice its margin is excluded for every quantity. Either is
 wrong in at most 5 of 100 gates, both looks together. A speed-up that fell because r = 0 got faster is no regression.
 exit codes: 0 PASS, 3 FAIL, 4 inconclusive after one extension, 5 nothing measured, or simulated or invalid, 6 the machine lacks
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOGUE
     parser.add_argument("--base", required=True, metavar="SIDE", help="what to compare with, as origin/main")
-    parser.add_argument("--head", default="HEAD", metavar="SIDE", help="what is judged (default: HEAD)")
+    parser.add_argument("--head", default="HEAD", metavar="SIDE", help="what to judge (default: HEAD)")
     rule = parser.add_argument_group("rule")
     rule.add_argument(
         "--margin",
@@ -93,7 +93,7 @@ def images_sentence(margin: float, given: int | None) -> str:
     needed = images_needed(margin)
     says = f"top-1: a margin of {margin:g} points needs {needed:,} images if {100 * TYPICAL_CHANGE:g} % of them change"
     if given is None:
-        return f"{says}; the first pair sees so many, or all there are"
+        return f"{says}; the first pair sees that many, or all there are"
     enough = "" if given >= needed else ", which is enough only if fewer change"
     return f"{says}; the first pair sees {given:,}{enough}"
 
@@ -124,7 +124,7 @@ def _margins(arguments: argparse.Namespace, device: str) -> tuple[Margins, str]:
     least = margin_for(profile.noise.pair, arguments.pairs, given.rate)
     if least > given.rate:
         wide = f"the margin of images/s is {100 * least:.2g} %"
-        return replace(given, rate=least), f"{wide}: calibration found that this device resolves no less"
+        return replace(given, rate=least), f"{wide}: calibration found that this device resolves no smaller change"
     return given, ""
 
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("items", nargs="*", metavar="ITEM", help="1a, 1b, 2 ... 23, fig1b, fig4 (`--list` names them)")
     parser.add_argument("--all", action="store_true", help="every item")
-    parser.add_argument("--list", action="store_true", help="say what each item needs and what is at hand")
+    parser.add_argument("--list", action="store_true", help="say what each item needs and what is there")
     parser.add_argument(
         "--runs", type=Path, nargs="+", default=[], metavar="DIR", help="folders of stored runs to take ours from"
     )
@@ -46,7 +46,7 @@ def _gflops(model: str, r: int, placement: str) -> float | None:
 
 
 def _sources(arguments: argparse.Namespace) -> Sources:
-    """Ours, from the runs, ablations and trainings given; what is left out is said on standard error."""
+    """Ours, from the runs, ablations and trainings given; what is left out is listed on standard error."""
     from rmeeto_bench.records.run import load
     from rmeeto_bench.report.paper.read_ablations import load_ablations
     from rmeeto_bench.report.paper.read_trainings import load_trainings

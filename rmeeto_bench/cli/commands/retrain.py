@@ -40,7 +40,7 @@ HINTS = {
     "ema": "average the weights with this decay, and ship the average",
     "fraction": "part of the training images; the validation set stays complete",
 }
-STOPPING = "finishing this step and saving the state; --resume goes on from there"
+STOPPING = "finishing this step and saving the state; --resume continues from there"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,16 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--backend", default="auto", metavar="B", help="kernels: auto (default), triton, native, ...")
     parser.add_argument(
-        "--device", default="auto", metavar="D", help="auto (default), cuda or cpu; under torchrun each process its own"
+        "--device", default="auto", metavar="D", help="auto (default), cuda or cpu; under torchrun each process takes its own"
     )
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="processes that decode image files (default: 4)")
     parser.add_argument(
         "--on-error", choices=("stop", "skip"), default="stop",
-        help="at an image or video that cannot be read: stop (default), or take the next one instead and name it at the end",
+        help="stop at an unreadable image or video (default), or take the next one instead and name it at the end",
     )  # fmt: skip
     parser.add_argument("--half", action="store_true", help="write the weights in fp16, half the size")
     there = parser.add_mutually_exclusive_group()
-    there.add_argument("--resume", action="store_true", help="go on with the training in --out that was interrupted")
+    there.add_argument("--resume", action="store_true", help="continue the interrupted training in --out")
     there.add_argument("--force", action="store_true", help="replace a training of that name in --out, whatever it is")
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="steps between two states (default: 200)")
     parser.add_argument(
@@ -197,7 +197,7 @@ def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
     from rmeeto_bench.retrain.session import finished, train_one
 
     with graceful(STOPPING) as should_stop, _alone(session, rs, world, should_stop):
-        there = {r: finished(session, r) for r in rs}  # whatever stands in the way is said before anything is trained
+        there = {r: finished(session, r) for r in rs}  # report what stands in the way before anything is trained
         world.wait()
         for r, result in there.items():
             if result is not None and world.leads:
@@ -216,7 +216,7 @@ def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
 
 def _report(result: Trained, state: str) -> None:
     if result.top1 is None:
-        output.say(f"{result.log}  {state} after {result.minutes:.1f} min, its state is saved: go on with --resume")
+        output.say(f"{result.log}  {state} after {result.minutes:.1f} min, its state is saved; continue with --resume")
     else:
         output.say(f"{result.checkpoint}  {state}  top-1 {result.top1:.2f} % in {result.minutes:.1f} min")
     if result.unreadable:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), one file, a public name, bundled, or none"
     )
-    what.add_argument("--ema", action="store_true", help="take the averaged weights (EMA, SWA) in the checkpoints")
+    what.add_argument("--ema", action="store_true", help="use the averaged weights (EMA, SWA) in the checkpoints")
     what.add_argument(
         "--inputs", default="auto", metavar="KIND", help="timed on: real images, random noise, or both, compared round by round"
     )
@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--batch-size",
         metavar="N",
-        help="for speed and accuracy alike (default: 128 on a GPU, 32 on a CPU; at 1 latencies too); "
-        "sweep: also 1 to 512 and the smallest that is as fast as any",
+        help="images per forward, for speed and accuracy (default: 128 on a GPU, 32 on a CPU); 1 also measures latencies; "
+        "sweep also times 1 to 512 and marks the smallest that is as fast as any",
     )
     how.add_argument("--precision", default="auto", metavar="P", help="fp32, fp16, bf16; auto is fp16 on a GPU, fp32 on a CPU")
     how.add_argument(
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself instead of replaying CUDA graphs")
     preset = how.add_mutually_exclusive_group()
     preset.add_argument(
-        "--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two, at one process"
+        "--quick", dest="preset", action="store_const", const="quick", help="a first look in a minute or two, in one process"
     )
     preset.add_argument("--rigorous", dest="preset", action="store_const", const="rigorous", help="more rounds, for a paper")
     preset.add_argument(
@@ -73,14 +73,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--paper-mode", action="store_true", help="also replay the paper's protocol (baseline first, 100 + 30 forwards)"
     )
-    how.add_argument("--energy", action="store_true", help="also joules per image: every arm alone, 3 x 30 s (GPUs only)")
+    how.add_argument(
+        "--energy", action="store_true", help="also measure joules per image, every arm alone for 3 x 30 s (GPUs only)"
+    )
     how.add_argument(
         "--schedule",
         default="serial",
         metavar="HOW",
-        help="several GPUs one after the other (serial), or together if a test shows that it changes nothing (parallel)",
+        help="measure GPUs one after the other (serial), or together if a test shows that this changes nothing (parallel)",
     )
-    how.add_argument("--dry-run", action="store_true", help="say what would be done and how long it would take")
+    how.add_argument("--dry-run", action="store_true", help="print what would be done and how long it would take")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="order of rounds, noise inputs, random weights")
     out = parser.add_argument_group("output")
     out.add_argument(

@@ -11,9 +11,7 @@ from rmeeto_bench.cli import output
 from rmeeto_bench.cli.result import show
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from rmeeto_bench.records.run import Block, RunRecord
+    from rmeeto_bench.records.run import RunRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,26 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--rounds", action="store_true", help="every round: seconds per block, order, and why it was dropped")
     parser.add_argument("--plan", action="store_true", help="the plan, the environment and the devices as stored")
-
-
-def _rounds(blocks: list[Block], width: int) -> Table:
-    """One row per round: the milliseconds per image of each arm, with its place in the order."""
-    from rmeeto_bench.report.fitted import of_texts
-
-    arms = list(dict.fromkeys(block.arm for block in sorted(blocks, key=lambda b: (len(b.arm), b.arm))))
-    rounds: dict[tuple[int, int], dict[str, Block]] = {}
-    for block in blocks:
-        rounds.setdefault((block.session, block.round), {})[block.arm] = block
-    rows = []
-    for (session, number), by_arm in rounds.items():
-        reasons = [block.rejected_reason for block in by_arm.values() if block.rejected_reason]
-        row = {"session": str(session), "round": str(number)}
-        for arm in arms:
-            found = by_arm.get(arm)
-            row[arm] = "" if found is None else f"{1000 * found.seconds / found.images:.4f} ({found.position})"
-        dropped = reasons[0] if reasons else "" if len(by_arm) == len(arms) else "cut short"
-        rows.append(row | ({"dropped": dropped} if dropped else {}))
-    return of_texts(None, rows, width, left=("dropped",))
 
 
 def _provenance(record: RunRecord) -> str:
@@ -63,7 +41,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     record = load(arguments.run)
     folder = arguments.run if arguments.run.is_dir() else arguments.run.parent
-    show(record, folder)
+    show(record, folder, whole=True)
     console = output.console()
     console.print(_provenance(record), soft_wrap=True)
     if arguments.plan:
@@ -72,13 +50,12 @@ def main(arguments: argparse.Namespace) -> int:
         console.print(json.dumps(details, indent=1, ensure_ascii=False), soft_wrap=True)
     if arguments.rounds:
         from rmeeto_bench.bench.store.untrusted import open_stored
+        from rmeeto_bench.report.fitted import of_texts
+        from rmeeto_bench.report.run.rounds import round_rows
 
         with open_stored(folder) as store:
             for device in record.devices:
-                sessions: dict[int, list[Block]] = {}
-                for block in store.blocks(device.id):
-                    sessions.setdefault(block.session, []).append(block)
-                for blocks in sessions.values():
+                for rows in round_rows(store.blocks(device.id)):
                     console.print(f"{device.name}: ms per image (place)", style="italic", soft_wrap=True)
-                    console.print(_rounds(blocks, console.width))
+                    console.print(of_texts(None, rows, console.width, left=("dropped",)))
     return 0

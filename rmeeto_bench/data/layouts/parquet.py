@@ -171,7 +171,7 @@ def _by_names(
         )
     if any(index is not None and index != number for number, index in enumerate(found)):
         wrong = [names[number] for number, index in enumerate(found) if index is not None and index != number]
-        raise DataError(f"{path} numbers {shown(wrong)} otherwise than the model; say which is which with --class-map FILE")
+        raise DataError(f"{path} numbers {shown(wrong)} unlike the model; give --class-map FILE")
     if any(index is not None for index in found):
         return numbers, None
     return numbers, printable(f"the classes of {path.name} keep its own numbers, {shown(names)}; --class-map FILE changes that")

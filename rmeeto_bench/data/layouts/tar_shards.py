@@ -93,7 +93,7 @@ class _Bounded(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= MOST_HEADER:
-            raise tarfile.ReadError(f"a header of {size} bytes, no name has so many")
+            raise tarfile.ReadError(f"a header of {size} bytes is longer than any name")
         return super().read(size)
 
 
@@ -192,7 +192,7 @@ def load(paths: list[Path], name: str, classes: Classes) -> TarSource:
     seen: dict[tuple[str, int], Member] = {}  # a shard copied twice would count its images twice
     for number, path in enumerate(paths):
         if path.suffix != ".tar":
-            raise DataError(f"{path} is compressed: images in it cannot be read one by one; unpack it to a .tar first")
+            raise DataError(f"{path} is compressed, so its images cannot be read one by one; unpack it to a .tar first")
         shard = _index(path, number)
         problems += shard.problems
         for key, member in shard.images.items():

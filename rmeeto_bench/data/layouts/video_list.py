@@ -95,5 +95,5 @@ def training_classes(path: Path) -> Classes:
             labels = load_list(found, Classes(ANY), "train").labels
             return Classes(1 + int(labels.max(initial=-1)))
     if not (path / "train").is_dir():
-        raise DataError(f"{path} has neither {LISTS['train'][0]} nor train/; training wants one of them, and the same of val")
+        raise DataError(f"{path} has neither {LISTS['train'][0]} nor train/; training needs one of them, and the same of val")
     return trained_on(path / "train")

@@ -1,4 +1,4 @@
-"""From run folders and archives to a merged run's folder."""
+"""Merge run folders and archives into one run's folder."""
 
 from __future__ import annotations
 

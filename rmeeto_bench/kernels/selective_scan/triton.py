@@ -232,7 +232,7 @@ SHAPES = (LaunchShape(64, 1, False), LaunchShape(64, 2, True))
 
 
 def launch_shape(batch: int, inner: int, processors: int, most_programs: int) -> LaunchShape:
-    """The shape that ends first on a card with so many multiprocessors and programs at once on each of them.
+    """The shape that ends first on a card with this many multiprocessors and this many programs at once on each.
 
     A token of a warp takes LATENCY at least, and ISSUE for each warp that shares a scheduler; a warp with one channel a thread
     counts half. Programs that find no room wait for a second wave.

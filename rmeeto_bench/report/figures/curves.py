@@ -9,24 +9,28 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
+from rmeeto_bench.report.figures.labels import Name, short
 from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES
 from rmeeto_bench.report.groups import groups
+
+MANY = 16  # curves; more are drawn thin, and only the outermost have a name
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: a device and a model of a run, its arms by ascending r."""
+    """One curve: a device and a model of a run."""
 
-    device: str
-    model: str
-    arms: tuple[Arm, ...]
-    suffix: str = ""
+    device: str  # name of the device
+    model: str  # name of the model
+    arms: tuple[Arm, ...]  # by ascending r
+    suffix: str = ""  # the run in brackets, where two curves would have one name
 
     @property
     def name(self) -> str:
-        """For a legend."""
+        """All that tells this curve apart."""
         return f"{self.device}, {self.model}{self.suffix}"
 
 
@@ -44,24 +48,40 @@ def lines_of(records: Sequence[RunRecord]) -> list[Line]:
     ]
 
 
-def blank(style: str, *, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with `panels` axes, side by side on a screen (at most three a row), two a row in a column of a paper."""
+def names_of(lines: Sequence[Line], *, width: int) -> tuple[str, list[str]]:
+    """(what all curves have in common, what tells each of them apart), the latter on lines of `width` characters."""
+    devices, models = {line.device for line in lines}, {line.model for line in lines}
+    common = [next(iter(names)) for names in (devices, models) if len(names) == 1]
+    own = []
+    for line in lines:
+        parts = [line.device] if len(devices) > 1 else []
+        parts += [line.model] if len(models) > 1 else []
+        own.append(short(", ".join(parts) + line.suffix, width))
+    return ", ".join(common), own
+
+
+def blank(style: str) -> tuple[Figure, Axes]:
+    """An empty figure in this style."""
     chosen = STYLES[style]
-    columns = min(panels, 3 if style == "screen" else 2)
-    rows = -(-panels // columns)
-    width = chosen.width * (1 if style == "paper" or columns == 1 else 0.85 * columns)
-    height = chosen.height * rows * (0.85 if columns > 1 and style == "screen" else 1.0 if columns == 1 else 0.8)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for unused in axes[panels:]:
-        unused.set_visible(False)
-    for used in axes[:panels]:
-        used.grid(alpha=0.3, linewidth=0.5)
-    return figure, axes[:panels]
+    figure = Figure(figsize=(chosen.width, chosen.height), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3, linewidth=0.5)
+    return figure, axes
 
 
-def look(index: int) -> dict[str, Any]:
+def log_rates(axes: Axes) -> None:
+    """Rates on a logarithmic axis, with ticks that a reader can name."""
+    axes.set_xscale("log")
+    axes.xaxis.set(minor_locator=LogLocator(subs=(2, 5)))
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(StrMethodFormatter("{x:g}"))
+    axes.tick_params(which="both", axis="x", length=3.5, pad=3)
+
+
+def look(index: int, curves: int = 1) -> dict[str, Any]:
     """Colour, marker and line style of a curve: any one of the three tells it apart, so grey print does too."""
+    if curves > MANY:
+        return {"color": COLOURS[0], "linewidth": 0.6, "alpha": 0.4}
     return {
         "color": COLOURS[index % len(COLOURS)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -71,26 +91,39 @@ def look(index: int) -> dict[str, Any]:
     }
 
 
-def bars(estimates: Sequence[Estimate]) -> list[list[float]]:
-    """Lengths of error bars below and above; none where there is no interval."""
+def bars(estimates: Sequence[Estimate]) -> list[list[float]] | None:
+    """Lengths of error bars below and above; None where no value has an interval."""
     below = [max(0.0, e.value - e.low) if e.low is not None else 0.0 for e in estimates]
     above = [max(0.0, e.high - e.value) if e.high is not None else 0.0 for e in estimates]
-    return [below, above]
+    return [below, above] if any(below + above) else None
 
 
-def curve(axes: Axes, xs: Sequence[float], ys: Sequence[Estimate], index: int, label: str, *, hollow: bool = False) -> None:
-    """A curve with its intervals."""
-    values, looks = [y.value for y in ys], look(index)
-    face = "white" if hollow else looks["color"]
-    axes.errorbar(xs, values, yerr=bars(ys), capsize=2, elinewidth=0.8, label=label, markerfacecolor=face, **looks)
+@dataclass(frozen=True)
+class Curve:
+    """The points of one curve, ready to be drawn."""
+
+    xs: Sequence[Estimate]  # in the unit of the x axis
+    ys: Sequence[Estimate]  # in the unit of the y axis
+    name: str  # label of the curve; "": none
+    hollow: Sequence[bool] = ()  # of each point, whether its marker is empty; (): all are filled
 
 
-def legend(axes: Axes, style: str, **where: Any) -> None:
-    """Small and without a frame; below the axes in a column of a paper, which is too narrow for long names inside."""
-    if style == "paper":
-        figure, handles = axes.figure, axes.get_legend_handles_labels()
-        width, height = figure.get_size_inches()  # type: ignore[union-attr]
-        figure.set_size_inches(width, height + 0.16 * len(handles[1]))  # type: ignore[union-attr]
-        figure.legend(*handles, fontsize="small", frameon=False, loc="outside lower left", labelspacing=0.25)
-    else:
-        axes.legend(fontsize="small", frameon=False, **where)
+def draw(axes: Axes, curves: Sequence[Curve], *, end: int) -> list[Name]:
+    """All curves with their intervals; returns the names for their points number `end` (0 the first, -1 the last)."""
+    names = []
+    for index, curve in enumerate(curves):
+        xs, ys, looks = [x.value for x in curve.xs], [y.value for y in curve.ys], look(index, len(curves))
+        if len(curves) <= MANY:
+            whiskers: dict[str, Any] = {"fmt": "none", "ecolor": looks["color"], "elinewidth": 0.8, "capsize": 2, "alpha": 0.7}
+            axes.errorbar(xs, ys, xerr=bars(curve.xs), yerr=bars(curve.ys), **whiskers)
+        axes.plot(xs, ys, **looks)
+        empty = [i for i, hollow in enumerate(curve.hollow) if hollow]
+        axes.plot(
+            [xs[i] for i in empty], [ys[i] for i in empty], **{**looks, "linestyle": "", "markerfacecolor": "white", "alpha": 1}
+        )
+        top = curve.ys[end].high or ys[end]  # a leader from above ends at the bar, not in it
+        names.append(Name(curve.name, xs[end], top if end == 0 else ys[end], looks["color"]))
+    if len(curves) > MANY:
+        names.sort(key=lambda name: (name.x, name.y))
+        names = [names[0], names[-1]]
+    return names

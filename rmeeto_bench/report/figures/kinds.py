@@ -1,105 +1,110 @@
-"""The figures of stored runs by name: speed-accuracy per GPU, speed-up over the ratio, re-training, energy."""
+"""The figures of stored runs by name: speed against accuracy, speed-up over the ratio, re-training, energy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.measure.statistics import break_even
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
-from rmeeto_bench.report.figures.curves import Line, blank, curve, legend, lines_of, look
-from rmeeto_bench.report.figures.style import COLOURS, draw_speed_accuracy, drawing
+from rmeeto_bench.report.figures.curves import Curve, Line, blank, draw, lines_of, log_rates, look, names_of
+from rmeeto_bench.report.figures.labels import WIDTH, Name, above, at_points, beside
+from rmeeto_bench.report.figures.style import COLOURS, drawing
 
 GREY = "0.4"
-MANY = 16  # curves; more are drawn in one panel without a legend
+LOG = 6.0  # the fastest rate over the slowest from which on rates stand on a logarithmic axis
 
 
 def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figure:
-    """images/s against top-1 in the manner of the paper's Figure 4, a panel per GPU; without any accuracy, images/s over the
-    ratio. Labels are ratios, hollow points training-free."""
-    lines = lines_of(records)
-    accuracy = any(arm.top1 for line in lines for arm in line.arms)
-    devices = list(dict.fromkeys(line.device for line in lines)) or [""]
-    if len(lines) > MANY:
-        return _folded(lines, style, accuracy=accuracy)
+    """images/s against top-1, a line for each device and model, as in the paper's Figure 4; without any accuracy, speed-up over
+    the ratio. Small labels are ratios, hollow points training-free."""
+    lines = [(line, [arm for arm in line.arms if arm.images_per_second and arm.top1]) for line in lines_of(records)]
+    lines = [(line, arms) for line, arms in lines if arms]
+    if not lines:
+        return _speedup(records, style)
+    common, names = names_of([line for line, _ in lines], width=WIDTH[style])
+    curves = [
+        Curve(
+            [arm.images_per_second for arm in arms if arm.images_per_second],
+            [arm.top1 for arm in arms if arm.top1],
+            name,
+            [arm.weights == "training-free" for arm in arms],
+        )
+        for (_, arms), name in zip(lines, names, strict=True)
+    ]
     with drawing(style):
-        figure, panels = blank(style, panels=len(devices))
-        for axes, device in zip(panels, devices, strict=True):
-            here = [line for line in lines if line.device == device]
-            for index, line in enumerate(here):
-                name = f"{line.model}{line.suffix}" if len(devices) > 1 else line.name
-                draw_speed_accuracy(axes, index, name, list(line.arms), accuracy=accuracy)
-            if len(devices) > 1:
-                axes.set_title(device, fontsize="medium")
-            axes.margins(0.14 if len(devices) == 1 else 0.22)
-            if axes.lines:
-                hollow = any(arm.weights == "training-free" for line in here for arm in line.arms)
-                axes.legend(fontsize="small", frameon=False, title="hollow: training-free" if hollow else None)
-        figure.supxlabel("images/s (labels: reduction ratio)" if accuracy else "reduction ratio", fontsize="medium")
-        figure.supylabel("top-1 (%)" if accuracy else "images/s", fontsize="medium")
+        figure, axes = blank(style)
+        ends = draw(axes, curves, end=0)
+        rates = [rate.value for curve in curves for rate in curve.xs]
+        if max(rates) > LOG * min(rates):
+            log_rates(axes)
+        hollow = any(any(curve.hollow) for curve in curves)
+        axes.set_xlabel("images/s (labels: reduction ratio" + ("; hollow: training-free)" if hollow else ")"))
+        axes.set_ylabel("top-1 (%)")
+        axes.margins(0.1)
+        figure.suptitle(common, fontsize="medium")
+        above(axes, ends)
+        at_points(axes, _ratio_labels(lines))
     return figure
 
 
-def _folded(lines: Sequence[Line], style: str, *, accuracy: bool) -> Figure:
-    """All devices in one panel, a thin line each: hundreds of panels or entries of a legend tell nothing."""
+def _ratio_labels(lines: Sequence[tuple[Line, Sequence[Arm]]]) -> list[tuple[str, float, float]]:
+    """The ratios along the fastest line of each model: those of its other lines stand at the same heights."""
+    fastest: dict[str, tuple[float, Sequence[Arm]]] = {}
+    for line, arms in lines:
+        rate = max(arm.images_per_second.value for arm in arms if arm.images_per_second)
+        fastest[line.model] = max(fastest.get(line.model, (0.0, arms)), (rate, arms), key=lambda pair: pair[0])
+    return [
+        (f"{arm.ratio_requested:.2f}", arm.images_per_second.value, arm.top1.value)
+        for _, arms in fastest.values()
+        for arm in arms
+        if arm.images_per_second and arm.top1
+    ]
+
+
+def _speedup(records: Sequence[RunRecord], style: str) -> Figure:
+    """The speed-ups of these runs, or empty axes that say why there are none."""
+    lines = [line for line in lines_of(records) if any(arm.r and arm.speedup for arm in line.arms)]
+    common, names = names_of(lines, width=WIDTH[style])
     with drawing(style):
-        figure, (axes,) = blank(style)
-        for line in lines:
-            known = [(arm, arm.images_per_second) for arm in line.arms if arm.images_per_second and (arm.top1 or not accuracy)]
-            rates = [rate.value for _, rate in known]
-            if accuracy:
-                axes.plot(rates, [_top1(arm).value for arm, _ in known], "-", color=COLOURS[0], linewidth=0.6, alpha=0.4)
-            else:
-                axes.plot([arm.reduction_ratio for arm, _ in known], rates, "-", color=COLOURS[0], linewidth=0.6, alpha=0.4)
-        axes.set_title(f"{len(lines)} curves, one for each device and model", fontsize="medium")
-        axes.set_xlabel("images/s" if accuracy else "reduction ratio")
-        axes.set_ylabel("top-1 (%)" if accuracy else "images/s")
+        figure, axes = blank(style)
+        axes.set_xlabel("reduction ratio")
+        axes.set_ylabel("speed-up over no merging")
+        if not lines:
+            axes.text(0.5, 0.5, "nothing to compare with r = 0", transform=axes.transAxes, ha="center")
+            return figure
+        timed = [[arm for arm in line.arms if arm.speedup is not None] for line in lines]
+        curves = [
+            Curve([Estimate(arm.reduction_ratio) for arm in arms], [arm.speedup for arm in arms if arm.speedup], name)
+            for arms, name in zip(timed, names, strict=True)
+        ]
+        ends = draw(axes, curves, end=-1)
+        for index, arms in enumerate(timed):
+            printed = [(arm.reduction_ratio, arm.paper["speedup"]) for arm in arms if arm.paper and "speedup" in arm.paper]
+            if printed:
+                axes.plot(*zip(*printed, strict=True), "x", color=look(index)["color"], markersize=5)
+                axes.set_xlabel("reduction ratio (crosses: published)")
+        axes.margins(y=0.12)
+        figure.suptitle(common, fontsize="medium")
+        beside(axes, [*ends, _token_bound(axes, max(arm.reduction_ratio for arms in timed for arm in arms))])
     return figure
 
 
-def _token_bound(axes: Axes, largest: float) -> None:
+def _token_bound(axes: Axes, largest: float) -> Name:
     xs = [largest * i / 40 for i in range(41)]
-    axes.plot(xs, [1 / (1 - x) for x in xs], ":", color=GREY, linewidth=1.2, label="token bound, 1 / (1 - ratio)")
+    axes.plot(xs, [1 / (1 - x) for x in xs], ":", color=GREY, linewidth=1.2)
     axes.axhline(1.0, color=GREY, linewidth=0.8)
-
-
-def _break_even(axes: Axes, timed: Sequence[Arm], index: int) -> str:
-    """Mark the ratio from which on merging pays; returns it for the legend, nothing if it always or never does."""
-    ratio = break_even([arm.reduction_ratio for arm in timed], [arm.speedup.value for arm in timed if arm.speedup])
-    if not ratio:
-        return ""
-    axes.plot([ratio], [1.0], "|", color=look(index)["color"], markersize=14, markeredgewidth=1.5)
-    return f", pays from {ratio:.2f}"
+    return Name("token bound,\n1 / (1 - ratio)", largest, 1 / (1 - largest), GREY)
 
 
 def speedup(records: Sequence[RunRecord], style: str) -> Figure:
-    """Speed-up over the ratio with its interval, the bound that the tokens set, and where merging breaks even; published
-    values as crosses."""
-    lines = [line for line in lines_of(records) if any(arm.r and arm.speedup for arm in line.arms)]
-    if not lines:
+    """Speed-up over the ratio with its interval, and the bound that the tokens set; published values as crosses."""
+    if not any(arm.r and arm.speedup for record in records for arm in record.arms):
         raise DataError("these runs have no speed-up; measure r = 0 and at least one other")
-    with drawing(style):
-        figure, (axes,) = blank(style)
-        largest = 0.0
-        for index, line in enumerate(lines):
-            timed = [arm for arm in line.arms if arm.speedup is not None]
-            largest = max(largest, *(arm.reduction_ratio for arm in timed))
-            name = line.name + _break_even(axes, timed, index)
-            curve(axes, [a.reduction_ratio for a in timed], [a.speedup for a in timed if a.speedup], index, name)
-            printed = [(arm.reduction_ratio, arm.paper["speedup"]) for arm in timed if arm.paper and "speedup" in arm.paper]
-            if printed:
-                xs, ys = zip(*printed, strict=True)
-                axes.plot(xs, ys, "x", color=look(index)["color"], markersize=5, label=f"{line.device}, published")
-        _token_bound(axes, largest)
-        axes.set_xlabel("reduction ratio")
-        axes.set_ylabel("speed-up over no merging")
-        axes.margins(y=0.12)
-        if len(lines) <= MANY:
-            legend(axes, style, loc="upper left")
-    return figure
+    return _speedup(records, style)
 
 
 def _by_weights(lines: Sequence[Line]) -> dict[str, dict[str, dict[int, Arm]]]:
@@ -124,25 +129,25 @@ def retraining(records: Sequence[RunRecord], style: str) -> Figure:
             "no model has accuracies both before and after re-training; give a run with re-trained checkpoints "
             "and one with the baseline's for all r (--checkpoints FILE)"
         )
+    curves, rules = [], []
+    for model, weights in models.items():
+        for kind, words in (("retrained", "re-trained"), ("training-free", "training-free")):
+            arms = [arm for _, arm in sorted(weights[kind].items())]
+            ratios, free = [Estimate(arm.reduction_ratio) for arm in arms], kind == "training-free"
+            curves.append(Curve(ratios, list(map(_top1, arms)), f"{model},\n{words}", [free] * len(arms)))
+        rules.append((model, weights.get("baseline", {}).get(0)))
     with drawing(style):
-        figure, (axes,) = blank(style)
-        for index, (model, weights) in enumerate(models.items()):
-            colour = look(index)["color"]
-            before, after = weights["training-free"], weights["retrained"]
-            for r in sorted(set(before) & set(after)):
-                x = after[r].reduction_ratio
-                axes.plot([x, x], [_top1(before[r]).value, _top1(after[r]).value], "-", color=colour, linewidth=0.8, alpha=0.6)
-            for arms, label in ((after, "re-trained"), (before, "training-free")):
-                rs = sorted(arms)
-                xs, ys = [arms[r].reduction_ratio for r in rs], [_top1(arms[r]) for r in rs]
-                curve(axes, xs, ys, index, f"{model}, {label}", hollow=arms is before)
-            baseline = weights.get("baseline", {}).get(0)
+        figure, axes = blank(style)
+        names = draw(axes, curves, end=-1)
+        for index, (model, baseline) in enumerate(rules):
             if baseline is not None:
-                axes.axhline(_top1(baseline).value, color=colour, linewidth=0.8, linestyle=":", label=f"{model}, no merging")
+                height, colour = _top1(baseline).value, look(2 * index)["color"]
+                axes.axhline(height, color=colour, linewidth=0.8, linestyle=":")
+                names.append(Name(f"{model},\nno merging", max(curve.xs[-1].value for curve in curves), height, colour))
         axes.set_xlabel("reduction ratio")
         axes.set_ylabel("top-1 (%)")
         axes.margins(0.08)
-        legend(axes, style)
+        beside(axes, names)
     return figure
 
 
@@ -156,24 +161,25 @@ Joules = Mapping[tuple[str, str, str], Estimate]  # (run id, device, arm) -> J/i
 
 def energy(records: Sequence[RunRecord], style: str, joules: Joules) -> Figure:
     """Joules per image over the ratio, of every device whose counter was read."""
-    drawn: list[tuple[str, list[float], list[Estimate]]] = []
+    lines, curves = [], []
     for record in records:
         for line in lines_of([record]):
             known = [(arm, joules.get((record.run_id, arm.device, arm.arm))) for arm in line.arms]
-            pairs = [(arm.reduction_ratio, value) for arm, value in known if value is not None]
+            pairs = [(Estimate(arm.reduction_ratio), value) for arm, value in known if value is not None]
             if pairs:
-                drawn.append((line.name, [ratio for ratio, _ in pairs], [value for _, value in pairs]))
-    if not drawn:
+                lines.append(line)
+                curves.append(Curve([ratio for ratio, _ in pairs], [value for _, value in pairs], ""))
+    if not curves:
         raise DataError("these runs have no energy that can be trusted; it needs a GPU whose driver counts it")
+    common, names = names_of(lines, width=WIDTH[style])
     with drawing(style):
-        figure, (axes,) = blank(style)
-        for index, (name, ratios, values) in enumerate(drawn):
-            curve(axes, ratios, values, index, name)
+        figure, axes = blank(style)
+        ends = draw(axes, [replace(curve, name=name) for curve, name in zip(curves, names, strict=True)], end=-1)
         axes.set_xlabel("reduction ratio")
         axes.set_ylabel("J/image")
         axes.set_ylim(0, None)
-        if len(drawn) <= MANY:
-            legend(axes, style)
+        figure.suptitle(common, fontsize="medium")
+        beside(axes, ends)
     return figure
 
 
@@ -188,7 +194,7 @@ def kernel_times(checks: Sequence[Mapping[str, object]], style: str) -> Figure:
     names = list(dict.fromkeys(name for _, kernels in rows for name in kernels))
     names.sort(key=lambda name: max(kernels[name]["ms"] for _, kernels in rows if name in kernels))
     with drawing(style):
-        figure, (axes,) = blank(style)
+        figure, axes = blank(style)
         thick = 0.8 / len(rows)
         for index, (device, kernels) in enumerate(rows):
             here = [i for i, name in enumerate(names) if name in kernels]
@@ -204,7 +210,7 @@ def kernel_times(checks: Sequence[Mapping[str, object]], style: str) -> Figure:
         axes.set_xlabel("ms per call, share of bandwidth")
         axes.set_xlim(0, 1.3 * max(kernels[name]["ms"] for _, kernels in rows for name in kernels))
         axes.grid(visible=False, axis="y")
-        legend(axes, style, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.3)
+        axes.legend(fontsize="small", frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.3)
     return figure
 
 

@@ -101,10 +101,10 @@ def save_picture(pixels: Pixels, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a sheet and what is written over it."""
+    """One picture of a sheet."""
 
-    pixels: Pixels
-    caption: str
+    pixels: Pixels  # [H, W, 3]
+    caption: str  # written over it
 
 
 def contact_sheet(rows: list[list[Panel]], path: Path, title: str) -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rmeeto_bench.profiles import GpuProfile
+from rmeeto_bench.report.figures.curves import bars
 from rmeeto_bench.report.figures.style import COLOURS, STYLES, drawing
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _arms(axes: Axes, profile: GpuProfile, arms: Sequence[RooflineArm]) -> None:
         axes.plot([arm.intensity for arm in reached], rates, "s", color=COLOURS[1], markersize=5, label="measured")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(0.5 * min((*limits, *rates)), 2 * profile.fp16_tflops)
+    axes.set_ylim(min(0.5 * min((*limits, *rates)), axes.get_ylim()[0]), 2 * profile.fp16_tflops)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
@@ -67,9 +68,7 @@ def _rates(axes: Axes, arms: Sequence[RooflineArm]) -> None:
     values = [arm.achieved for arm in reached if arm.achieved]
     if reached:
         xs, ys = [arm.reduction_ratio for arm in reached], [value.value for value in values]
-        below = [max(0.0, value.value - (value.low or value.value)) for value in values]
-        above = [max(0.0, (value.high or value.value) - value.value) for value in values]
-        axes.errorbar(xs, ys, yerr=[below, above], fmt="-.s", color=COLOURS[1], markersize=5, linewidth=1.2, label="measured")
+        axes.errorbar(xs, ys, yerr=bars(values), fmt="-.s", color=COLOURS[1], markersize=5, linewidth=1.2, label="measured")
         for arm, x, y in zip(reached, xs, ys, strict=True):
             axes.annotate(f"{y / arm.limit:.0%}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize="small")
     axes.set_ylim(0, None)

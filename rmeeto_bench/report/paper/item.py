@@ -14,7 +14,7 @@ class Ours:
     """Our value of a published number."""
 
     value: float  # in the unit of the published number
-    match: str  # how alike the two measurements are, in words
+    match: str  # how similar the two measurements are, in words
     low: float | None = None  # lower end of the 95 % interval; None: no interval
     high: float | None = None  # upper end of the 95 % interval; None: no interval
     comparable: bool = True  # False for a stand-in, whose deviation would mean nothing
@@ -51,7 +51,7 @@ class Item:
     title: str  # of the table
     needs: Needs  # what it takes to measure it
     find: Finder  # gives our value of a row, or None
-    lacks: str  # what is missing where `find` gives None, in one line
+    absent: str  # what is missing where `find` gives None, in one line
     rows: tuple[PaperRow, ...] = ()  # of the table, where the reference data has no number of it
 
     @property
@@ -92,4 +92,4 @@ class PaperTable:
         published = sum(line.published is not None for line in self.lines)
         stand_ins = sum(line.ours is not None and not line.ours.comparable for line in self.lines)
         numbers = f"{published} published numbers, ours for {self.found}" + (f" ({stand_ins} stand-ins)" if stand_ins else "")
-        return numbers if self.found == len(self.lines) else f"{numbers}; {self.item.lacks}"
+        return numbers if self.found == len(self.lines) else f"{numbers}; {self.item.absent}"

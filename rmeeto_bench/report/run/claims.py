@@ -1,12 +1,12 @@
 """What the intervals of a run allow to say: where merging pays, and which ratio is fastest within a point.
 
 A sentence that picks among ratios is true of the one it picks only if all of them were tested together: Holm's method over
-the speed-ups, Bonferroni's over the accuracies. What is not resolved is said to be so, with what is excluded.
+the speed-ups, Bonferroni's over the accuracies. A claim that is not resolved is named as such, with what is excluded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from scipy.special import ndtri
 
@@ -16,6 +16,7 @@ from rmeeto_bench.records.run import Arm, Estimate
 ALPHA = 0.05
 WITHIN = 1.0  # percentage points of top-1 that "as good as the baseline" may cost
 SOUND = ("VALID", "PRECISION_NOT_REACHED", "SIMULATED")  # verdicts whose intervals cover; others resolve nothing
+UNRESOLVED = "where merging pays is not resolved: that takes three processes or more"
 FASTER, SLOWER, OPEN = "faster", "slower", "open"
 
 
@@ -32,6 +33,43 @@ def resolve(arms: Sequence[Arm]) -> list[str]:
         faster = arm.speedup is not None and arm.speedup.value > 1
         found.append(OPEN if p >= ALPHA else FASTER if faster else SLOWER)
     return found
+
+
+def on_devices(arms: Mapping[str, Sequence[Arm]]) -> str:
+    """Of one model on several devices (name -> its arms), where merging pays; tested over all devices and ratios together."""
+    timed = [(device, arm) for device, mine in arms.items() for arm in mine if arm.r > 0 and arm.speedup is not None]
+    if not timed:
+        return "no speed-up was measured on any device"
+    if all(arm.sessions < ENOUGH_SESSIONS for _, arm in timed):
+        return UNRESOLVED
+    found = list(zip(timed, resolve([arm for _, arm in timed]), strict=True))
+    kinds = {device: {kind for (other, _), kind in found if other == device} for device in arms}
+    paying = [device for device in arms if FASTER in kinds[device]]
+    if not paying:
+        return f"merging is not shown to pay on any of the {len(arms)} devices"
+    faster = [(device, arm) for (device, arm), kind in found if kind == FASTER]
+    accurate = any(arm.top1 is not None for mine in arms.values() for arm in mine)
+    good = [(device, arm) for device, arm in faster if not accurate or _surely_within(arm, len(timed))]
+    best = [max((arm for other, arm in good if other == device), key=_value, default=None) for device in paying]
+    everywhere = "both" if len(arms) == 2 else f"all {len(arms)}"
+    text = f"merging pays on {everywhere if len(paying) == len(arms) else f'{len(paying)} of {len(arms)}'} devices"
+    known = [arm for arm in best if arm is not None]
+    what = " within 1 point of top-1" if accurate else ""
+    if not known:
+        return f"{text}, but no ratio is certain to stay{what}"
+    some = "" if len(known) == len(paying) else f" on {len(known)} of them"
+    return f"{text}; the fastest ratio{what} gives {_range([_value(arm) for arm in known])}x{some}, at ratio " + _range(
+        [arm.reduction_ratio for arm in known]
+    )
+
+
+def _value(arm: Arm) -> float:
+    return 0.0 if arm.speedup is None else arm.speedup.value
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _excluded(arms: Sequence[Arm]) -> str:
@@ -51,7 +89,7 @@ def where_it_pays(arms: Sequence[Arm], break_even: Estimate | None = None) -> st
     found = resolve(ordered)
     by = {kind: [arm for arm, is_ in zip(ordered, found, strict=True) if is_ == kind] for kind in (FASTER, SLOWER, OPEN)}
     if by[OPEN] and all(arm.sessions < ENOUGH_SESSIONS for arm in ordered):
-        return "where merging pays is not resolved: that takes three processes or more"
+        return UNRESOLVED
     rest = []
     if by[SLOWER]:
         rest.append(f"slower at ratio {ratios(by[SLOWER])}")
@@ -107,7 +145,7 @@ def fastest_within(arms: Sequence[Arm]) -> str:
     if baseline.top1 is None:
         faster = [arm for arm in by_speed if found[arm.arm] == FASTER]
         why = "accuracy is unknown, without weights or without data"
-        return f"fastest: ratio {faster[0].reduction_ratio:.2f} at {_speed(faster[0])}; {why}" if faster else why
+        return f"ratio {faster[0].reduction_ratio:.2f} is the fastest at {_speed(faster[0])}; {why}" if faster else why
     sure = [arm for arm in by_speed if found[arm.arm] == FASTER and _surely_within(arm, len(timed))]
     perhaps = [
         arm
@@ -118,8 +156,9 @@ def fastest_within(arms: Sequence[Arm]) -> str:
         best = sure[0]
         assert best.delta_top1 is not None
         perhaps = [arm for arm in perhaps if by_speed.index(arm) < by_speed.index(best)]
-        text = f"fastest within 1 point of the baseline: ratio {best.reduction_ratio:.2f} at {_speed(best)}"
-        text += f", {best.delta_top1.value:+.2f} points"
+        text = f"ratio {best.reduction_ratio:.2f} is the fastest within 1 point of the baseline, at {_speed(best)}"
+        text += f" and {best.delta_top1.value:+.2f} points"
     else:
         text = "no ratio is shown to be faster than the baseline and within 1 point of its top-1"
-    return text + (f"; not resolved for ratio {ratios(perhaps)}" if perhaps else "")
+    perhaps.sort(key=lambda arm: arm.reduction_ratio)
+    return text + (f", not resolved for ratio {ratios(perhaps)}" if perhaps else "")

@@ -1,14 +1,17 @@
-"""What a run says in words: one sentence per device and model, and the notes a reader needs beside the table."""
+"""What a run says in words: a headline, the conclusion of each table, and the notes that a reader needs beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rmeeto_bench.records.run import Arm, RunRecord
 from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.origins import origin_notes
-from rmeeto_bench.report.run.claims import ALPHA, SLOWER, fastest_within, ratios, resolve, where_it_pays
+from rmeeto_bench.report.run.claims import ALPHA, SLOWER, fastest_within, on_devices, ratios, resolve, where_it_pays
+
+FEW = 4  # places that a sentence names; of the others it gives the number
 
 
 def _notes(arms: list[Arm]) -> Iterator[str]:
@@ -33,19 +36,72 @@ def _doubts(data: Mapping[str, Any]) -> Iterator[str]:
     if data.get("unreadable"):
         yield f"{data['unreadable']} images could not be read and count for nothing; `rmeeto-bench eval` names them"
     if data.get("energy_doubt"):
-        yield f"joules per image are not to be trusted here: {data['energy_doubt']}"
+        yield f"do not trust joules per image here: {data['energy_doubt']}"
     if data.get("hint"):
         yield f"the accuracy is doubtful: {data['hint']}"
 
 
-def sentences(record: RunRecord) -> list[str]:
-    """The conclusion of each device and model, then its notes; at the end what each verdict means."""
-    lines = []
-    for device, model, arms in groups(record):
-        timed = [arm for arm in arms if arm.speedup is not None and arm.r > 0]
-        pays = where_it_pays(timed, next((arm.break_even for arm in arms if arm.break_even), None))
-        conclusion = "; ".join(part for part in (fastest_within(arms), pays) if part)
-        lines.append(f"{record.device(device).name}, {model}: {conclusion}.")
-        lines.extend(f"  {note}" for note in (*_notes(arms), *origin_notes(arms), *_doubts(record.data.get(model, {}))))
+@dataclass(frozen=True)
+class Story:
+    """What a run says, in the order in which page and terminal say it."""
+
+    headlines: list[str]  # a sentence for each model
+    # (device, model) -> conclusion of its table; none where the headline says all of it
+    conclusions: dict[tuple[str, str], str]
+    notes: list[str]  # what a reader needs beside the tables, each once
+    verdicts: list[str]  # what each verdict but VALID means
+
+
+def story(record: RunRecord) -> Story:
+    """A headline for each model, the conclusion of each device where they differ, and each note once."""
+    headlines: list[str] = []
+    conclusions: dict[tuple[str, str], str] = {}
+    noted: dict[str, list[str]] = {}
+    known = list(groups(record))
+    for model in dict.fromkeys(model for _, model, _ in known):
+        mine = {device: arms for device, of, arms in known if of == model}
+        said = {device: _conclusion(arms) for device, arms in mine.items()}
+        first = next(iter(said))
+        alike = [part for part in said[first] if all(part in parts for parts in said.values())]
+        if len(mine) == 1:
+            headlines.append(f"{record.device(first).name}, {model}: {'; '.join(alike)}.")
+        else:
+            own = {device: [part for part in parts if part not in alike] for device, parts in said.items()}
+            if any(own.values()):
+                headlines.append(f"{model}: {on_devices(mine)}.")
+            if alike:
+                headlines.append(f"{model} on each of {len(mine)} devices: {'; '.join(alike)}.")
+            named = {device: f"{record.device(device).name}, {model}" for device in mine}
+            conclusions |= {(device, model): f"{named[device]}: {'; '.join(parts)}." for device, parts in own.items() if parts}
+        for device, arms in mine.items():
+            for note in (*_notes(arms), *origin_notes(arms), *_doubts(record.data.get(model, {}))):
+                noted.setdefault(note, []).append(f"{record.device(device).name}, {model}")
     verdicts = dict.fromkeys((arm.verdict, arm.verdict_detail) for arm in record.arms if arm.verdict != "VALID")
-    return [*lines, *(f"  {code}: {detail}" for code, detail in verdicts)]
+    notes = [_whose(places, len(known)) + note for note, places in noted.items()]
+    meanings = [f"{code}: {detail}" for code, detail in verdicts]
+    return Story(headlines or ["Nothing was measured."], conclusions, notes, meanings)
+
+
+def _conclusion(arms: list[Arm]) -> list[str]:
+    """In parts, so that those in which all devices agree can be said once."""
+    timed = [arm for arm in arms if arm.speedup is not None and arm.r > 0]
+    pays = where_it_pays(timed, next((arm.break_even for arm in arms if arm.break_even), None))
+    return [part for text in (fastest_within(arms), pays) for part in text.split("; ") if part]
+
+
+def _whose(places: list[str], tables: int) -> str:
+    """Which tables a note is about, in front of it; nothing where it is about all of them."""
+    if len(places) == tables:
+        return ""
+    return enumerated(places) + ": "
+
+
+def enumerated(places: list[str]) -> str:
+    """The first of these, and how many more there are."""
+    return "; ".join(places[:FEW]) + (f" and {len(places) - FEW} more" if len(places) > FEW else "")
+
+
+def sentences(record: RunRecord) -> list[str]:
+    """All that a run says, line by line: headlines, conclusions, notes."""
+    told = story(record)
+    return [*told.headlines, *told.conclusions.values(), *(f"  {note}" for note in (*told.notes, *told.verdicts))]

@@ -13,6 +13,7 @@ from rmeeto_bench.records.run import Arm
 from rmeeto_bench.report.figures.style import render
 from rmeeto_bench.report.run.tables import interval, rate_text
 
+PAGE = {"#000000": "currentColor", "#ffffff": "var(--page)"}  # colours that follow the page into the dark
 HIT = 14  # points; a finger's width on a phone needs more than the marker
 
 
@@ -36,9 +37,13 @@ def add_hit(axes: Axes, x: float, y: float, name: str) -> None:
 def page_svg(figure: Figure, prefix: str, texts: Mapping[str, str]) -> Markup:
     """The figure as SVG for a page that holds several: ids with a prefix, no preamble, no comments (matplotlib repeats every
     text there, unescaped), and the targets of `add_hit` made to speak."""
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_visible(False)  # the page shows through
     text = render(figure, "svg").decode("utf-8")
     text = re.sub(r"<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for colour, own in PAGE.items():
+        text = text.replace(f": {colour}", f": {own}")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
     for name, words in texts.items():
         said = f'class="point" tabindex="0" role="img" aria-label="{escape(words)}"'

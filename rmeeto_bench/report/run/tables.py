@@ -19,6 +19,7 @@ from rmeeto_bench.report.plain import csv_cell, tex
 from rmeeto_bench.report.plain import markdown as as_markdown
 
 DASH = "—"
+FOLDED = 2  # devices; the tables of more are folded away, on the page and on the terminal
 WIDE = 120  # columns of a terminal from which a verdict stands on one line
 
 

@@ -26,15 +26,8 @@ CPU, KIND = torch.device("cpu"), "cuda"
 NAME, MEMORY, CAPABILITY, PROCESSORS = "NVIDIA H100 80GB HBM3", 80 * 2**30, (9, 0), 132
 MOST = int(os.environ.get("STAND_IN_MEMORY", 2**40))  # bytes of a tensor on the GPU above which there is no memory
 REAL_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
-MIXED = ("_has_compatible_shallow_copy_type", "copy_", "__set__", "to", "set_", "index_copy_", "_index_put_impl_")  # may take both
-    "_has_compatible_shallow_copy_type",
-    "copy_",
-    "__set__",
-    "to",
-    "set_",
-    "index_copy_",
-    "_index_put_impl_",
-)  # these may take tensors of two places
+# These may take tensors of two places.
+MIXED = ("_has_compatible_shallow_copy_type", "copy_", "__set__", "to", "set_", "index_copy_", "_index_put_impl_")
 
 
 def marked(value: object) -> bool:

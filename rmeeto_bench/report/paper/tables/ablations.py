@@ -37,11 +37,11 @@ def ablation(row: PaperRow, sources: Sources) -> Ours | None:
 
 
 def _ablation(name: str, title: str, models: str, checkpoints: str, changed: str) -> Item:
-    lacks = (
+    absent = (
         f"rows of the method itself need valid runs at these r, training-free ones with {changed} `ablate` and --ablations; "
         "for re-trained ones train with that setting (`retrain --reduce`) and --trainings"
     )
-    return Item(name, title, Needs(models, checkpoints=checkpoints), ablation, lacks)
+    return Item(name, title, Needs(models, checkpoints=checkpoints), ablation, absent)
 
 
 def _shuffle_rows() -> tuple[PaperRow, ...]:

@@ -13,6 +13,4 @@ def _ratio(row: PaperRow, _sources: Sources) -> Ours:
     return Ours(reduction_ratio(token_counts(ReductionConfig(r=int(row.r))), 197), "computed from the schedule")
 
 
-ITEMS = (
-    Item("10", "Reduction ratio of each r", Needs("none", "none", "none", "none"), _ratio, "lacks nothing: it is computed"),
-)
+ITEMS = (Item("10", "Reduction ratio of each r", Needs("none", "none", "none", "none"), _ratio, "nothing: it is computed"),)
