@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 CPU, KIND = torch.device("cpu"), "cuda"
-NAME, MEMORY, CAPABILITY, PROCESSORS = "NVIDIA H100 80GB HBM3", 80 * 2**30, (9, 0), 132
+NAME, MEMORY, PROCESSORS = "NVIDIA H100 80GB HBM3", 80 * 2**30, 132
+CAPABILITY = tuple(int(digit) for digit in os.environ.get("STAND_IN_CAPABILITY", "9.0").split("."))
 MOST = int(os.environ.get("STAND_IN_MEMORY", 2**40))  # bytes of a tensor on the GPU above which there is no memory
-REAL_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
 # These may take tensors of two places.
 MIXED = ("_has_compatible_shallow_copy_type", "copy_", "__set__", "to", "set_", "index_copy_", "_index_put_impl_")
 
@@ -219,6 +219,14 @@ def _known(name: str, args: tuple[Any, ...]) -> Any:
     if name == "selective_scan":
         u, dt, A, BC, D, z, dt_bias, scale = args
         return scan.selective_scan(ScanArguments(u, dt, A, *BC.chunk(2, dim=-1), D, z, dt_bias, scale))
+    if name == "selective_scan_backward":
+        grad, u, dt, A, BC, D, z, dt_bias, scale = args
+        operands = (u.float(), dt.float(), A, *BC.float().chunk(2, dim=-1), D, z.float(), dt_bias)
+        leaves = [tensor.detach().requires_grad_() for tensor in operands]
+        with torch.enable_grad():
+            out = scan.selective_scan(ScanArguments(*leaves, scale))
+        du, ddt, dA, dB, dC, dD, dz, dbias = torch.autograd.grad(out, leaves, grad.float())
+        return du.to(u.dtype), ddt.to(dt.dtype), dA, torch.cat([dB, dC], dim=-1), dD, dz.to(z.dtype), dbias
     if name == "causal_conv1d":
         return conv.causal_conv1d(*args)
     if name == "add_norm":
@@ -230,7 +238,7 @@ def _known(name: str, args: tuple[Any, ...]) -> Any:
     return merge.merge_add_norm((hidden, residual), size, MergePlan(survivors, merged, slots, 0), weight, eps)
 
 
-KNOWN = ("selective_scan", "causal_conv1d", "add_norm", "match", "merge_add_norm")
+KNOWN = ("selective_scan", "selective_scan_backward", "causal_conv1d", "add_norm", "match", "merge_add_norm")
 LAUNCHED: set[tuple[str, torch.dtype]] = set()
 
 
