@@ -39,7 +39,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for device in record.devices:
             names = [arm.arm for arm in record.arms if arm.device == device.id]
             store_answers(store, device.id, {name: labels.astype(np.int16) for name in names}, labels)
-            store.add_labels(device.id, record.arms[0].model, labels)
             store.add_latencies(device.id, 0, names[0], [0.01, 0.02])
     value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     first = value["arms"][0]

@@ -80,7 +80,8 @@ class BenchPlan:
     `batch_size` None: 128 on a GPU, 32 on a CPU · `precision` auto: fp16 on a GPU, fp32 on a CPU · `graphs`: replay CUDA
     graphs on a GPU · `images`: evaluate on this many (None: all, or 2,000 when quick) · `inputs` auto: real images where there
     is data · `sweep`: also time batches of 1 to 512 · `paper_mode`: also replay the paper's protocol · `energy`: also run
-    every arm alone for joules per image · `schedule`: one GPU after the other, or together if that changes nothing.
+    every arm alone for joules per image · `schedule`: one GPU after the other, or together if that changes nothing ·
+    `accuracy_only`: time nothing; all devices share the images of one accuracy pass.
     """
 
     models: tuple[str, ...] = ("vim_nano",)
@@ -105,6 +106,7 @@ class BenchPlan:
     paper_mode: bool = False
     energy: bool = False
     schedule: str = "serial"
+    accuracy_only: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -116,6 +118,8 @@ class BenchPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy):
+            raise UsageError("an evaluation times nothing; leave out --batch-size sweep, --paper-mode and --energy")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be 0 or more, not {self.seed}")
         for name in PATHS:  # a run is resumed and repeated from any folder

@@ -109,6 +109,7 @@ def _teller(names: dict[str, str]) -> Any:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the fleet; 6 if a machine was lost, refused or lacking, 5 if nothing was measured."""
+    from rmeeto_bench.bench.summary.raw import raw_of
     from rmeeto_bench.cli.result import show
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.fleet.drive import drive
@@ -134,7 +135,7 @@ def main(arguments: argparse.Namespace) -> int:
         for ending in outcome.endings.values():
             output.say(f"lost: {ending.detail}", error=True)
         return 6 if outcome.endings else 5
-    write_all(outcome.record, out)
+    write_all(outcome.record, out, raw=raw_of(outcome.record, out))
     show(outcome.record, out)
     for failure in outcome.record.failures:
         output.say(f"lost: {failure}", error=True)
@@ -143,4 +144,4 @@ def main(arguments: argparse.Namespace) -> int:
     if outcome.missing or outcome.record.failures:
         output.say(f"missing: {', '.join(outcome.missing) or 'none'}; the same command again continues", error=True)
         return 6
-    return 0 if any(arm.images_per_second for arm in outcome.record.arms) else 5
+    return 0 if any(arm.known for arm in outcome.record.arms) else 5

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Merge, write the files, show the tables; 5 if no arm of any run was measured."""
+    from rmeeto_bench.bench.summary.raw import raw_of
     from rmeeto_bench.fleet.join.gather import gather
     from rmeeto_bench.records.run import to_json
     from rmeeto_bench.report.run.files import write_all
@@ -28,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     merged, notes = gather(arguments.runs, arguments.out, prefer=arguments.prefer)
     for note in notes:
         output.say(f"note: {note}", error=True)
-    write_all(merged.record, arguments.out)
+    write_all(merged.record, arguments.out, raw=raw_of(merged.record, arguments.out))
     if arguments.json == "-":
         output.write_json_text(to_json(merged.record), "-")
     else:
@@ -37,4 +38,4 @@ def main(arguments: argparse.Namespace) -> int:
         from rmeeto_bench.cli.result import show
 
         show(merged.record, arguments.out)
-    return 0 if any(arm.images_per_second for arm in merged.record.arms) else 5
+    return 0 if any(arm.known for arm in merged.record.arms) else 5

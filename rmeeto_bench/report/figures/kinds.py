@@ -19,8 +19,10 @@ MANY = 16  # curves; more are drawn in one panel without a legend
 
 def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figure:
     """images/s against top-1 in the manner of the paper's Figure 4, a panel per GPU; without any accuracy, images/s over the
-    ratio. Labels are ratios, hollow points training-free."""
+    ratio; where nothing was timed, top-1 over the ratio. Labels are ratios, hollow points training-free."""
     lines = lines_of(records)
+    if not any(arm.images_per_second for line in lines for arm in line.arms) and any(a.top1 for x in lines for a in x.arms):
+        return _accuracy(lines, style)
     accuracy = any(arm.top1 for line in lines for arm in line.arms)
     devices = list(dict.fromkeys(line.device for line in lines)) or [""]
     if len(lines) > MANY:
@@ -40,6 +42,21 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
                 axes.legend(fontsize="small", frameon=False, title="hollow: training-free" if hollow else None)
         figure.supxlabel("images/s (labels: reduction ratio)" if accuracy else "reduction ratio", fontsize="medium")
         figure.supylabel("top-1 (%)" if accuracy else "images/s", fontsize="medium")
+    return figure
+
+
+def _accuracy(lines: Sequence[Line], style: str) -> Figure:
+    """Top-1 over the ratio, a curve for each model of an evaluation."""
+    with drawing(style):
+        figure, (axes,) = blank(style)
+        for index, line in enumerate(lines):
+            known = [arm for arm in line.arms if arm.top1]
+            curve(
+                axes, [arm.reduction_ratio for arm in known], [_top1(arm) for arm in known], index, f"{line.model}{line.suffix}"
+            )
+        axes.set_xlabel("reduction ratio")
+        axes.set_ylabel("top-1 (%)")
+        legend(axes, style)
     return figure
 
 

@@ -57,6 +57,10 @@ def _figures(record: RunRecord, blocks: Blocks) -> list[tuple[str, Markup]]:
             if arm.speedup is not None:
                 add_hit(figure.axes[0], arm.reduction_ratio, arm.speedup.value, f"arm{i}")
         found.append(("Speed-up over no merging, and what the tokens alone would allow", page_svg(figure, "ratio", texts)))
+    if any(arm.top1 for arm in record.arms) and not any(arm.images_per_second for arm in record.arms):
+        found.append(
+            ("Top-1 over the reduction ratio; bars are 95 % intervals", page_svg(speed_accuracy([record]), "top1", texts))
+        )
     joules = energy_of_run(record, blocks)
     if joules:
         figure = energy([record], "screen", joules)
@@ -108,7 +112,7 @@ def html(record: RunRecord, blocks: Blocks | None = None) -> str:
     """Summary, figures, a sortable table per device and model, verdicts with reasons, raw rounds and provenance."""
     tables = []
     for device, _, arms in groups(record):
-        columns, rows = plain_rows(arms)
+        columns, rows = plain_rows(arms, every=True)
         tables.append({"caption": caption(record, device, arms), "columns": columns, "rows": rows})
     return _template().render(
         record=record,
