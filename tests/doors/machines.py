@@ -100,8 +100,8 @@ FLEET = [
     ),
     Row(
         "fleet that evaluates",
-        "fleet --engine local --kinds cpu --model vim_nano --r 0 --accuracy-only --images 12 --out f4",
-        {"--accuracy-only": lambda d: [(arm["n_images"], arm["rounds"]) for arm in d.arms("f4")] == [(12, 0)]},
+        "fleet --engine local --kinds cpu --model vim_nano --r 0 --accuracy-only --images 12 --out f9",
+        {"--accuracy-only": lambda d: [(arm["n_images"], arm["rounds"]) for arm in d.arms("f9")] == [(12, 0)]},
     ),
     Row(
         "fleet simulated",

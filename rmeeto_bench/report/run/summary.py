@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def _notes(arms: list[Arm]) -> Iterator[str]:
 def _doubts(data: Mapping[str, Any]) -> Iterator[str]:
     kinds: dict[tuple[bool, str], list[str]] = {}
     for problem in data.get("problems", ()):
-        kinds.setdefault((problem["skipped"], problem["reason"].split(":")[0].split(",")[0]), []).append(problem["path"])
+        kinds.setdefault((problem["skipped"], re.split(r"[:,]| \(", problem["reason"])[0]), []).append(problem["path"])
     for (left_out, reason), paths in kinds.items():
         more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
         yield f"{'left out' if left_out else 'read with care'}, {len(paths)}: {reason}: {', '.join(paths[:SHOWN])}{more}"
