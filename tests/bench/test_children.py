@@ -120,13 +120,15 @@ def test_a_reader_that_is_killed_ends_the_evaluation_in_one_line_and_it_goes_on(
     process = subprocess.Popen([*words, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def readers() -> list[int]:
-        return [pid for pid in children(process.pid) if words_of(pid) == words_of(process.pid)]
+        workers = [pid for pid in children(process.pid) if "-m rmeeto_bench.bench.session.worker" in words_of(pid)]
+        return [pid for worker in workers for pid in children(worker) if words_of(pid) == words_of(worker)]
 
     assert len(wait_for(lambda: found if len(found := readers()) == 2 else [])) == 2
     os.kill(readers()[0], signal.SIGKILL)
     err = process.communicate(timeout=600)[1]
-    assert process.returncode == 6
-    assert "rmeeto-bench: a process that decodes images was ended by SIGKILL" in err.splitlines()[-1]
+    assert process.returncode in (5, 6)  # what was evaluated is kept, if anything was
+    assert "the accuracy pass: a process that decodes images was ended by SIGKILL" in err.splitlines()[-2]
+    assert "continue with: rmeeto-bench resume" in err.splitlines()[-1]
     done = subprocess.run([*words, "--resume", "--workers", "0", "--json", "-"], capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["arms"][0]["n_images"] == IMAGES
 

@@ -36,7 +36,7 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-def worker_environment(job: Job) -> dict[str, str]:
+def worker_environment(device: str, kind: str, threads: int | None = None) -> dict[str, str]:
     """The variables of a worker: its GPU is the only one it sees, by UUID; its host code has one thread to itself.
 
     MIG instances are left as the user chose them: a process can use one only. Accuracy passes read images with more. On a CPU
@@ -44,9 +44,9 @@ def worker_environment(job: Job) -> dict[str, str]:
     accuracy pass is not timed: its threads soon sleep when they wait for each other, or on a machine with other work they
     would burn three times the processor time of the pass.
     """
-    values, device, kind = children.variables(), job.device, job.kind
-    if job.threads is not None:
-        values["OMP_NUM_THREADS"] = str(job.threads)
+    values = children.variables()
+    if threads is not None:
+        values["OMP_NUM_THREADS"] = str(threads)
     uuid = device.removeprefix("cuda:")
     if uuid != device:
         if not values.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
@@ -71,7 +71,7 @@ def launch(job: Job) -> Process:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=worker_environment(job),
+        env=worker_environment(job.device, job.kind, job.threads),
         start_new_session=True,
     )
 
