@@ -1,13 +1,13 @@
-"""How fast the CPU path is: scans of one Vim-Ti layer against each other, and Vim-Ti against DeiT-Ti in one process.
-
-Run it on a quiet machine:
+"""How fast the CPU path is, in processor time and wall time of turns that follow each other at once, in one process.
 
     python benchmarks/cpu_path.py --out results/cpu_path/NAME.json
 
-`--only sets` compares the instruction sets of this machine in processor time with one thread, which other programs disturb
-less than wall time; its ratios are of turns that follow each other at once.
+Three parts (`--only`): `sets` has one layer's scan and Vim-Ti on every instruction set of this machine, and without any;
+`peers` has what else one could run on a CPU, at the same sizes; `threads` has the speed of all cores over that of one, which
+needs a quiet machine. The first two are on one thread and are best read by processor time.
 
-Alternatives to the shipped kernels (torch.compile, numba) live here only: they were measured and not taken.
+Alternatives to the shipped kernels (numba, torch.compile) and transformers' Mamba live here only: they were measured and not
+taken. Those that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -25,16 +25,13 @@ import torch
 
 import rmeeto_bench as rb
 from rmeeto_bench.bench.environment import environment
+from rmeeto_bench.cpus import cores
 from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.native import library
-from rmeeto_bench.kernels.selective_scan import chunked, native, reference
-from rmeeto_bench.measure.devices.device import find_devices
-from rmeeto_bench.measure.rounds import Protocol, TimedArm, Watch, measure
-from rmeeto_bench.measure.statistics import paired_speedup, rate
+from rmeeto_bench.kernels.selective_scan import chunked, native, reference, stepwise
 
 BATCH = 8
-SCAN = Protocol("scan", 0.2, 1, 8, 8, 1.0, 5.0, 120.0, minutes=1.0, reject=())
-MODEL = Protocol("model", 1.0, 1, 10, 10, 3.0, 20.0, 200.0, minutes=1.0, reject=())
+Step = Callable[[], Any]
 
 
 def vim_tiny_operands() -> ScanArguments:
@@ -93,74 +90,10 @@ def numba_scan() -> Callable[[ScanArguments], torch.Tensor]:
     return scan
 
 
-def rounds(steps: dict[str, Callable[[], Any]], baseline: str, protocol: Protocol) -> dict[str, Any]:
-    """Images/s of every step and its paired ratio over the baseline, from interleaved rounds."""
-    device = find_devices("none")[0]
-    blocks: dict[str, list[float]] = {name: [] for name in steps}
-    arms = [TimedArm(name, step, BATCH) for name, step in steps.items()]
-    measure(device, arms, baseline, protocol, Watch(lambda block: blocks[block.arm].append(block.seconds / block.images)))
-    result = {}
-    for name, times in blocks.items():
-        ratio = paired_speedup(blocks[baseline], times)
-        result[name] = {
-            "images_per_second": rate(times).value,
-            "ratio": ratio.value,
-            "ratio_low": ratio.low,
-            "ratio_high": ratio.high,
-        }
-    return result
-
-
 @torch.inference_mode()
-def scans() -> dict[str, Any]:
-    """One layer's scan, every implementation."""
-    operands = vim_tiny_operands()
-    expected = reference.selective_scan(operands)
-    torch._dynamo.config.recompile_limit = 64
-    candidates: dict[str, Callable[[ScanArguments], torch.Tensor]] = {
-        "plain loop": reference.selective_scan,
-        "chunked torch": chunked.selective_scan,
-        "native C++": native.selective_scan,
-    }
-    try:
-        candidates["numba"] = numba_scan()
-    except ImportError:
-        print("numba is not installed: left out")
-    candidates["torch.compile of chunked"] = torch.compile(chunked.selective_scan)
-    steps, setup, errors = {}, {}, {}
-    for name, scan in candidates.items():
-        start = time.perf_counter()
-        try:
-            found = scan(operands)
-        except Exception as error:
-            print(f"{name}: left out, {type(error).__name__}")
-            continue
-        setup[name] = time.perf_counter() - start
-        errors[name] = float((found - expected).norm() / expected.norm())
-        steps[name] = lambda scan=scan: scan(operands)
-    table = rounds(steps, "plain loop", SCAN)
-    for name, row in table.items():
-        row |= {"first_call_seconds": setup[name], "relative_error": errors[name]}
-    return table
-
-
-@torch.inference_mode()
-def models() -> dict[str, Any]:
-    """Whole models at 224 px: Vim-Ti at r = 0 and 20, Vim-Ti on the plain loop, DeiT-Ti as the yardstick."""
-    images = torch.randn(BATCH, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    built = {
-        "vim_tiny": rb.create_model("vim_tiny"),
-        **{f"vim_tiny r={r}": rb.create_model("vim_tiny", r=r) for r in (5, 11, 20)},
-        "vim_tiny plain loop": rb.create_model("vim_tiny", backend="reference"),
-        "deit_tiny_patch16_224": timm.create_model("deit_tiny_patch16_224").eval(),
-    }
-    return rounds({name: (lambda model=model: model(images)) for name, model in built.items()}, "vim_tiny", MODEL)
-
-
-@torch.inference_mode()
-def in_turns(steps: dict[str, Callable[[], Any]], baseline: str, images: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds of processor and wall time an image of every step, the least of `repeats` turns, and the median over
-    turns of the baseline's processor time over the step's."""
+def in_turns(steps: dict[str, Step], baseline: str, repeats: int, images: int = BATCH) -> dict[str, Any]:
+    """Milliseconds of processor and wall time an image of every step, the least of `repeats` turns, and the medians
+    over turns of the baseline's times over the step's."""
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for step in steps.values():
         step()
@@ -171,72 +104,174 @@ def in_turns(steps: dict[str, Callable[[], Any]], baseline: str, images: int, re
             spent[name].append((time.process_time() - processor, time.perf_counter() - wall))
     result = {}
     for name, turns in spent.items():
-        ratios = [base[0] / own[0] for base, own in zip(spent[baseline], turns)]
         processor, wall = (1000 * min(values) / images for values in zip(*turns))
-        result[name] = {"processor_ms": processor, "wall_ms": wall, "ratio": float(np.median(ratios))}
+        ratio, wall_ratio = np.median(np.array(spent[baseline]) / np.array(turns), axis=0)
+        result[name] = {"processor_ms": processor, "wall_ms": wall, "ratio": float(ratio), "wall_ratio": float(wall_ratio)}
     return result
 
 
+def on(isa: str, step: Step) -> Step:
+    """The step on the kernels of an instruction set."""
+
+    def call() -> Any:
+        with library.using(isa):
+            return step()
+
+    return call
+
+
+def pictures() -> torch.Tensor:
+    """A batch at 224 px."""
+    return torch.randn(BATCH, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+def merged(name: str, r: int, backend: str = "auto") -> Step:
+    """A forward of one of our models."""
+    model, images = rb.create_model(name, r=r, backend=backend).eval().freeze(), pictures()
+    return lambda: model(images)
+
+
+def of_timm(name: str) -> Step:
+    """A forward of one of timm's models."""
+    model, images = timm.create_model(name).eval(), pictures()
+    return lambda: model(images)
+
+
 def instruction_sets(repeats: int) -> dict[str, Any]:
-    """One layer's scan and Vim-Ti on every instruction set of this machine, with DeiT-Ti and `chunked`, on one thread."""
-    operands, generator = vim_tiny_operands(), torch.Generator().manual_seed(0)
-    images = torch.randn(BATCH, 3, 224, 224, generator=generator)
-    built = {f"vim_tiny r={r}": rb.create_model("vim_tiny", r=r).eval().freeze() for r in (0, 20)}
-    deit = timm.create_model("deit_tiny_patch16_224").eval()
-    scan_steps: dict[str, Callable[[], Any]] = {"chunked": lambda: chunked.selective_scan(operands)}
-    model_steps: dict[str, Callable[[], Any]] = {"deit_tiny_patch16_224": lambda: deit(images)}
-
-    def on(isa: str, step: Callable[[], Any]) -> Callable[[], Any]:
-        def call() -> Any:
-            with library.using(isa):
-                return step()
-
-        return call
-
+    """One layer's scan and Vim-Ti on every instruction set of this machine, and on what is left without a compiler."""
+    operands = vim_tiny_operands()
+    scans: dict[str, Step] = {
+        "stepwise": lambda: stepwise.selective_scan(operands),
+        "chunked": lambda: chunked.selective_scan(operands),
+        "reference": lambda: reference.selective_scan(operands),
+    }
+    models = {"deit_tiny_patch16_224": of_timm("deit_tiny_patch16_224")}
     for isa in library._processor_sets():
-        scan_steps[isa] = on(isa, lambda: native.selective_scan(operands))
-        for name, model in built.items():
-            model_steps[f"{name} {isa}"] = on(isa, lambda model=model: model(images))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        scan = in_turns(scan_steps, "chunked", BATCH, repeats)
-        return {"scan": scan, "models": in_turns(model_steps, "deit_tiny_patch16_224", BATCH, repeats)}
-    finally:
-        torch.set_num_threads(threads)
+        scans[isa] = on(isa, lambda: native.selective_scan(operands))
+    for r in (0, 20):
+        models |= {f"vim_tiny r={r} {isa}": on(isa, merged("vim_tiny", r)) for isa in library._processor_sets()}
+        models[f"vim_tiny r={r} stepwise"] = merged("vim_tiny", r, "stepwise")
+    return {
+        "one layer's scan, over `stepwise`": in_turns(scans, "stepwise", repeats),
+        "models at 224 px, over DeiT-Ti": in_turns(models, "deit_tiny_patch16_224", repeats),
+    }
 
 
-def show_turns(title: str, table: dict[str, Any]) -> None:
-    """Print one table of processor times."""
-    print(f"\n{title}")
+def transformers_mamba(hidden: int) -> Step:
+    """transformers' Mamba on its path without CUDA: 24 layers of Vim's sizes over 197 tokens, one direction instead of two."""
+    from transformers import MambaConfig, MambaModel
+
+    sizes = MambaConfig(hidden_size=hidden, state_size=16, num_hidden_layers=24, expand=2, conv_kernel=4, use_cache=False)
+    model, tokens = MambaModel(sizes).eval(), torch.randn(BATCH, 197, hidden, generator=torch.Generator().manual_seed(0))
+    return lambda: model(inputs_embeds=tokens)
+
+
+def compiled(scan: Callable[[ScanArguments], torch.Tensor]) -> Step:
+    """A scan through torch.compile."""
+    operands, call = vim_tiny_operands(), torch.compile(scan)
+    return lambda: call(operands)
+
+
+def numba_step() -> Step:
+    """A scan through numba."""
+    operands, call = vim_tiny_operands(), numba_scan()
+    return lambda: call(operands)
+
+
+def working(candidates: dict[str, Callable[[], Step]]) -> tuple[dict[str, Step], dict[str, float]]:
+    """The steps that can be had, and the seconds of the first call of each."""
+    steps, first = {}, {}
+    for name, make in candidates.items():
+        try:
+            step, start = make(), time.perf_counter()
+            step()
+        except Exception as error:  # not installed, or its compiler fails
+            print(f"{name}: left out, {type(error).__name__}")
+            continue
+        steps[name], first[name] = step, time.perf_counter() - start
+    return steps, first
+
+
+@torch.inference_mode()
+def peers(repeats: int) -> dict[str, Any]:
+    """What else one could run: scans by other means, and other models of the same sizes."""
+    operands = vim_tiny_operands()
+    scans, first = working(
+        {
+            "native": lambda: lambda: native.selective_scan(operands),
+            "numba": numba_step,
+            "torch.compile of chunked": lambda: compiled(chunked.selective_scan),
+        }
+    )
+    table = in_turns(scans, "native", repeats)
     for name, row in table.items():
-        print(f"  {name:26} {row['processor_ms']:9.2f} ms processor, {row['wall_ms']:9.2f} ms wall  {row['ratio']:8.3f}x")
+        row["first_call_seconds"] = first[name]
+    models, _ = working(
+        {
+            "vim_tiny": lambda: merged("vim_tiny", 0),
+            "vim_tiny r=11": lambda: merged("vim_tiny", 11),
+            "vim_tiny r=20": lambda: merged("vim_tiny", 20),
+            "deit_tiny_patch16_224": lambda: of_timm("deit_tiny_patch16_224"),
+            "transformers Mamba, 192 wide": lambda: transformers_mamba(192),
+            "vim_small": lambda: merged("vim_small", 0),
+            "vim_small r=20": lambda: merged("vim_small", 20),
+            "deit_small_patch16_224": lambda: of_timm("deit_small_patch16_224"),
+            "transformers Mamba, 384 wide": lambda: transformers_mamba(384),
+        }
+    )
+    return {
+        "one layer's scan, over `native`": table,
+        "models, over vim_tiny": in_turns(models, "vim_tiny", max(3, repeats // 3)),
+    }
+
+
+def threads(repeats: int) -> dict[str, Any]:
+    """Models on all cores over the same on one: `wall_ratio` is the speed-up by threads."""
+    result = {}
+    for name, r in (("vim_nano", 0), ("vim_nano", 20), ("vim_tiny", 0), ("vim_tiny", 20)):
+        model = rb.create_model(name, r=r).eval().freeze()
+        images = torch.randn(32 if name == "vim_nano" else BATCH, *model.config.input_shape)
+
+        def on_threads(count: int, model: Any = model, images: torch.Tensor = images) -> Step:
+            def call() -> Any:
+                torch.set_num_threads(count)
+                return model(images)
+
+            return call
+
+        steps = {f"{count} threads": on_threads(count) for count in dict.fromkeys((1, cores(), 2 * cores()))}
+        result[f"{name} r={r}, over one thread"] = in_turns(steps, "1 threads", 3 * repeats, len(images))
+    return result
+
+
+PARTS = {"sets": instruction_sets, "peers": peers, "threads": threads}
 
 
 def show(title: str, table: dict[str, Any]) -> None:
     """Print one table."""
     print(f"\n{title}")
-    for name, row in sorted(table.items(), key=lambda item: -item[1]["images_per_second"]):
-        print(f"  {name:26} {row['images_per_second']:9.2f} images/s  {row['ratio']:8.3f}x")
+    for name, row in table.items():
+        print(
+            f"  {name:30} {row['processor_ms']:8.2f} ms processor, {row['wall_ms']:8.2f} ms wall an image;"
+            f" {row['ratio']:7.3f}x and {row['wall_ratio']:7.3f}x"
+        )
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", choices=("sets", "paths"), help="one of the two parts")
-    parser.add_argument("--repeats", type=int, default=9, metavar="N", help="turns of every step in `sets` (default: 9)")
+    parser.add_argument("--only", choices=PARTS, help="one of the parts")
+    parser.add_argument("--repeats", type=int, default=9, metavar="N", help="turns of every step (default: 9)")
     arguments = parser.parse_args()
-    result = {"environment": environment(), "batch": BATCH, "threads": torch.get_num_threads()}
-    if arguments.only != "paths":
-        result["sets"] = instruction_sets(arguments.repeats)
-        show_turns("scan of one Vim-Ti layer by instruction set, an image on one thread (over chunked)", result["sets"]["scan"])
-        show_turns("models at 224 px by instruction set, an image on one thread (over DeiT-Ti)", result["sets"]["models"])
-    if arguments.only != "sets":
-        result["scans"] = scans()
-        show("selective scan of one Vim-Ti layer, both directions (ratio over the plain loop)", result["scans"])
-        result["models"] = models()
-        show("models at 224 px (ratio over vim_tiny)", result["models"])
+    result: dict[str, Any] = {"environment": environment(), "batch": BATCH}
+    available = torch.get_num_threads()
+    for name in [arguments.only] if arguments.only else PARTS:
+        torch.set_num_threads(1)
+        result[name] = PARTS[name](arguments.repeats)
+        torch.set_num_threads(available)
+        for title, table in result[name].items():
+            show(title, table)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import terminable
+from rmeeto_bench.cpus import short_waits
 from rmeeto_bench.errors import RmeetoError
 from rmeeto_bench.version import __version__
 
@@ -90,6 +92,7 @@ def _explain(error: OSError) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     output.prepare()
+    short_waits(os.environ)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with terminable():

@@ -38,4 +38,4 @@ class ScanArguments:
 def refuse_float64(tensor: Tensor) -> None:
     """For kernels that compute in fp32. Raises `UsageError` rather than lose half of the digits."""
     if tensor.dtype == torch.float64:
-        raise UsageError("the Triton kernels compute in fp32; the chunked and reference backends serve float64")
+        raise UsageError("the Triton kernels compute in fp32; --backend reference serves float64")

@@ -28,6 +28,7 @@ from rmeeto_bench.kernels.native.library import describe, library
 from rmeeto_bench.kernels.selective_scan import chunked as scan_chunked
 from rmeeto_bench.kernels.selective_scan import native as scan_native
 from rmeeto_bench.kernels.selective_scan import reference as scan_reference
+from rmeeto_bench.kernels.selective_scan import stepwise as scan_stepwise
 from rmeeto_bench.kernels.untraced import untraced
 
 TOLERANCE = 1e-3
@@ -75,7 +76,7 @@ class Operands:
 
 def _sizes(operands: Operands, name: str, states: tuple[int, ...], width: int) -> None:
     if operands.float64:
-        raise UnavailableError(f"the {name} kernels compute in fp32, this model is in float64; chunked and reference serve it")
+        raise UnavailableError(f"the {name} kernels compute in fp32, this model is in float64; --backend reference serves it")
     if operands.d_state not in states or operands.d_conv != width:
         raise UnavailableError(
             f"the {name} kernels serve d_state {states} and d_conv {width}, "
@@ -122,17 +123,14 @@ def _mamba_ssm(operands: Operands) -> Kernels:
     if operands.device != "cuda":
         raise UnavailableError(f"mamba-ssm's kernels are for CUDA GPUs, this model is on {operands.device}")
     if operands.float64:
-        raise UnavailableError("mamba-ssm's kernels compute in fp32, this model is in float64; chunked and reference serve it")
+        raise UnavailableError("mamba-ssm's kernels compute in fp32, this model is in float64; --backend reference serves it")
     mamba_ssm.require()
     return Kernels("mamba_ssm", mamba_ssm.selective_scan, mamba_ssm.causal_conv1d, add_norm_reference.add_norm)
 
 
-def _chunked(_: Operands) -> Kernels:
-    return Kernels("chunked", scan_chunked.selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm)
-
-
-def _reference(_: Operands) -> Kernels:
-    return Kernels("reference", scan_reference.selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm)
+def _in_torch(name: str, selective_scan: Callable[[ScanArguments], Tensor]) -> Callable[[Operands], Kernels]:
+    """A backend whose scan is made of torch's operations, and the rest as it is defined. It serves everything."""
+    return lambda _: Kernels(name, selective_scan, conv_reference.causal_conv1d, add_norm_reference.add_norm)
 
 
 # Each builds the backend's kernels for these operands, or raises `UnavailableError` with the reason.
@@ -140,10 +138,11 @@ BACKENDS: dict[str, Callable[[Operands], Kernels]] = {
     "triton": _triton,
     "mamba_ssm": _mamba_ssm,
     "native": _native,
-    "chunked": _chunked,
-    "reference": _reference,
+    "chunked": _in_torch("chunked", scan_chunked.selective_scan),
+    "stepwise": _in_torch("stepwise", scan_stepwise.selective_scan),
+    "reference": _in_torch("reference", scan_reference.selective_scan),
 }
-PREFERENCE = {"cpu": ("native", "chunked"), "cuda": ("triton", "mamba_ssm", "chunked")}
+PREFERENCE = {"cpu": ("native", "stepwise"), "cuda": ("triton", "mamba_ssm", "chunked")}
 
 
 def sample_arguments(device: str, d_state: int, length: int = 7) -> ScanArguments:

@@ -39,7 +39,7 @@ class Protocol:
 
 CPU_TARGET = 0.02  # a processor shares caches, clocks and the machine: one percent is out of its reach
 CPU_BLOCK = 0.5  # seconds of a block on a CPU: processes differ by more than shorter blocks do
-CPU_WARMUP_LIMIT = 120.0  # seconds over all sessions: a CPU's fans and clock settle in seconds
+CPU_WARMUP_LIMIT = 8.0  # seconds of a session's warm-up on a CPU: its caches and clock settle within them, and noise never does
 # A first look tolerates other programs on the machine; 600 s of every arm is MLPerf's idea of a steady state.
 QUICK = Protocol("quick", 0.4, 1, 6, 8, 2.0, 10.0, 35.0, 2, max_rejected=4, reject=(THROTTLED,))
 # Sessions are the replicates: six of eight rounds are worth more than three of twenty (docs/intervals.md has the table).

@@ -93,7 +93,7 @@ class Block(nn.Module):
 class Vim(ReducedModel):
     """Vim, or VideoMamba by its config. `reduction.r = 0` is the plain model; any other r merges (or prunes) by the schedule.
 
-    `backend` names the kernels (`auto`, `native`, `chunked`, `reference`, ...); the choice is made once per kind of
+    `backend` names the kernels (`auto`, `native`, `stepwise`, `reference`, ...); the choice is made once per kind of
     device and readable as `model.kernels`.
     """
 

@@ -45,13 +45,14 @@ def test_the_record_says_what_was_measured_with_what(folder: Path) -> None:
     assert [arm.weights for arm in record.arms] == ["baseline", "retrained"]
     assert all(arm.checkpoint_sha256 and len(arm.checkpoint_sha256) == 64 for arm in record.arms)
     merged = record.arms[1]
-    assert merged.token_counts[-1] == 1 + 196 - 11 * 10 - 10 or merged.final_tokens < 60
+    assert (merged.token_counts[0], merged.token_counts[-1]) == (197, 6)
     assert merged.reduction_ratio == pytest.approx(0.5397, abs=2e-3)
     assert merged.n_images == 100
     assert merged.rounds >= 6
     assert merged.speedup is not None
     assert merged.speedup.low is not None
     assert record.environment["packages"]["torch"]
+    assert record.environment["variables"]["GOMP_SPINCOUNT"], "beside other programs, threads that wait actively burn the cores"
     assert record.data["vim_nano"]["inputs"] == "real images"
 
 

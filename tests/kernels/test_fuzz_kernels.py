@@ -33,7 +33,7 @@ from rmeeto_bench.kernels.merge import native as merge_native
 from rmeeto_bench.kernels.merge import reference as merge_reference
 from rmeeto_bench.kernels.native import library as loader
 from rmeeto_bench.kernels.registry import sample_arguments
-from rmeeto_bench.kernels.selective_scan import chunked, native
+from rmeeto_bench.kernels.selective_scan import chunked, native, stepwise
 from rmeeto_bench.kernels.selective_scan.aligned import scan_directions, scan_through
 
 try:
@@ -78,6 +78,7 @@ def through(a: ScanArguments) -> torch.Tensor:
 SCANS = {
     **everywhere(native.selective_scan),
     "chunked": chunked.selective_scan,
+    "stepwise": stepwise.selective_scan,
     "aligned": directions_added,
     "aligned through native": through,
     **with_triton(scan_triton, "selective_scan"),

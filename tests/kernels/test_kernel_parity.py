@@ -18,9 +18,9 @@ from rmeeto_bench.kernels.causal_conv1d import reference as conv_reference
 from rmeeto_bench.kernels.merge import native as merge_native
 from rmeeto_bench.kernels.merge import reference as merge_reference
 from rmeeto_bench.kernels.registry import Operands, sample_arguments, select
-from rmeeto_bench.kernels.selective_scan import chunked, native, reference
+from rmeeto_bench.kernels.selective_scan import chunked, native, reference, stepwise
 
-FAST_SCANS = {"chunked": chunked.selective_scan, "native": native.selective_scan}
+FAST_SCANS = {"chunked": chunked.selective_scan, "stepwise": stepwise.selective_scan, "native": native.selective_scan}
 
 
 def scan_operands(batch: int, length: int, channels: int, states: int, seed: int = 0) -> tuple[list[Tensor], ScanArguments]:
@@ -138,7 +138,7 @@ def test_native_add_norm_matches_reference_with_all_gradients(channels: int, fir
 def test_auto_prefers_native_on_the_cpu_and_says_why_not_otherwise() -> None:
     assert select("auto", Operands("cpu", 16, 4)).name == "native"
     fallback = select("auto", Operands("cpu", 5, 4))
-    assert fallback.name == "chunked"
+    assert fallback.name == "stepwise"
     assert "d_state" in fallback.refused["native"]
 
 
@@ -190,7 +190,7 @@ def test_a_float64_model_runs_in_float64() -> None:
         exact = model(torch.randn(2, 1, 14, 14, dtype=torch.float64))
     assert exact.dtype == torch.float64
     assert bool(exact.isfinite().all())
-    assert model.kernels.name == "chunked"
+    assert model.kernels.name == "stepwise"
     assert "fp32" in model.kernels.refused["native"]
     with pytest.raises(UnavailableError, match="float64"):
         select("native", Operands("cpu", 16, 4, float64=True))

@@ -27,7 +27,7 @@ from rmeeto_bench.kernels.merge import native as merge_native
 from rmeeto_bench.kernels.merge.plan import MergePlan
 from rmeeto_bench.kernels.native import library as loader
 from rmeeto_bench.kernels.registry import sample_arguments, scan_gradients
-from rmeeto_bench.kernels.selective_scan import chunked, native, reference
+from rmeeto_bench.kernels.selective_scan import chunked, native, reference, stepwise
 
 SETS = loader._processor_sets()
 
@@ -52,7 +52,7 @@ def test_the_gradient_of_dt_is_right_where_delta_is_small_or_large(isa: str, dt:
     base = sample_arguments("cpu", 16, length=19)
     arguments = replace(base, dt=dt + 0.1 * base.dt, dt_bias=0 * base.dt_bias)
     right = scan_gradients(reference.selective_scan, as_double(arguments))
-    for scan in (native.selective_scan, chunked.selective_scan):
+    for scan in (native.selective_scan, chunked.selective_scan, stepwise.selective_scan):
         found = scan_gradients(scan, arguments)
         for name in ("dt", "u", "dt_bias", "B", "C", "D", "z"):
             assert off(found[name], right[name]) < 1e-5, (scan.__module__, name)

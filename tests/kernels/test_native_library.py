@@ -73,7 +73,7 @@ def test_a_good_library_is_used_without_a_compiler_and_a_folder_of_others_is_not
     assert fresh_process(tmp_path, PATH=str(empty)).stdout.startswith("native")
     tmp_path.chmod(0o777)  # now others could replace what is in it
     done = fresh_process(tmp_path, PATH=str(empty))
-    assert done.stdout.startswith("chunked")
+    assert done.stdout.startswith("stepwise")
     assert "others may write" in done.stdout
     assert "g++" in done.stdout
 
@@ -85,7 +85,7 @@ def test_a_nonsense_or_broken_compiler_is_named_and_the_next_best_path_taken(tmp
     broken.write_text("#!/bin/sh\necho cc1plus: out of order >&2\nexit 1\n")
     broken.chmod(0o755)
     done = fresh_process(tmp_path, PATH=str(tools), CXX="no such compiler")
-    assert done.stdout.startswith("chunked")
+    assert done.stdout.startswith("stepwise")
     assert "CXX=no such compiler is no program" in done.stdout
     assert "out of order" in done.stdout
 

@@ -196,11 +196,11 @@ def test_without_compiled_kernels_and_compiler_the_run_is_on_the_fallback_and_sa
     options = {"cwd": tmp_path, "env": {"PATH": f"{clean_venv}/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}}
     done = run(clean_venv / "bin" / "rmeeto-bench", *MAIN_COMMAND, "--r", "0", "--checkpoints", "none", **options)
     said = " ".join(done.stderr.split())
-    assert "vim_nano runs on chunked kernels; not on native: the fast CPU kernels are neither shipped nor built" in said
+    assert "vim_nano runs on stepwise kernels; not on native: the fast CPU kernels are neither shipped nor built" in said
     assert "install g++" in said
     record = load(tmp_path / "result")
     assert record.environment["cpu_kernels"] is None
-    assert [arm.backend for arm in record.arms] == ["chunked"]
+    assert [arm.backend for arm in record.arms] == ["stepwise"]
 
 
 def test_the_version_comes_from_the_tags_and_is_there_without_any() -> None:

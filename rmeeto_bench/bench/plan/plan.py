@@ -36,19 +36,20 @@ def size_name(arm: str, size: int) -> str:
 
 
 def protocol_for(plan: BenchPlan, kind: str) -> Protocol:
-    """The preset of a plan on a kind of device. A CPU's sessions share the time of one: it has no clock to lock or fans to
-    spin up, so that a short warm-up is as good as a long one."""
+    """The preset of a plan on a kind of device. On a CPU several sessions share the time of one, and their warm-ups are
+    short."""
     protocol = replace(plan.protocol, seed=plan.seed)
     if kind != "cpu":
         return protocol
-    share = max(1, protocol.sessions)
+    on_cpu = replace(protocol, target=max(protocol.target, CPU_TARGET))
+    if protocol.sessions == 1:
+        return on_cpu
     return replace(
-        protocol,
-        target=max(protocol.target, CPU_TARGET),
-        block_seconds=min(protocol.block_seconds, CPU_BLOCK) if share > 1 else protocol.block_seconds,
-        warmup_seconds=protocol.warmup_seconds / share,
-        warmup_limit=min(protocol.warmup_limit, CPU_WARMUP_LIMIT) / share,
-        time_limit=protocol.time_limit / share,
+        on_cpu,
+        block_seconds=min(protocol.block_seconds, CPU_BLOCK),
+        warmup_seconds=protocol.warmup_seconds / protocol.sessions,
+        warmup_limit=min(protocol.warmup_limit, CPU_WARMUP_LIMIT),
+        time_limit=protocol.time_limit / protocol.sessions,
     )
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 
 from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
-from rmeeto_bench.cpus import SHORT_WAIT, affinity, cores
+from rmeeto_bench.cpus import affinity, cores, short_waits
 from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 
 POLL = 0.2  # seconds between two looks at whether to stop
@@ -40,9 +40,8 @@ def worker_environment(device: str, kind: str, threads: int | None = None) -> di
     """The variables of a worker: its GPU is the only one it sees, by UUID; its host code has one thread to itself.
 
     MIG instances are left as the user chose them: a process can use one only. Accuracy passes read images with more. On a CPU
-    the threads are bound to cores: where they happen to run, two processes of one program differ by several per cent. An
-    accuracy pass is not timed: its threads soon sleep when they wait for each other, or on a machine with other work they
-    would burn three times the processor time of the pass.
+    the threads of what is timed are bound to cores: where they happen to run, two processes of one program differ by several
+    per cent.
     """
     values = children.variables()
     if threads is not None:
@@ -55,11 +54,11 @@ def worker_environment(device: str, kind: str, threads: int | None = None) -> di
             values.setdefault("OMP_NUM_THREADS", "1")
     elif device == "cpu" and cores() < affinity():  # torch knows the affinity, but not the quota of a container
         values.setdefault("OMP_NUM_THREADS", str(cores()))
-    if device == "cpu" and kind == "accuracy":
-        values.setdefault("GOMP_SPINCOUNT", SHORT_WAIT)
-    elif device == "cpu":
-        values.setdefault("OMP_PROC_BIND", "true")
-        values.setdefault("OMP_PLACES", "cores")
+    if device == "cpu":
+        short_waits(values)
+        if kind != "accuracy":
+            values.setdefault("OMP_PROC_BIND", "true")
+            values.setdefault("OMP_PLACES", "cores")
     return values
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
-from rmeeto_bench.cpus import short_waits
 from rmeeto_bench.files import write_atomic
 from rmeeto_bench.models.sizes import config
 
@@ -78,7 +77,6 @@ def _list(r: int) -> int:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run, print, write; 130 if interrupted, with what the images so far say."""
-    short_waits()
     from dataclasses import asdict
 
     from rmeeto_bench.ablate.ablations import Settings, run_studies

@@ -9,7 +9,6 @@ from rmeeto_bench.cli import output
 from rmeeto_bench.cli.commands.run import begin_or_continue
 from rmeeto_bench.cli.images import add_data, add_workers
 from rmeeto_bench.cli.result import add_output
-from rmeeto_bench.cpus import short_waits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Evaluate, write the files, show the result; 5 if no image could be evaluated, 130 if interrupted."""
-    short_waits()
     if arguments.images and arguments.images > 0:
         from rmeeto_bench.measure.statistics import wilson
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
-from rmeeto_bench.cpus import short_waits
 from rmeeto_bench.errors import UnavailableError, UsageError
 from rmeeto_bench.models.sizes import config
 
@@ -230,7 +229,6 @@ def _report(result: Trained, state: str) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Train at every r asked for, one after the other; each writes its checkpoint and log when it is done."""
-    short_waits()
     recipe = _recipe(arguments)
     if arguments.show:
         output.say(recipe)

@@ -51,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--precision", default="auto", metavar="P", help="fp32, fp16, bf16; auto is fp16 on a GPU, fp32 on a CPU")
     how.add_argument(
-        "--backend", default="auto", metavar="B", help="kernels: auto (default), triton, mamba_ssm, native, chunked, reference"
+        "--backend",
+        default="auto",
+        metavar="B",
+        help="auto (default), triton, mamba_ssm, native, chunked, stepwise, reference",
     )
     how.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself instead of replaying CUDA graphs")
     preset = how.add_mutually_exclusive_group()

@@ -6,6 +6,7 @@ The processor's best instruction set is taken; if its kernels can be neither fou
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import sys
@@ -195,10 +196,16 @@ def describe() -> str | None:
         return None
 
 
+@functools.cache
+def _of(isa: str) -> Library:
+    """The kernels of one instruction set: their file is read and checked once, which takes longer than a scan."""
+    return find([isa])
+
+
 @contextmanager
 def using(isa: str) -> Iterator[Library]:
     """Use the kernels of another instruction set within the `with` block, to compare them."""
-    _chosen.append(find([isa]))
+    _chosen.append(_of(isa))
     try:
         yield library()
     finally:

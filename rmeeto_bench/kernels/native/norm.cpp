@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr long ROWS = 16;  // tokens a task takes
+constexpr long FLOATS = 8192;  // of the tokens that a task takes: smaller tasks wait for each other's turn at the counter
 
 // Calls body(c, lanes) for every block of channels.
 template <class Body>
@@ -22,8 +22,9 @@ extern "C" {
 // hidden, residual [T, C] -> total = hidden + residual, rstd [T], out = total * rstd * weight. residual may be null.
 int rmeeto_add_norm_forward(const float* hidden, const float* residual, const float* weight, long tokens, int channels,
                             float eps, float* total, float* rstd, float* out, int threads) {
-  each_task((tokens + ROWS - 1) / ROWS, threads, [&](long task) {
-    for (long t = task * ROWS; t < std::min(tokens, (task + 1) * ROWS); ++t) {
+  const long rows = std::max(1L, FLOATS / channels);
+  each_task((tokens + rows - 1) / rows, threads, [&](long task) {
+    for (long t = task * rows; t < std::min(tokens, (task + 1) * rows); ++t) {
       const long row = t * channels;
       Block squares = {};
       each_block(channels, [&](int c, int lanes) {

@@ -17,7 +17,7 @@ def floats(name: str, tensor: Tensor, *shape: int) -> Tensor:
     if tensor.device.type != "cpu":
         raise UsageError(f"{name} lies on {tensor.device}; the native kernels are for the CPU")
     if tensor.dtype not in SERVED:
-        raise UsageError(f"{name} is {tensor.dtype}; the native kernels take fp32, fp16 and bf16; chunked takes float64")
+        raise UsageError(f"{name} is {tensor.dtype}; the native kernels take fp32, fp16, bf16; stepwise takes float64")
     if tuple(tensor.shape) != shape:
         raise UsageError(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
     return tensor.float()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.kernels.arguments import ScanArguments
-from rmeeto_bench.kernels.selective_scan.chunked import scan_direction
+from rmeeto_bench.kernels.selective_scan import chunked, stepwise
 
 PAUSES = ("zero_input", "self")
 
@@ -31,23 +31,20 @@ def scan_directions(arguments: ScanArguments, gaps: Tensor | None = None, pause:
     Raises `UsageError` for another pause.
     """
     a = arguments.promoted()
-    gate = F.silu(a.z)
-    y = []
-    for direction in (0, 1):
-        delta, elapsed = _times(a, direction, gaps, pause)
-        y.append(scan_direction(a, direction, delta, elapsed) * gate)
-    return torch.stack(y).to(arguments.u.dtype)
+    scan_both = stepwise.scan_both if a.u.device.type == "cpu" else chunked.scan_both
+    return (scan_both(a, *_times(a, gaps, pause)) * F.silu(a.z)).to(arguments.u.dtype)
 
 
-def _times(a: ScanArguments, direction: int, gaps: Tensor | None, pause: str) -> tuple[Tensor, Tensor]:
-    """(step, time since the last kept token in scan order), both [B, L, D]."""
+def _times(a: ScanArguments, gaps: Tensor | None, pause: str) -> tuple[Tensor, Tensor]:
+    """(step, time since the last kept token in scan order), both [2, B, L, D]."""
     if pause not in PAUSES:
         raise UsageError(f"the step at a missing token is {' or '.join(PAUSES)}, not {pause!r}")
-    delta = F.softplus(a.dt[direction] + a.dt_bias[direction])
+    bias = a.dt_bias[:, None, None]
+    delta = F.softplus(a.dt + bias)
     if gaps is None:
         return delta, delta
-    missing = (gaps[direction] - 1).to(delta.dtype)[..., None]  # [B, L, 1]
-    return delta, delta + missing * (delta if pause == "self" else F.softplus(a.dt_bias[direction]))
+    missing = (gaps - 1).to(delta.dtype)[..., None]  # [2, B, L, 1]
+    return delta, delta + missing * (delta if pause == "self" else F.softplus(bias))
 
 
 def scan_through(
@@ -59,9 +56,9 @@ def scan_through(
     it does the same recurrence. The part of D u that this scaling removes is added back. In fp32, as steps must not be rounded.
     """
     a = arguments.promoted()
-    times = [_times(a, direction, gaps, pause) for direction in (0, 1)]
-    elapsed = torch.stack([time for _, time in times]).clamp(min=torch.finfo(a.u.dtype).tiny)
-    share = torch.stack([step for step, _ in times]) / elapsed
+    delta, elapsed = _times(a, gaps, pause)
+    elapsed = elapsed.clamp(min=torch.finfo(a.u.dtype).tiny)
+    share = delta / elapsed
     step_before_softplus = elapsed + torch.log(-torch.expm1(-elapsed))  # the inverse of softplus
     stretched = replace(a, u=a.u * share, dt=step_before_softplus - a.dt_bias[:, None, None])
     direct = (a.D[:, None, None] * (a.u - stretched.u)).sum(0)

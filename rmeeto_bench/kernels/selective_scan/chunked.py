@@ -1,4 +1,4 @@
-"""The scan in plain torch operations, for any device: chunks of tokens side by side, then a carry over the chunks.
+"""The scan in plain torch operations, for a GPU: chunks of tokens side by side, then a carry over the chunks.
 
 `L / CHUNK + CHUNK` dependent steps instead of `L`. The carry is multiplied by products of decays only, never divided
 by them: a cumulative-product division underflows for long or fast-decaying sequences.
@@ -33,9 +33,7 @@ def _states(decay: Tensor, inputs: Tensor) -> Tensor:
     return states.view(batch, length, *rest)
 
 
-def scan_direction(a: ScanArguments, direction: int, delta: Tensor, elapsed: Tensor) -> Tensor:
-    """One direction's output [B, L, D] in token order, ungated. delta [B, L, D] weighs the input, `elapsed` is the time
-    the state decays by (the same, unless tokens are missing); `a` is promoted."""
+def _scan_direction(a: ScanArguments, direction: int, delta: Tensor, elapsed: Tensor) -> Tensor:
     length = a.u.shape[2]
     padding = -length % CHUNK
     u, B, C = a.u[direction], a.B[direction], a.C[direction]  # [B, L, D], [B, L, N]
@@ -50,11 +48,13 @@ def scan_direction(a: ScanArguments, direction: int, delta: Tensor, elapsed: Ten
     return y.flip(1) if direction else y
 
 
+def scan_both(a: ScanArguments, delta: Tensor, elapsed: Tensor) -> Tensor:
+    """As `stepwise.scan_both`."""
+    return torch.stack([_scan_direction(a, direction, delta[direction], elapsed[direction]) for direction in (0, 1)])
+
+
 def selective_scan(arguments: ScanArguments) -> Tensor:
     """Same contract as `reference.selective_scan`; differentiable through autograd, at the price of stored states."""
     a = arguments.promoted()
-    total = torch.zeros_like(a.z)
-    for direction in (0, 1):
-        delta = F.softplus(a.dt[direction] + a.dt_bias[direction])
-        total = total + scan_direction(a, direction, delta, delta)
-    return (arguments.scale * total * F.silu(a.z)).to(arguments.u.dtype)
+    delta = F.softplus(a.dt + a.dt_bias[:, None, None])
+    return (arguments.scale * scan_both(a, delta, delta).sum(0) * F.silu(a.z)).to(arguments.u.dtype)
