@@ -31,6 +31,7 @@ from rmeeto_bench.cli.main import main
 from rmeeto_bench.data.image_set import stratified
 from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import CheckpointError, DataError, UsageError
+from rmeeto_bench.measure.devices.device import CpuDevice
 from rmeeto_bench.measure.protocol import PRESETS, QUICK
 from rmeeto_bench.records.run import DATABASE, DeviceRecord, RunRecord, load
 
@@ -92,6 +93,31 @@ def test_gpus_share_what_is_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     on_cpu = shares(replace(job, device="cpu", workers=9), [DeviceRecord("cpu", "CPU", "cpu")])
     assert [(one.device, one.threads, one.workers) for one in on_cpu] == [("cpu", 1, 2)] * 4
+
+
+def test_devices_share_an_evaluation_and_one_does_the_share_of_another_that_is_gone(
+    alone_in: tuple[RunRecord, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def second(job: Job) -> None:
+        """In the worker of the device that this machine lacks: the CPU stands in for it, and ends after a batch if so asked."""
+        if job.device == "other":
+            monkeypatch.setattr("rmeeto_bench.bench.session.jobs.own_device", lambda *_: CpuDevice())
+            if "lost" in job.folder:
+                monkeypatch.setattr(Predictions, "add", lambda *_: os._exit(9))
+
+    both = (DeviceRecord("cpu", "A", "cpu"), DeviceRecord("other", "B", "cpu"))
+    with monkeypatch.context() as patch:
+        patch.setattr("rmeeto_bench.bench.run.runner.discover", lambda _: both)
+        shared = run(PLAN, tmp_path / "shared", controls(second))
+        part = run(PLAN, tmp_path / "lost", controls(second))
+    assert (shared.status, accuracies(shared)) == ("complete", accuracies(alone_in[0]))
+    assert ({arm.device for arm in shared.arms}, len(shared.devices)) == ({"cpu"}, 2)
+    assert (part.status, part.failures[0].partition(":")[0]) == ("failed", "B (other), the accuracy pass")
+    heard = controls()
+    whole = resume(tmp_path / "lost", heard)
+    assert (whole.status, whole.failures, accuracies(whole)) == ("complete", (), accuracies(alone_in[0]))
+    assert heard.tell.notes[0] == "B (other): not in this machine any more"  # type: ignore[attr-defined]
+    assert stored(tmp_path / "shared") == stored(tmp_path / "lost") == stored(alone_in[1])
 
 
 @pytest.mark.usefixtures("three_cores")

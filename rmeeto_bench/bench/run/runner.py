@@ -247,9 +247,12 @@ def _carry_out(running: Running) -> RunRecord:
                 store.lose_sessions()
                 running.save(store, "interrupted")
             raise
-        if len(running.refused) == len(running.record.devices):
+        plan, first = running.plan, running.record.devices[0]
+        if len(running.refused) == (1 if plan.accuracy_only else len(running.record.devices)):
             running.save(store, "failed")
             raise next(iter(running.refused.values()))
+        if plan.accuracy_only and not any(running.missing(store, first, model) for model in plan.models):
+            running.lost.clear()  # others did the share of one that is gone
         status = "interrupted" if controls.should_stop() else "failed" if running.lost else "complete"
         running.save(store, status)
     return running.record

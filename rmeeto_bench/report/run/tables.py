@@ -189,9 +189,9 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
 
 
 def overview_table(record: RunRecord, width: int) -> list[Table]:
-    """Images/s and speed-up of every device at every ratio, one table per model; none for a run on one device."""
+    """Images/s and speed-up of every device at every ratio, one table per model; none for a run on one device, or untimed."""
     tables = []
-    for model in dict.fromkeys(arm.model for arm in record.arms) if len(record.devices) > 1 else ():
+    for model in dict.fromkeys(arm.model for arm in record.arms if arm.images_per_second) if len(record.devices) > 1 else ():
         mine = [arm for arm in record.arms if arm.model == model]
         rows = []
         for device in record.devices:
