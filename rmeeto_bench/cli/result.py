@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
-from rmeeto_bench.files import write_atomic
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.run.controls import Controls
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
-    """`--json`, as run, resume and rerun have it."""
+    """`--json`, as all commands have it that make a run."""
     parser.add_argument(
         "--json", metavar="FILE", help="also write the record of the run; - for standard output instead of the table"
     )
@@ -41,6 +40,17 @@ def show(record: RunRecord, folder: Path) -> None:
     console.print(f"files: {folder}", soft_wrap=True)
 
 
+def deliver(record: RunRecord, folder: Path, json: str | None) -> None:
+    """Write the files of a run, and show it or write its record as `--json` asks."""
+    from rmeeto_bench.bench.summary.raw import raw_of
+    from rmeeto_bench.records.run import to_json
+    from rmeeto_bench.report.run.files import write_all
+
+    write_all(record, folder, raw=raw_of(record, folder))
+    if not output.write_json_text(to_json(record), json):
+        show(record, folder)
+
+
 def exit_code(record: RunRecord) -> int:
     """0 done, 5 nothing measured, 6 a device was lost, 130 interrupted."""
     if record.status == "interrupted":
@@ -56,10 +66,8 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
     `workers`: processes that decode images, None for one per core.
     """
     from rmeeto_bench.bench.run.controls import Controls
-    from rmeeto_bench.bench.summary.raw import raw_of
     from rmeeto_bench.cli.progress import RunProgress
-    from rmeeto_bench.records.run import MANIFEST, to_json
-    from rmeeto_bench.report.run.files import write_all
+    from rmeeto_bench.records.run import MANIFEST
     from rmeeto_bench.report.run.tables import markdown
 
     again = f"rmeeto-bench resume {folder}"
@@ -70,13 +78,7 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
         if (folder / MANIFEST).is_file():
             output.say(f"stopped at once; continue with: {again}", error=True)
         raise
-    write_all(record, folder, raw=raw_of(record, folder))
-    if json == "-":
-        output.write_json_text(to_json(record), "-")
-    else:
-        if json:
-            write_atomic(Path(json), to_json(record))
-        show(record, folder)
+    deliver(record, folder, json)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:

@@ -109,12 +109,10 @@ def _teller(names: dict[str, str]) -> Any:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the fleet; 6 if a machine was lost, refused or lacking, 5 if nothing was measured."""
-    from rmeeto_bench.bench.summary.raw import raw_of
-    from rmeeto_bench.cli.result import show
+    from rmeeto_bench.cli.result import deliver
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.fleet.drive import drive
     from rmeeto_bench.fleet.plan import CPU, check_kinds, tasks
-    from rmeeto_bench.report.run.files import write_all
 
     arguments, paths = _with_plan(arguments)
     if not arguments.kinds:
@@ -135,8 +133,7 @@ def main(arguments: argparse.Namespace) -> int:
         for ending in outcome.endings.values():
             output.say(f"lost: {ending.detail}", error=True)
         return 6 if outcome.endings else 5
-    write_all(outcome.record, out, raw=raw_of(outcome.record, out))
-    show(outcome.record, out)
+    deliver(outcome.record, out, None)
     for failure in outcome.record.failures:
         output.say(f"lost: {failure}", error=True)
     planned = sum(len(task.arms) for task in todo)
