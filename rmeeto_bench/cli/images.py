@@ -27,7 +27,10 @@ def add_data(group: _ArgumentGroup) -> None:
 def add_workers(group: _ActionsContainer) -> None:
     """`--workers`, for every command that passes images through models."""
     group.add_argument(
-        "--workers", type=int, metavar="N", help="processes that decode, 0 for none of their own (default: one per core)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode, 0 for none of their own (default: one per core; none where processes share a CPU)",
     )
 
 

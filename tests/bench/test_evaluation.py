@@ -264,6 +264,14 @@ def test_a_run_with_accuracy_is_merged_with_an_evaluation(
     assert (out / "classes.csv").is_file()
 
 
+def test_a_dry_run_speaks_of_no_timing(capsys: Any) -> None:
+    assert main(["--gpus", "none", "--accuracy-only", "--r", "0", "--images", "12", "--dry-run", "--out", "o"]) == 0
+    said = capsys.readouterr().out
+    assert "the accuracy pass (12 images through 1 arms" in said
+    assert "sessions" not in said
+    assert "timing" not in said
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
