@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pandas as pd
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.run import runner
-from rmeeto_bench.measure.rounds import RoundsProgress
+from rmeeto_bench.bench.run.controls import Controls, News
+from rmeeto_bench.bench.summary.raw import raw_of
 from rmeeto_bench.records import run as records
 from rmeeto_bench.report.run.files import write_all
 from rmeeto_bench.report.run.summary import sentences
@@ -32,28 +34,23 @@ class Run:
         return sentences(self.record)
 
 
-class _Silent:
-    """A listener that says nothing."""
+def run(plan: BenchPlan, folder: str | Path | None = None, tell: Callable[[News], None] = lambda _: None) -> Run:
+    """Carry out a plan and write all files of the run to `folder` (default: `runs/<id>`). Raises `RmeetoError`.
 
-    def note(self, text: str) -> None: ...
-    def stage(self, device: str, model: str, stage: str) -> None: ...
-    def timing(self, device: str, progress: RoundsProgress) -> None: ...
-    def evaluating(self, device: str, done: int, total: int) -> None: ...
-
-
-def run(plan: BenchPlan, folder: str | Path | None = None, listener: runner.Listener | None = None) -> Run:
-    """Carry out a plan and write all files of the run to `folder` (default: `runs/<id>`). Raises `RmeetoError`."""
+    tell: is told what goes on, from several threads where several devices are at work.
+    """
     target = Path(folder) if folder is not None else Path("runs") / runner.new_run_id(plan)
-    record = runner.run(plan, target, runner.Controls(listener or _Silent()))
-    write_all(record, target)
-    return Run(record, target)
+    return _written(runner.run(plan, target, Controls(tell)), target)
 
 
-def resume(folder: str | Path, listener: runner.Listener | None = None) -> Run:
+def resume(folder: str | Path, tell: Callable[[News], None] = lambda _: None) -> Run:
     """Continue a run that was cut short and write its files again. Raises `RmeetoError`."""
-    record = runner.resume(Path(folder), runner.Controls(listener or _Silent()))
-    write_all(record, Path(folder))
-    return Run(record, Path(folder))
+    return _written(runner.resume(Path(folder), Controls(tell)), Path(folder))
+
+
+def _written(record: records.RunRecord, folder: Path) -> Run:
+    write_all(record, folder, raw=raw_of(record, folder))
+    return Run(record, folder)
 
 
 def load_run(folder: str | Path) -> Run:

@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
-from rmeeto_bench.bench.run.runner import Controls
+from rmeeto_bench.bench.run.controls import Controls, News
 from rmeeto_bench.bench.session import accuracy_pass, jobs, workload
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.session.worker import serve
@@ -116,23 +116,27 @@ def work(job: Job, before: Callable[[Job], None], words: int, events: int, error
 
 @dataclass
 class Heard:
-    """A listener that remembers."""
+    """Remembers the news of a run."""
 
     notes: list[str] = field(default_factory=list)
     stages: list[tuple[str, str]] = field(default_factory=list)
 
+    progress: list[Any] = field(default_factory=list)
+
+    def __call__(self, news: News) -> None:
+        if news.progress is not None:
+            self.progress.append(news.progress)
+        elif news.device:
+            self.stages.append((news.device, news.text))
+        else:
+            self.note(news.text)
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def stage(self, device: str, model: str, stage: str) -> None:
-        self.stages.append((device, stage))
-
-    def timing(self, device: str, progress: Any) -> None: ...
-    def evaluating(self, device: str, done: int, total: int) -> None: ...
-
 
 def controls(before: Callable[[Job], None] = lambda _: None, **changes: Any) -> Controls:
-    return Controls(**{"listener": Heard(), "launch": Nursery(before), **changes})
+    return Controls(**{"tell": Heard(), "launch": Nursery(before), **changes})
 
 
 def sim_plan(devices: str = "rtx4090", **changes: Any) -> BenchPlan:

@@ -26,11 +26,7 @@ def show(comparison: Comparison, arguments: argparse.Namespace) -> int:
     from rmeeto_bench.records.comparison import to_json
     from rmeeto_bench.report.comparison import github_annotations, headline, junit, markdown, table
 
-    if arguments.json == "-":
-        output.write_json_text(to_json(comparison), "-")
-    else:
-        if arguments.json:
-            write_atomic(Path(arguments.json), to_json(comparison))
+    if not output.write_json_text(to_json(comparison), arguments.json):
         console = output.console()
         console.print(table(comparison, console.width))
         for note in comparison.notes:

@@ -32,7 +32,7 @@ def add_workers(group: _ActionsContainer) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that decode images; 0: decode in the main process (default: one per core)",
+        help="processes that decode images; 0: none of their own (default: one per core; none where processes share a CPU)",
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rmeeto_bench.bench.run.controls import News
+from rmeeto_bench.bench.session.progress import PassProgress
 from rmeeto_bench.cli.live import EVERY, Live
 from rmeeto_bench.measure.rounds import RoundsProgress
 
@@ -21,8 +23,8 @@ class _Line:
     printed: float  # seconds of the monotonic clock at the last line
 
 
-class TerminalListener(Live):
-    """A `Listener` for people; use as a context manager. Devices that are measured at once have a line each."""
+class RunProgress(Live):
+    """Told the news of a run, it shows them to people; use as a context manager. Devices measured at once have a line each."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -35,7 +37,19 @@ class TerminalListener(Live):
         self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
 
-    def stage(self, device: str, model: str, stage: str) -> None:
+    def __call__(self, news: News) -> None:
+        """Show what a run tells."""
+        progress = news.progress
+        if isinstance(progress, PassProgress):
+            self._advance(news.device, progress.done, progress.total, progress.words())
+        elif progress is not None:
+            self._timing(news.device, progress)
+        elif news.device:
+            self._stage(news.device, news.model, news.text)
+        else:
+            self.note(news.text)
+
+    def _stage(self, device: str, model: str, stage: str) -> None:
         """Begin a new bar in place of the device's last, or print the stage in a log."""
         with self._lock:
             before = self._lines.get(device)
@@ -57,7 +71,7 @@ class TerminalListener(Live):
             line.printed = now
         self._line(f"  {device}: {done}/{total} {note}")
 
-    def timing(self, device: str, progress: RoundsProgress) -> None:
+    def _timing(self, device: str, progress: RoundsProgress) -> None:
         """Warm-up or rounds; the note is the widest interval so far, and the rounds that were dropped."""
         if progress.stage == "warm-up":
             self._advance(device, 0, progress.rounds, "warming up")
@@ -65,7 +79,3 @@ class TerminalListener(Live):
         width = "" if math.isinf(progress.half_width) else f"speed-ups within ±{100 * progress.half_width:.2f} %"
         dropped = f", {progress.rejected} rounds dropped" if progress.rejected else ""
         self._advance(device, progress.round, progress.rounds, width + dropped)
-
-    def evaluating(self, device: str, done: int, total: int) -> None:
-        """Images through all arms."""
-        self._advance(device, done, total, f"{done} of {total} images")

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
-from rmeeto_bench.files import write_atomic
 
 if TYPE_CHECKING:
-    from rmeeto_bench.bench.run.runner import Controls
-    from rmeeto_bench.records.run import Block, RunRecord
+    from rmeeto_bench.bench.run.controls import Controls
+    from rmeeto_bench.records.run import RunRecord
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
-    """`--json`, as run, resume and rerun have it."""
+    """`--json`, as all commands have it that make a run."""
     parser.add_argument(
         "--json", metavar="FILE", help="also write the record of the run; - for standard output instead of the table"
     )
@@ -52,19 +51,22 @@ def show(record: RunRecord, folder: Path, *, whole: bool = False) -> None:
     console.print(f"files: {folder}", soft_wrap=True)
 
 
-def stored_blocks(folder: Path, record: RunRecord) -> dict[str, list[Block]]:
-    """Device id -> the blocks of a run, for its report; nothing where the database was not kept."""
-    from rmeeto_bench.bench.store.untrusted import open_if_kept
+def deliver(record: RunRecord, folder: Path, json: str | None) -> None:
+    """Write the files of a run, and show it or write its record as `--json` asks."""
+    from rmeeto_bench.bench.summary.raw import raw_of
+    from rmeeto_bench.records.run import to_json
+    from rmeeto_bench.report.run.files import write_all
 
-    with open_if_kept(folder) as store:
-        return {} if store is None else {device.id: store.blocks(device.id) for device in record.devices}
+    write_all(record, folder, raw=raw_of(record, folder))
+    if not output.write_json_text(to_json(record), json):
+        show(record, folder)
 
 
 def exit_code(record: RunRecord) -> int:
     """0 done, 5 nothing measured, 6 a device was lost, 130 interrupted."""
     if record.status == "interrupted":
         return 130
-    if not any(arm.images_per_second for arm in record.arms):
+    if not any(arm.known for arm in record.arms):
         return 5
     return 6 if record.failures else 0
 
@@ -74,27 +76,20 @@ def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | N
 
     `workers`: processes that decode images, None for one per core.
     """
-    from rmeeto_bench.bench.run.runner import Controls
-    from rmeeto_bench.cli.progress import TerminalListener
-    from rmeeto_bench.records.run import MANIFEST, to_json
-    from rmeeto_bench.report.run.files import write_all
+    from rmeeto_bench.bench.run.controls import Controls
+    from rmeeto_bench.cli.progress import RunProgress
+    from rmeeto_bench.records.run import MANIFEST
     from rmeeto_bench.report.run.tables import markdown
 
     again = f"rmeeto-bench resume {folder}"
     try:
-        with graceful("finishing this block; what is measured is kept") as should_stop, TerminalListener() as listener:
-            record = work(Controls(listener, should_stop, workers=workers))
+        with graceful("finishing what is in hand; what is measured is kept") as should_stop, RunProgress() as tell:
+            record = work(Controls(tell, should_stop, workers=workers))
     except KeyboardInterrupt:
         if (folder / MANIFEST).is_file():
             output.say(f"stopped at once; continue with: {again}", error=True)
         raise
-    write_all(record, folder, blocks=stored_blocks(folder, record))
-    if json == "-":
-        output.write_json_text(to_json(record), "-")
-    else:
-        if json:
-            write_atomic(Path(json), to_json(record))
-        show(record, folder)
+    deliver(record, folder, json)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:

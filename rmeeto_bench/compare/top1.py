@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from rmeeto_bench.bench.store.predictions import Predictions
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.measure.statistics import paired_delta, paired_p_value
 from rmeeto_bench.records.run import Arm, Estimate
@@ -83,12 +84,11 @@ class _Answers:
 
 def _answers(store: Store | None, arm: Arm) -> _Answers | None:
     """The answers of an arm, or None if the run kept none. `store`: None where the run's database was not kept."""
-    labels = None if store is None else store.labels(arm.device, arm.model)
-    if store is None or labels is None or not len(labels):
+    if store is None:
         return None
-    best = store.predictions(arm.device, arm.arm)[:, 0]
-    images = store.image_digests(arm.device, arm.arm)
-    return _Answers(labels, best[: len(labels)], images) if len(best) >= len(labels) else None
+    kept = Predictions(store, arm.device)
+    found = kept.results([arm.arm])
+    return _Answers(found.labels, found.best[arm.arm][:, 0], kept.digests(arm.arm)) if len(found.labels) else None
 
 
 def paired_top1(base: tuple[Store | None, Arm], head: tuple[Store | None, Arm]) -> tuple[PairedAnswers | None, str]:

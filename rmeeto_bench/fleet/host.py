@@ -10,13 +10,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench import children
 from rmeeto_bench.errors import DataError, RmeetoError
 from rmeeto_bench.fleet.join.archive import pack
 from rmeeto_bench.fleet.plan import Task, own_code, own_profiles
 from rmeeto_bench.records.run import MANIFEST, load
+
+if TYPE_CHECKING:
+    from rmeeto_bench.bench.run.controls import News
 
 EVERY = 1.0  # seconds between two looks at what was committed
 LOG = "fleet.log"
@@ -151,11 +154,12 @@ def _ending(task: Task, folder: Path, code: int, host: str, *, ship: bool) -> Ev
 def main(words: list[str], text: str) -> int:
     """The child: run the plan given as JSON into the folder given, continuing what is there. Returns the exit code."""
     from rmeeto_bench.bench.plan.plan import BenchPlan
-    from rmeeto_bench.bench.run.runner import Controls, resume, run
+    from rmeeto_bench.bench.run.controls import Controls
+    from rmeeto_bench.bench.run.runner import resume, run
 
     folder = Path(words[0])
     plan: dict[str, Any] = json.loads(text)
-    controls = Controls(_PlainListener(), lambda: False)
+    controls = Controls(_log)
     try:
         if (folder / MANIFEST).is_file():
             record = resume(folder, controls)
@@ -167,22 +171,10 @@ def main(words: list[str], text: str) -> int:
     return 0 if record.status == "complete" else 6
 
 
-class _PlainListener:
-    """A listener that writes to the log of the task."""
-
-    def note(self, text: str) -> None:
-        """A line."""
-        print(f"note: {text}", file=sys.stderr, flush=True)
-
-    def stage(self, device: str, model: str, stage: str) -> None:
-        """A line."""
-        print(f"{device} {model} {stage}", file=sys.stderr, flush=True)
-
-    def timing(self, device: str, progress: object) -> None:
-        """Ignored: a log needs no progress bar."""
-
-    def evaluating(self, device: str, done: int, total: int) -> None:
-        """Ignored, too."""
+def _log(news: News) -> None:
+    """Write notes and stages to the log of the task, which needs no progress bar."""
+    if news.text:
+        print(f"{news.device} {news.model} {news.text}" if news.device else f"note: {news.text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

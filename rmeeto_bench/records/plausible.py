@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.errors import DataError
+from rmeeto_bench.records.check import check
 
 if TYPE_CHECKING:
     from rmeeto_bench.records.run import Arm, Estimate, RunRecord, SweepRow
@@ -47,8 +48,11 @@ NUMBER_RANGES = {
     "sessions": (0, LARGEST_COUNT),
     "top1_p": (0.0, 1.0),
     "beaten_p": (0.0, 1.0),
+    "calibration_error": (0.0, 100.0),
+    "agreement": (0.0, 100.0),
     "peak_memory_mib": (0.0, LARGEST),
 }
+PROBLEM = {"path", "reason", "skipped"}  # what is kept of an image that was left out, or read with care
 PARTS = {  # dictionary of numbers -> the keys that every table needs
     "paper": ("images_per_second",),
     "paper_mode": ("images_per_second", "speedup"),
@@ -128,6 +132,12 @@ def _data(data: dict[str, Any]) -> None:
         images = known.get("images", 0)
         if isinstance(images, bool) or not isinstance(images, int) or (images and "name" not in known):
             raise DataError(f"manifest.data.{model[:80]} must have a whole number of images and a name; it was tampered with")
+        problems = known.get("problems", ())
+        if not isinstance(problems, (list, tuple)) or not all(isinstance(p, dict) and set(p) >= PROBLEM for p in problems):
+            raise DataError(f"manifest.data.{model[:80]}.problems must list path, reason and skipped; it was tampered with")
+        for problem in problems:
+            check(problem["path"], str, "the path of a problem")
+            check(problem["reason"], str, "the reason of a problem")
 
 
 def _twice(values: list[Any]) -> Iterator[Any]:

@@ -10,6 +10,7 @@ Format history of `manifest.json` (major.minor: a reader takes any minor of its 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,34 @@ class Arm:
     known_by: str = ""  # what says how the weights were trained: catalogue, metadata, arguments, file name or unknown
     averaged: bool = False  # whether the weights are an average over the training (EMA, SWA)
     reduction: str = ""  # the whole reduction in words, as in "r = 11, prune"
+    calibration_error: float | None = None  # expected calibration error in percentage points
+    agreement: float | None = None  # percent of the images with the same first class as the r = 0 arm
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was measured: its speed, or only its accuracy."""
+        return self.images_per_second is not None or self.top1 is not None
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """The change of one class in one arm. The extremes among many classes are mostly luck; `shrunk` holds for them, too."""
+
+    arm: str  # name of the arm
+    label: int  # class number
+    images: int  # of this class
+    baseline_correct: int  # images that the r = 0 arm got right
+    correct: int  # images that this arm got right
+    delta: Estimate  # percentage points over the r = 0 arm, paired by image
+    shrunk: Estimate  # the same as all classes together suggest it
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What the report of a run shows beside its record, from its database."""
+
+    blocks: Mapping[str, Sequence[Block]]  # device id -> its blocks in the order measured
+    classes: Sequence[ClassChange] = ()  # of every merged arm that was evaluated
 
 
 @dataclass(frozen=True)
@@ -140,7 +169,8 @@ class RunRecord:
     environment: dict[str, Any]  # host, Python, packages, driver, commit, ...
     devices: tuple[DeviceRecord, ...]  # used by the run
     arms: tuple[Arm, ...]  # results
-    data: dict[str, Any] = field(default_factory=dict)  # model -> what it was evaluated on
+    # model -> what it was timed and evaluated on: name, images, problems found when they were read, ...
+    data: dict[str, Any] = field(default_factory=dict)
     schema: str = SCHEMA  # version of this format
     sweep: tuple[SweepRow, ...] = ()  # results of a sweep over batch sizes
     failures: tuple[str, ...] = ()  # one line for each device that was lost

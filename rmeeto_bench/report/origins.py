@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+
+from rmeeto_bench.records.run import Arm
 
 
-class Loaded(Protocol):
-    """What a row tells of its weights, in a run's record and in an evaluation's."""
-
-    @property
-    def r(self) -> int:
-        """Tokens removed per merge."""
-
-    @property
-    def known_by(self) -> str:
-        """What says how the weights were trained."""
-
-    @property
-    def averaged(self) -> bool:
-        """Whether the weights are an average over the training."""
-
-    @property
-    def reduction(self) -> str:
-        """The whole reduction in words."""
-
-
-def _at(arms: Sequence[Loaded]) -> str:
+def _at(arms: Sequence[Arm]) -> str:
     return "r = " + ", ".join(str(arm.r) for arm in arms)
 
 
-def origin_notes(arms: Sequence[Loaded]) -> Iterator[str]:
+def origin_notes(arms: Sequence[Arm]) -> Iterator[str]:
     """One sentence for each thing that the label in the table does not say."""
     unknown = [arm for arm in arms if arm.known_by == "unknown"]
     if unknown:

@@ -14,8 +14,9 @@ from made_images import CLASSES, Made, render, write_folders
 from torch import Tensor, nn
 
 from rmeeto_bench.bench.plan.plan import Cell
-from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
+from rmeeto_bench.bench.session.accuracy_pass import Pass, one_pass
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
+from rmeeto_bench.bench.session.progress import PassProgress
 from rmeeto_bench.bench.store.predictions import Predictions, Results
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.data.find import find_data
@@ -126,7 +127,7 @@ def test_shards_cover_every_image_once_with_equal_predictions(
     with Store.create(tmp_path) as store:
         for shard in range(shards):
             totals: list[PassProgress] = []
-            job = Pass(SETTING, store, on_progress=totals.append, shard=(shard, shards), filed_under="shared")
+            job = Pass(SETTING, store, on_progress=totals.append, shard=(shard, shards), owner="shared")
             joined = one_pass(arms, read(folder), job)
             seen += [progress.done for progress in totals[-1:]]
         assert sum(seen) == 60  # none twice, none padded
@@ -188,9 +189,8 @@ def test_an_unreadable_image_changes_no_other_prediction(
         assert np.array_equal(results.labels, whole.labels[kept])
         for name in whole.best:
             assert np.array_equal(results.best[name], whole.best[name][kept])
-            assert len(store.predictions("cpu", name)) == 57
-        assert [problem.index for problem in problems] == [20, 21, 59]
-        assert Predictions(store, "cpu").unreadable(data.fingerprint) == 3
+            assert len(Predictions(store, "cpu").results([name]).labels) == 57
+        assert [(place, left_out) for place, _, _, left_out in problems] == [(20, True), (21, True), (59, True)]
     with Store.create(tmp_path / "stopping") as store, pytest.raises(DataError, match=few.items[20][1]):
         one_pass(arms, read(folder), Pass(SETTING, store))
 
@@ -217,7 +217,7 @@ def test_a_pass_tells_of_every_batch_and_keeps_its_predictions(
         job = Pass(SETTING, store, lambda progress: heard.append((progress.done, progress.total)))
         assert np.array_equal(one_pass(arms, read(folder), job).labels, whole.labels)
         for name in whole.best:
-            assert np.array_equal(store.predictions("cpu", name), whole.best[name])
+            assert np.array_equal(Predictions(store, "cpu").results([name]).best[name], whole.best[name])
     assert heard == [(done, 60) for done in (16, 32, 48, 60)]
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmeeto_bench.bench.evaluate.arm_accuracies import calibration_error, class_changes, implied_interval, shrunk_changes
 from rmeeto_bench.bench.store.predictions import Results
+from rmeeto_bench.bench.summary.accuracy import calibration_error
+from rmeeto_bench.bench.summary.class_changes import class_changes, shrunk_changes
 from rmeeto_bench.measure.statistics import holm, mcnemar, paired_delta, wilson
 
 
@@ -106,12 +107,6 @@ def test_class_changes_add_up_and_the_worst_come_first() -> None:
     for change in changes:
         own = labels == change.label
         assert change.delta.value == pytest.approx(100 * (results.correct("b")[own].mean() - results.correct("a")[own].mean()))
-
-
-def test_the_implied_interval_shrinks_with_the_root_of_the_images() -> None:
-    few, many = implied_interval(500), implied_interval(50_000)
-    assert (few.high - few.low) / (many.high - many.low) == pytest.approx(10, rel=0.01)
-    assert many.high - many.low == pytest.approx(2 * 0.35, abs=0.01)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.03])

@@ -129,7 +129,7 @@ def test_an_interrupted_session_is_measured_anew_and_finished_ones_are_kept(tmp_
     record = run(PLAN, folder, listening)
     assert record.status == "failed"
     assert "session 2: its process was ended by SIGKILL" in record.failures[0]
-    assert listening.listener.notes == list(record.failures)  # type: ignore[attr-defined]
+    assert listening.tell.notes == list(record.failures)  # type: ignore[attr-defined]
     assert [(arm.verdict, arm.sessions) for arm in record.arms] == [("INTERRUPTED", 1)] * 2
     first = [block for block in all_blocks(folder) if block[0] == 0]
     record = resume(folder, controls())
@@ -180,8 +180,7 @@ def test_a_full_disk_ends_the_run_with_what_it_has(tmp_path: Path) -> None:
 
 def test_being_asked_to_stop_finishes_the_block_and_can_be_continued(tmp_path: Path) -> None:
     folder, asked = tmp_path / "run", []
-    listening = controls(should_stop=lambda: bool(asked))
-    listening.listener.timing = lambda *_: asked.append(1)  # type: ignore[method-assign]
+    listening = controls(should_stop=lambda: bool(asked), tell=lambda news: asked.append(1) if news.progress else None)
     record = run(PLAN, folder, listening)
     assert record.status == "interrupted"
     with Store.open(folder) as store:

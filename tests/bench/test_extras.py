@@ -170,7 +170,7 @@ def test_equivalence_needs_the_whole_interval_within_the_margin() -> None:
 def test_gpus_that_do_not_disturb_each_other_are_measured_together(tmp_path: Path) -> None:
     listening = controls()
     record = run(sim_plan("rtx4090,h100-sxm", preset="quick", schedule="parallel"), tmp_path / "run", listening)
-    heard = listening.listener
+    heard = listening.tell
     assert isinstance(heard, Heard)
     assert [note for note in heard.notes if "measuring all together" in note]
     assert {arm.verdict for arm in record.arms} == {"SIMULATED"}
@@ -198,8 +198,8 @@ def test_gpus_that_disturb_each_other_are_measured_one_after_the_other(tmp_path:
 
     listening = controls(coupled)
     run(sim_plan("rtx4090,h100-sxm", preset="quick", schedule="parallel"), tmp_path / "run", listening)
-    assert isinstance(listening.listener, Heard)
-    assert [note for note in listening.listener.notes if "measuring one after the other" in note]
+    assert isinstance(listening.tell, Heard)
+    assert [note for note in listening.tell.notes if "measuring one after the other" in note]
 
 
 def test_a_worker_sees_only_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

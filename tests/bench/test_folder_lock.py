@@ -146,8 +146,8 @@ def test_a_run_on_a_network_disk_keeps_a_rollback_journal_and_says_so_once(
     here, there = controls(), controls()
     run(sim_plan(preset="quick"), tmp_path / "run", here)
     run(sim_plan(preset="quick"), shared / "run", there)
-    assert not [note for note in here.listener.notes if "journal" in note]  # type: ignore[attr-defined]
-    assert [note for note in there.listener.notes if "network disk (nfs4)" in note] == [  # type: ignore[attr-defined]
+    assert not [note for note in here.tell.notes if "journal" in note]  # type: ignore[attr-defined]
+    assert [note for note in there.tell.notes if "network disk (nfs4)" in note] == [  # type: ignore[attr-defined]
         f"{shared / 'run'} is on a network disk (nfs4): the run is stored with a rollback journal"
     ]
     for folder, mode in ((tmp_path / "run", "wal"), (shared / "run", "delete")):

@@ -14,6 +14,7 @@ from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.session.probe import probe
+from rmeeto_bench.bench.store.predictions import Predictions
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.summary.arm_records import difference
 from rmeeto_bench.checkpoints.writer import save_checkpoint
@@ -49,7 +50,9 @@ def test_the_same_program_passes(tmp_path: Path) -> None:
         timed, evaluated = (store.probes("cpu", s.session) for s in store.sessions("cpu"))
         assert timed == evaluated
         assert len(timed["vim_nano/r0"].top1) == 8
-        assert np.array_equal(store.predictions("cpu", "vim_nano/r0")[:, 0], timed["vim_nano/r0"].top1)
+        assert np.array_equal(
+            Predictions(store, "cpu").results(["vim_nano/r0"]).best["vim_nano/r0"][:, 0], timed["vim_nano/r0"].top1
+        )
 
 
 def test_another_checkpoint_in_the_accuracy_pass_is_found(tmp_path: Path) -> None:

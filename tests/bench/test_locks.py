@@ -42,7 +42,7 @@ def test_two_processes_that_want_the_same_gpu_queue(tmp_path: Path) -> None:
             write(f"{self.name} heard {text}")
 
     def one(name: str) -> None:
-        run(sim_plan(preset="quick"), tmp_path / name, controls(lambda _: write(f"{name} session"), listener=Telling(name)))
+        run(sim_plan(preset="quick"), tmp_path / name, controls(lambda _: write(f"{name} session"), tell=Telling(name)))
         write(f"{name} done")
 
     with device_lock("sim:rtx4090", print, no):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmeeto_bench.bench.store.predictions import Chunk, Predictions
+from rmeeto_bench.bench.store.predictions import Chunk, Evaluated, Predictions
 from rmeeto_bench.bench.store.store import Probe, Store
 from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import DataError, UnavailableError
@@ -40,16 +40,19 @@ def test_only_complete_unrejected_rounds_count(tmp_path: Path) -> None:
         assert complete_rounds(store.blocks("cpu"), ["a", "b"]) == [{"a": [0.1], "b": [0.05]}]
 
 
-def test_predictions_stop_at_a_gap(tmp_path: Path) -> None:
+def test_predictions_come_back_in_the_order_of_the_images(tmp_path: Path) -> None:
     data = fashion_mnist.load("test").subset(8)
     with Store.create(tmp_path) as store:
         kept = Predictions(store, "cpu")
         kept.begin(data, {"a": {}})
-        for start, count, reached in ((0, 2, 2), (5, 3, 2), (2, 3, 8)):
+        for start, count in ((0, 2), (5, 3), (2, 3)):
             best, labels = np.full((count, 5), start, np.int16), data.labels[start : start + count].numpy()
             kept.add(data, Chunk(start, labels, {"a": best}, {"a": np.ones(count, np.float16)}))
-            assert len(store.predictions("cpu", "a")) == reached
-        assert store.predictions("cpu", "b").shape == (0, 5)
+        assert kept.results(["a"]).best["a"][:, 0].tolist() == [0, 0, 2, 2, 2, 5, 5, 5]
+        assert kept.results(["a"]).labels.tolist() == data.labels.tolist()
+        assert kept.results(["a"], [5]).labels.tolist() == data.labels[5:].tolist()
+        assert len(kept.results(["a", "b"]).labels) == 0  # no image that both have seen
+        assert kept.evaluated("a") == Evaluated(data.name, data.fingerprint, 8, 10)
 
 
 def test_a_second_run_never_overwrites_a_first(tmp_path: Path) -> None:
@@ -129,14 +132,9 @@ def test_what_a_session_found_out_comes_back(tmp_path: Path) -> None:
         store.add_facts("cpu", 0, "a", {"backend": "chunked"})
         store.add_probe("cpu", 0, "a", Probe((3, 1, 999), "ab"))
         store.add_latencies("cpu", 0, "a", [0.5, 0.25])
-        store.add_labels("cpu", "m", np.array([1, 70000]))
         assert store.facts("cpu", 0) == {"a": {"backend": "chunked"}}
         assert store.probes("cpu", 0) == {"a": Probe((3, 1, 999), "ab")}
         assert store.latencies("cpu", 0)["a"].tolist() == [0.5, 0.25]
-        labels = store.labels("cpu", "m")
-        assert labels is not None
-        assert labels.tolist() == [1, 70000]
-        assert store.labels("cpu", "other") is None
 
 
 def test_several_processes_write_at_once(tmp_path: Path) -> None:
@@ -155,7 +153,7 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
     children = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), name]) for name in ("x", "y")]
     assert [child.wait() for child in children] == [0, 0]
     with Store.open(tmp_path) as store:
-        assert store.count_blocks() == 80
+        assert store.count() == 80
 
 
 def test_a_run_of_another_layout_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -172,4 +170,4 @@ def test_a_database_whose_making_was_cut_short_is_made_again(tmp_path: Path) -> 
     (tmp_path / DATABASE).touch()
     with Store.create(tmp_path, resume=True) as store:
         store.add_block(block(0, "a"))
-        assert store.count_blocks() == 1
+        assert store.count() == 1

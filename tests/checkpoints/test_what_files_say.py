@@ -58,7 +58,7 @@ def test_an_evaluation_does_what_the_training_did_or_says_the_difference(retrain
     assert (rows[11]["reduction"], rows[11]["weights"], rows[11]["known_by"]) == ("r = 11, prune", "retrained", "metadata")
     assert (rows[20]["reduction"], rows[20]["weights"]) == ("r = 20, prune", "trained at r=11")
     assert rows[0]["reduction"] == "r = 0"
-    assert rows[11]["images"] == 12
+    assert rows[11]["n_images"] == 12
     assert f"{rows[11]['top1']['value']:.2f}" == read_checkpoint(retrained.file).provenance.metadata["top1"]
     (said,) = other.lines("was trained with")
     assert said.endswith("vim_nano_r11-prune.safetensors was trained with r = 11, prune, evaluated with r = 0, 20")
@@ -131,7 +131,7 @@ def test_averaged_weights_are_said_and_taken_with_ema(tmp_path: Path) -> None:
     assert (len(plain.lines(says)), len(average.lines(says)), says in dry.out) == (1, 0, True)
     before, after = (arms(tmp_path / name)[0] for name in ("plain.json", "ema.json"))
     assert (before["averaged"], after["averaged"]) == (False, True)
-    assert after["correct"] > before["correct"]
+    assert after["top1"]["value"] > before["top1"]["value"]
     assert "weights: averaged (EMA) at r = 0" in average.out
     assert refused.code == 2
     assert "has no EMA weights" in refused.err

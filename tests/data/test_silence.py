@@ -323,7 +323,7 @@ def test_each_layout_says_in_a_process_what_it_left_out(layout: str, evaluated: 
     (data,) = record["data"].values()
     left = [problem for problem in data["problems"] if "no image" in problem["reason"]]
     assert len(left) == 1, data
-    assert data["evaluated"] == count - 1
+    assert data["images"] == count - 1
 
 
 def test_a_list_of_videos_says_in_a_process_of_its_own_what_it_left_out(tmp_path: Path) -> None:

@@ -99,6 +99,11 @@ FLEET = [
         needs=("retrain",),
     ),
     Row(
+        "fleet that evaluates",
+        "fleet --engine local --kinds cpu --model vim_nano --r 0 --accuracy-only --images 12 --out f9",
+        {"--accuracy-only": lambda d: [(arm["n_images"], arm["rounds"]) for arm in d.arms("f9")] == [(12, 0)]},
+    ),
+    Row(
         "fleet simulated",
         "fleet --engine local --device sim --kinds v100,a4000 --model vim_tiny --ratios 0,0.31 --sustained --seed 4 --out f3",
         {

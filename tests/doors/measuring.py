@@ -132,6 +132,11 @@ RUN = [
             ("rerun", "a"),
         )
     ),
+    Row(
+        "run that only evaluates",
+        "--gpus none --r 0,11 --accuracy-only --images 12 --out a2",
+        {"--accuracy-only": lambda d: {(arm["n_images"], arm["rounds"]) for arm in d.arms("a2")} == {(12, 0)}},
+    ),
     Row("run twice", "--gpus none --out a", {}, code=2, refusal="already holds a run", needs=("run",)),
     Row(
         "simulated",
@@ -209,11 +214,11 @@ EVAL = [
             "--data": lambda d: d.says("images of v,"),
             "--class-map": lambda d: d.json("e.json")["arms"][0]["top1"]["value"] > 80,
             "--on-error": lambda d: any("odd.png" in str(data["problems"]) for data in d.json("e.json")["data"].values()),
-            "--images": lambda d: {arm["images"] for arm in d.json("e.json")["arms"]} <= {11, 12},
+            "--images": lambda d: {arm["n_images"] for arm in d.json("e.json")["arms"]} <= {11, 12},
             "--batch-size": lambda d: '"batch_size": 5' in str(d.rows("e", "SELECT settings FROM pass")),
             "--precision": lambda d: '"precision": "bf16"' in str(d.rows("e", "SELECT settings FROM pass")),
-            "--json": lambda d: d.json("e.json") == d.json("e/accuracy.json"),
-            "--out": lambda d: {"accuracy.csv", "accuracy.json", "classes.csv", "run.sqlite"} <= d.files("e"),
+            "--json": lambda d: d.json("e.json") == d.json("e/manifest.json"),
+            "--out": lambda d: FILES | DRAWN | {"classes.csv", "classes.png"} <= d.files("e"),
         },
         needs=("retrain",),
     ),
@@ -249,9 +254,9 @@ EVAL = [
         "eval --gpus none --ratios 0,0.31 --data flat --labels listed.txt --class-map map.txt --subset 10 --workers 0 "
         "--on-error skip --out e2",
         {
-            "--ratios": lambda d: [arm["ratio_requested"] for arm in d.json("e2/accuracy.json")["arms"]] == [0, 0.31],
-            "--labels": lambda d: d.json("e2/accuracy.json")["arms"][0]["top1"]["value"] > 80,
-            "--subset": lambda d: {arm["images"] for arm in d.json("e2/accuracy.json")["arms"]} <= {9, 10},
+            "--ratios": lambda d: [arm["ratio_requested"] for arm in d.arms("e2")] == [0, 0.31],
+            "--labels": lambda d: d.arms("e2")[0]["top1"]["value"] > 80,
+            "--subset": lambda d: {arm["n_images"] for arm in d.arms("e2")} <= {9, 10},
         },
     ),
 ]

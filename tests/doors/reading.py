@@ -28,7 +28,13 @@ SHOW = [
     ),
     Row("show merged", "show m", {"run": lambda d: d.says("merged-") and d.says("chunked kernels")}, needs=("merge",)),
     Row("show a gate's", "show g/head-2 --rounds", {"--rounds": lambda d: d.says("ms per image")}, needs=("gate",)),
-    Row("show an evaluation", "show e", {}, code=2, refusal="give the folder of a run", needs=("eval",)),
+    Row("show an evaluation", "show e", {"run": lambda d: d.says("11 of 12 images of v")}, needs=("eval",)),
+    Row(
+        "report an evaluation",
+        "report e",
+        {"run": lambda d: "Top-1 over the reduction" in d.text("e/report.html")},
+        needs=("eval",),
+    ),
     Row(
         "report",
         "report a --style paper --out report",
@@ -64,7 +70,21 @@ MERGE = [
         },
         needs=("simulated once", "fleet simulated", "fleet"),
     ),
-    Row("merge an evaluation", "merge e --out m3", {}, code=2, refusal="give the folder of a run", needs=("eval",)),
+    Row(
+        "merge an evaluation",
+        "merge e --out m3",
+        {"--out": lambda d: d.files("m3") >= {"classes.csv"} and [arm["n_images"] for arm in d.arms("m3")] == [11, 11]},
+        needs=("eval",),
+    ),
+    Row("resume an evaluation", "resume e", {"run": lambda d: "accuracy: building" not in d.err}, needs=("eval",)),
+    Row("repeat an evaluation", "rerun e --out e5", {"--out": lambda d: d.plan("e5") == d.plan("e")}, needs=("eval",)),
+    Row(
+        "compare evaluations",
+        "compare e e5",
+        {"head": lambda d: d.says("SAME: 2 quantities")},
+        needs=("eval", "repeat an evaluation"),
+    ),
+    Row("export an evaluation", "export e --to gab", {"--to": lambda d: "r11" in d.out and ": top1" in d.out}, needs=("eval",)),
 ]
 COMPARE = [
     Row(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_runs import arms, record, store_answers
 
+from rmeeto_bench.bench.store.predictions import Predictions
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import DataError
@@ -234,7 +235,7 @@ def test_folders_manifests_and_archives_become_one_run_with_its_raw_data(tmp_pat
     with Store.open(out) as store:
         for arm in merged.arms:
             assert len([b for b in store.blocks(arm.device) if b.arm == arm.arm]) == 3
-            assert store.predictions(arm.device, arm.arm)[:, 0].tolist() == [arm.r] * 4
+            assert Predictions(store, arm.device).results([arm.arm]).best[arm.arm][:, 0].tolist() == [arm.r] * 4
     assert "vim_tiny" in (out / "table.md").read_text(encoding="utf-8")
     again = tmp_path / "again"
     assert main(["merge", str(out), "--out", str(again)]) == 0

@@ -1,7 +1,8 @@
 """The first minute on a GPU, without one: each command in a fresh process, on stand-in GPUs inside of torch (`stand_in/`).
 
-Everything runs as it would on a card, but for the list at the end of this file: discovery, one worker a GPU by its UUID, warm-up,
-events, CUDA graphs, telemetry, steps at batch 1, accuracy in half precision with an odd last batch, memory that runs out, training.
+Everything runs as it would on a card, but for the list at the end of this file: discovery, one worker a GPU by its UUID,
+warm-up, events, CUDA graphs, telemetry, steps at batch 1, accuracy in half precision with an odd last batch, memory that runs
+out, training.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import pytest
 from made_images import write_grey_folders
 
 from rmeeto_bench.bench.store.store import Store
-from rmeeto_bench.bench.summary.record import load
 from rmeeto_bench.data.layouts.fashion_mnist import CLASSES
+from rmeeto_bench.records.run import load
 
 HERE = Path(__file__).parent
 GPUS = ("GPU-11111111-2222-3333-4444-555555555555", "GPU-66666666-7777-8888-9999-000000000000")

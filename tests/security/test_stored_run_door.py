@@ -23,13 +23,7 @@ from rmeeto_bench.records.run import DATABASE, Block
 
 PACKAGE = Path(rmeeto_bench.__file__).parent
 # Those that write to the run they measure or continue. Everything else reads through `open_stored`.
-OWNERS = {
-    "bench/run/runner.py",
-    "bench/session/jobs.py",
-    "bench/evaluate/sharing.py",
-    "bench/evaluate/evaluation.py",
-    "fleet/join/stores.py",
-}
+OWNERS = {"bench/run/runner.py", "bench/session/jobs.py", "fleet/join/stores.py"}
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +137,7 @@ def test_a_run_that_is_being_written_is_shown_with_its_last_block(folder: Path, 
         assert "123.0000" in capsys.readouterr().out
         writer.add_block(Block("sim:v100", 7, 1, 0, "vim_tiny/r0", 1, 1, 0.321, 0.321))
     with open_stored(folder) as store:
-        assert store.count_blocks() == len(store.blocks("sim:v100"))
+        assert store.count() == len(store.blocks("sim:v100"))
 
 
 def test_a_database_larger_than_any_run_is_not_copied(folder: Path) -> None:

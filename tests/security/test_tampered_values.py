@@ -39,7 +39,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for device in record.devices:
             names = [arm.arm for arm in record.arms if arm.device == device.id]
             store_answers(store, device.id, {name: labels.astype(np.int16) for name in names}, labels)
-            store.add_labels(device.id, record.arms[0].model, labels)
             store.add_latencies(device.id, 0, names[0], [0.01, 0.02])
     value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     first = value["arms"][0]
@@ -148,7 +147,7 @@ def test_odd_values_in_the_database(made: Path, tmp_path: Path, table: str, caps
         ("UPDATE block SET rejected_reason = hex(zeroblob(1000000)) WHERE rowid = 1", "column rejected_reason, row 1"),
         ("UPDATE prediction SET count = 3", "table prediction"),
         ("UPDATE prediction SET top5 = x'00'", "table prediction, column top5"),
-        ("UPDATE label SET labels = x'000000'", "table label, column labels"),
+        ("UPDATE seen SET labels = x'000000'", "table seen, column labels"),
         ("UPDATE seen SET digests = x'0000000000000000'", "table seen"),
         ("UPDATE arm SET facts = '{}'", "table arm, column facts"),
         ("UPDATE latency SET seconds = x'0000807f'", "table latency, column seconds"),

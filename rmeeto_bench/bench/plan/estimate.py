@@ -95,22 +95,26 @@ def _ratios(found: Sequence[Cell]) -> str:
 
 def outline(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> list[str]:
     """Lines that say what would be measured, on what, and how long."""
-    lines, total = [], [0.0, 0.0]
+    lines, total, timed = [], [0.0, 0.0], not plan.accuracy_only
     for device in devices:
         protocol = protocol_for(plan, device.kind)
         fewest, most = protocol.min_rounds, protocol.max_rounds
-        rounds = f"{protocol.sessions} sessions of {most if fewest == most else f'{fewest} to {most}'} rounds"
+        rounds = (
+            f"{protocol.sessions} sessions of {most if fewest == most else f'{fewest} to {most}'} rounds, " if timed else ""
+        )
         precision, batch = precision_for(plan, device.kind), batch_size_for(plan, device.kind)
-        lines.append(f"{device.name} ({device.id}): {rounds}, {precision}, batch {batch}, {plan.backend} kernels")
+        lines.append(f"{device.name} ({device.id}): {rounds}{precision}, batch {batch}, {plan.backend} kernels")
         for model in plan.models:
             found = cells(plan, model)
             spans = (timing_seconds(plan, device.kind, len(found)), _extras(plan, device.kind, len(found)))
             low, high = (sum(values) for values in zip(*spans))
             total = [total[0] + low, total[1] + high]
             lines.append(f"  {model}: ratios {_ratios(found)}")
-            lines.append(f"    {minutes(low)} to {minutes(high)}")
+            if timed:
+                lines.append(f"    {minutes(low)} to {minutes(high)}")
             unknown = _unknown(plan, device, model, len(found))
             if unknown:
-                lines.append(f"    and {unknown}")
-    lines.append(f"timing in all: {minutes(total[0])} to {minutes(total[1])}, one device after the other")
-    return lines
+                lines.append(f"    {'and ' if timed else ''}{unknown}")
+    return (
+        [*lines, f"timing in all: {minutes(total[0])} to {minutes(total[1])}, one device after the other"] if timed else lines
+    )

@@ -97,6 +97,7 @@ class BenchPlan:
     paper_mode: bool = False  # also replay the paper's protocol
     energy: bool = False  # also run every arm alone for its joules per image
     schedule: str = "serial"  # serial: one GPU after the other; parallel: together, if that changes nothing
+    accuracy_only: bool = False  # time nothing; all devices share the images of one accuracy pass
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -108,6 +109,8 @@ class BenchPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy):
+            raise UsageError("an evaluation times nothing; leave out --batch-size sweep, --paper-mode and --energy")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be 0 or more, not {self.seed}")
         for name in PATHS:  # a run is resumed and repeated from any folder

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.plan.resolve import Resolved, resolve, without_weights
-from rmeeto_bench.errors import UsageError
+from rmeeto_bench.errors import CheckpointError, DataError, UsageError
 from rmeeto_bench.records.run import DeviceRecord
 
 
@@ -21,10 +21,16 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
         if plan.backend not in BACKENDS:
             raise UsageError(f"unknown backend {plan.backend!r}; choose auto, {', '.join(BACKENDS)}")
     simulated = all(device.kind == "sim" for device in devices)
+    if simulated and plan.accuracy_only:
+        raise UsageError("a simulated device classifies no images; evaluate on --gpus none or on a GPU")
     found = {model: (without_weights if simulated else resolve)(plan, model) for model in dict.fromkeys(plan.models)}
-    if plan.data is not None:
+    for name, weights in (item for model in found.values() for item in model.weights.items()):
+        if plan.accuracy_only and weights.path is None:
+            raise CheckpointError(f"{name} has no weights to evaluate; give --checkpoints a folder, a file or zoo")
+    if plan.data is not None or plan.accuracy_only:
         from rmeeto_bench.bench.session.workload import load_data  # needs torch
 
         for resolved in found.values():
-            load_data(plan, resolved)
+            if load_data(plan, resolved) is None and plan.accuracy_only:
+                raise DataError(f"no images for {resolved.model} ship with rmeeto-bench; give --data")
     return found

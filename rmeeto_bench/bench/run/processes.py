@@ -36,7 +36,7 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-def worker_environment(device: str, kind: str) -> dict[str, str]:
+def worker_environment(device: str, kind: str, threads: int | None = None) -> dict[str, str]:
     """The variables of a worker: its GPU is the only one it sees, by UUID; its host code has one thread to itself.
 
     MIG instances are left as the user chose them: a process can use one only. Accuracy passes read images with more. On a CPU
@@ -44,6 +44,8 @@ def worker_environment(device: str, kind: str) -> dict[str, str]:
     per cent.
     """
     values = children.variables()
+    if threads is not None:
+        values["OMP_NUM_THREADS"] = str(threads)
     uuid = device.removeprefix("cuda:")
     if uuid != device:
         if not values.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
@@ -68,7 +70,7 @@ def launch(job: Job) -> Process:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=worker_environment(job.device, job.kind),
+        env=worker_environment(job.device, job.kind, job.threads),
         start_new_session=True,
     )
 

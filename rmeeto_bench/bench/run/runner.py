@@ -14,80 +14,54 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.require import require
 from rmeeto_bench.bench.plan.resolve import Resolved
+from rmeeto_bench.bench.run.controls import Controls, Telling
 from rmeeto_bench.bench.run.devices import discover
 from rmeeto_bench.bench.run.folder_lock import folder_lock
 from rmeeto_bench.bench.run.locks import device_lock
 from rmeeto_bench.bench.run.parallel import solo_against_together
-from rmeeto_bench.bench.run.processes import Outcome, Process, Worker, events, launch
+from rmeeto_bench.bench.run.processes import Outcome, Worker, events
+from rmeeto_bench.bench.run.sharing import at_once, shares, worst
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.store.untrusted import check_stored
 from rmeeto_bench.bench.summary.record import assemble
 from rmeeto_bench.errors import CheckpointError, DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
 from rmeeto_bench.files import now
-from rmeeto_bench.measure.rounds import RoundsProgress
 from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.records.run import DATABASE, MANIFEST, DeviceRecord, RunRecord, load, save
 from rmeeto_bench.version import __version__
 from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN
 
 
-class Listener(Protocol):
-    """Who hears of the progress of a run. With several devices at once, calls come from several threads."""
-
-    def note(self, text: str) -> None:
-        """A decision or a warning the user should see."""
-        ...
-
-    def stage(self, device: str, model: str, stage: str) -> None:
-        """The work on a device moved on to another stage."""
-        ...
-
-    def timing(self, device: str, progress: RoundsProgress) -> None:
-        """A warm-up cycle or a round is done."""
-        ...
-
-    def evaluating(self, device: str, done: int, total: int) -> None:
-        """Images that went through all arms."""
-        ...
-
-
-@dataclass(frozen=True)
-class Controls:
-    """The caller's side of a run: who listens, whether to stop, how a worker is started, and how many processes decode images
-    for it (None: one per core). Nothing of this changes what is measured, and a resumed run may have it otherwise."""
-
-    listener: Listener
-    should_stop: Callable[[], bool] = lambda: False
-    launch: Callable[[Job], Process] = launch
-    workers: int | None = None
-
-
 def new_run_id(plan: BenchPlan) -> str:
     """Sortable by time, readable, unique."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{'+'.join(plan.models)}-{secrets.token_hex(2)}"
+    kind = "eval-" if plan.accuracy_only else ""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}{'+'.join(plan.models)}-{secrets.token_hex(2)}"
 
 
 @dataclass
 class Running:
-    """A run at work. `resolved`: its models by name; `lost`: device id -> why nothing more is measured on it; `refused`:
-    device id -> its error."""
+    """A run at work."""
 
-    plan: BenchPlan
-    folder: Path
-    record: RunRecord
-    controls: Controls
-    resolved: Mapping[str, Resolved]
-    lost: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, RmeetoError] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _workers: list[Worker] = field(default_factory=list)
+    plan: BenchPlan  # what is asked for
+    folder: Path  # of the run
+    record: RunRecord  # as far as it is
+    controls: Controls  # the caller's side
+    resolved: Mapping[str, Resolved]  # the plan's models by name
+    lost: dict[str, str] = field(default_factory=dict)  # device id -> why nothing more is measured on it
+    refused: dict[str, RmeetoError] = field(default_factory=dict)  # device id -> its error
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # of record and workers
+    _workers: list[Worker] = field(default_factory=list)  # at work
+
+    @property
+    def present(self) -> list[DeviceRecord]:
+        """The devices that are there."""
+        return [device for device in self.record.devices if device.id not in self.lost]
 
     def missing(self, store: Store, device: DeviceRecord, model: str) -> list[tuple[str, int]]:
         """(kind, number) of the jobs that are still to be done for a model on a device, in order."""
@@ -95,6 +69,8 @@ class Running:
         def done(kind: str) -> int:
             return sum(session.status == "done" for session in store.sessions(device.id, model, kind))
 
+        if self.plan.accuracy_only:
+            return [] if done("accuracy") else [("accuracy", 0)]
         timed = done("timing")
         jobs = [("timing", number) for number in range(timed, protocol_for(self.plan, device.kind).sessions)]
         if jobs:
@@ -118,10 +94,18 @@ class Running:
             self.record = assemble(replace(self.record, status=status), self.plan, store, self.lost, self.refused)
             save(self.record, self.folder)
 
-    def start(self, kind: str, device: DeviceRecord, model: str, number: int = 0) -> Worker:
+    def job(self, kind: str, device: DeviceRecord, model: str, number: int = 0) -> Job:
+        """A job of this run. An evaluation is the first device's, whichever does the work."""
+        resolved, plan = self.resolved[model].as_dict(), self.plan.as_dict()
+        owner = self.record.devices[0].id if self.plan.accuracy_only else device.id
+        return Job(kind, str(self.folder), plan, device.id, model, resolved, number, self.controls.workers, owner=owner)
+
+    def begin(self, kind: str, device: DeviceRecord, model: str) -> Worker:
+        """Start a worker on a job."""
+        return self.start(self.job(kind, device, model))
+
+    def start(self, job: Job) -> Worker:
         """Start a worker; it is ended when the run is left, however that happens."""
-        resolved = self.resolved[model].as_dict()
-        job = Job(kind, str(self.folder), self.plan.as_dict(), device.id, model, resolved, number, self.controls.workers)
         patience = SILENT_UNSEEN if VARIABLE in os.environ else SILENT  # one that takes turns may wait for the other program
         worker = Worker(job, self.controls.launch(job), patience)
         with self._lock:
@@ -132,39 +116,43 @@ class Running:
         """Forget a worker that has ended."""
         worker.close()
         with self._lock:
-            self._workers.remove(worker)
+            self._workers = [other for other in self._workers if other is not worker]
 
     def end_all(self) -> None:
         """End every worker at once."""
         for worker in list(self._workers):
             self.finish(worker)
 
-    def perform(self, kind: str, device: DeviceRecord, model: str, number: int) -> Outcome:
-        """One job in a process of its own, its events passed on to the listener."""
-        listener = self.controls.listener
-        worker = self.start(kind, device, model, number)
-        for event in events(worker, self.controls.should_stop):
-            name = event.pop("event")
-            if name == "stage":
-                listener.stage(**event)
-            elif name == "timing":
-                listener.timing(device.name, RoundsProgress(**event))
-            elif name == "evaluating":
-                listener.evaluating(device.name, **event)
-            elif name == "note":
-                listener.note(**event)
-        outcome = worker.outcome()
-        self.finish(worker)
-        return outcome
+    def perform(self, kind: str, device: DeviceRecord, model: str, number: int) -> tuple[DeviceRecord, Outcome]:
+        """One job in a process of its own, or an accuracy pass in as many as share it. What they say is told; returned is how
+        it ended, and on which device."""
+        at_work = self.present if self.plan.accuracy_only else [device]
+        job = self.job(kind, device, model, number)
+        telling = Telling(self.controls.tell, ", ".join(dict.fromkeys(one.name for one in at_work)))
+        outcomes: list[tuple[Job, Outcome]] = []
+        ended = threading.Event()  # one of them ended too early: so shall the others
+
+        def follow(worker: Worker) -> None:
+            for event in events(worker, lambda: ended.is_set() or self.controls.should_stop()):
+                telling.hear(worker.job.shard[0], event)
+            outcomes.append((worker.job, worker.outcome()))
+            if outcomes[-1][1].status != "done":
+                ended.set()
+            self.finish(worker)
+
+        at_once(follow, [self.start(one) for one in (shares(job, at_work) if kind == "accuracy" else [job])])
+        last, outcome = worst(outcomes)
+        return self.record.device(last.device), outcome
 
     def check_images(self, device: DeviceRecord) -> None:
         """Raise `DataError` if images that were evaluated on a device are others now. Bundled images do not change."""
         if self.plan.data is None:
             return
         with Store.open(self.folder) as store:
-            evaluated = [model for model in self.plan.models if store.sessions(device.id, model, "accuracy")]
+            owner = self.record.devices[0] if self.plan.accuracy_only else device
+            evaluated = [model for model in self.plan.models if store.sessions(owner.id, model, "accuracy")]
         for model in evaluated:
-            outcome = self.perform("images", device, model, 0)
+            _, outcome = self.perform("images", device, model, 0)
             if outcome.error is not None:
                 raise outcome.error
 
@@ -174,9 +162,11 @@ class Running:
             for model in self.plan.models:
                 while jobs := self.missing(store, device, model):
                     kind, number = jobs[0]
-                    outcome = self.perform(kind, device, model, number)
+                    place, outcome = self.perform(kind, device, model, number)
                     store.lose_sessions(device.id)
-                    self._judge(device, kind, number, outcome)
+                    if outcome.status == "done":
+                        store.join_shares(device.id, model)
+                    self._judge(place, kind, number, outcome)
                     self.save(store, "running")
                     if outcome.status != "done" or self.controls.should_stop():
                         return
@@ -186,7 +176,7 @@ class Running:
         what = f"session {number + 1}" if kind == "timing" else f"the {kind} pass"
         if outcome.status == "lost":
             self.lost[device.id] = f"{device.name} ({device.id}), {what}: {outcome.reason}; finished sessions are kept"
-            self.controls.listener.note(self.lost[device.id])
+            self.controls.note(self.lost[device.id])
         elif outcome.error is not None:
             if not isinstance(outcome.error, UnavailableError) or isinstance(outcome.error, DiskFullError):
                 raise outcome.error
@@ -194,60 +184,51 @@ class Running:
                 self.refused[device.id] = outcome.error
             self.lost[device.id] = f"{device.name} ({device.id}), {what}: {outcome.error}"
             if len(self.record.devices) > 1:
-                self.controls.listener.note(self.lost[device.id])
+                self.controls.note(self.lost[device.id])
 
 
 def measure_all(running: Running) -> None:
-    """Measure every device of the run, one after the other, or together where that was asked for and changes nothing."""
-    controls = running.controls
-    devices = [device for device in running.record.devices if device.id not in running.lost]
+    """Measure every device of the run, one after the other, or together where that was asked for and changes nothing. An
+    evaluation is the first device's, and all that are there share its images."""
+    controls, devices = running.controls, running.present
+    if running.plan.accuracy_only:
+        _locked(running, lambda: running.measure_device(running.record.devices[0]))
+        return
     if running.plan.schedule == "parallel" and len(devices) > 1 and _may_run_together(running):
-        _together(running)
+        _locked(running, lambda: at_once(running.measure_device, running.record.devices))
         return
     for device in devices:
-        with device_lock(device.id, controls.listener.note, controls.should_stop) as held:
+        with device_lock(device.id, controls.note, controls.should_stop) as held:
             if held:
                 running.measure_device(device)
         if controls.should_stop():
             return
 
 
-def _may_run_together(running: Running) -> bool:
+def _locked(running: Running, work: Callable[[], None]) -> bool:
+    """Do something under the locks of all devices; False where the wait for one was given up."""
     controls = running.controls
     with ExitStack() as locks:
-        for device in sorted(running.record.devices, key=lambda device: device.id):  # one order for all: no deadlock
-            if not locks.enter_context(device_lock(device.id, controls.listener.note, controls.should_stop)):
+        for device in sorted(running.present, key=lambda device: device.id):  # one order for all: no deadlock
+            if not locks.enter_context(device_lock(device.id, controls.note, controls.should_stop)):
                 return False
-        passed, words = solo_against_together(running.start, running.finish, running.record.devices, running.plan, controls)
+        work()
+    return True
+
+
+def _may_run_together(running: Running) -> bool:
+    controls, found = running.controls, list[tuple[bool, str]]()
+
+    def test() -> None:
+        found.append(solo_against_together(running.begin, running.finish, running.record.devices, running.plan, controls))
+
+    if not _locked(running, test):
+        return False
+    passed, words = found[0]
     with Store.open(running.folder) as store:
         store.lose_sessions()
-    controls.listener.note(f"{words}: measuring {'all together' if passed else 'one after the other'}")
+    controls.note(f"{words}: measuring {'all together' if passed else 'one after the other'}")
     return passed
-
-
-def _together(running: Running) -> None:
-    """A thread per device; Ctrl-C reaches this one, which ends all workers."""
-    controls = running.controls
-    failed: list[BaseException] = []
-
-    def work(device: DeviceRecord) -> None:
-        try:
-            running.measure_device(device)
-        except BaseException as error:
-            failed.append(error)
-
-    with ExitStack() as locks:
-        for device in sorted(running.record.devices, key=lambda device: device.id):
-            if not locks.enter_context(device_lock(device.id, controls.listener.note, controls.should_stop)):
-                return
-        threads = [threading.Thread(target=work, args=(device,), daemon=True) for device in running.record.devices]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)  # with a timeout, or Ctrl-C waits for the end
-    if failed:
-        raise failed[0]
 
 
 def _carry_out(running: Running) -> RunRecord:
@@ -255,7 +236,7 @@ def _carry_out(running: Running) -> RunRecord:
     controls = running.controls
     with Store.create(running.folder, resume=True) as store:
         if store.note:
-            controls.listener.note(store.note)
+            controls.note(store.note)
         store.lose_sessions()
         running.save(store, "running")
         try:
@@ -266,9 +247,12 @@ def _carry_out(running: Running) -> RunRecord:
                 store.lose_sessions()
                 running.save(store, "interrupted")
             raise
-        if len(running.refused) == len(running.record.devices):
+        plan, first = running.plan, running.record.devices[0]
+        if len(running.refused) == (1 if plan.accuracy_only else len(running.record.devices)):
             running.save(store, "failed")
             raise next(iter(running.refused.values()))
+        if plan.accuracy_only and not any(running.missing(store, first, model) for model in plan.models):
+            running.lost.clear()  # others did the share of one that is gone
         status = "interrupted" if controls.should_stop() else "failed" if running.lost else "complete"
         running.save(store, status)
     return running.record
@@ -291,12 +275,12 @@ def run(
         Store.create(folder)  # says what to do, before anything that takes long
     devices = discover(plan.gpus)
     if plan.gpus == "all" and devices[0].kind == "cpu":
-        controls.listener.note("no GPU that torch can use was found: measuring on the CPU")
+        controls.note("no GPU that torch can use was found: measuring on the CPU")
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
     resolved = require(plan, devices)
     _tell(resolved, controls)
-    with folder_lock(folder, controls.listener.note, controls.should_stop):
+    with folder_lock(folder, controls.note, controls.should_stop):
         if (folder / MANIFEST).exists() or (folder / DATABASE).exists():
             Store.create(folder)  # says what to do
         record = RunRecord(
@@ -323,7 +307,7 @@ def _tell(resolved: Mapping[str, Resolved], controls: Controls) -> None:
     """Say what the user should know about the weights."""
     for model in resolved.values():
         for note in model.notes:
-            controls.listener.note(note)
+            controls.note(note)
 
 
 def check_weights(record: RunRecord, resolved: Mapping[str, Resolved]) -> None:
@@ -341,7 +325,7 @@ def _remove_if_empty(folder: Path) -> None:
     """Take away a run that measured nothing, so that the corrected command can use the same folder."""
     try:
         with Store.open(folder) as store:
-            if store.count_blocks():
+            if store.count() or store.count("prediction"):
                 return
     except RmeetoError:
         return
@@ -356,7 +340,7 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
     Raises `DataError` for a folder without a run, `UnavailableError` if another process works on it.
     """
     load(folder)  # no lock is left where there is no run
-    with folder_lock(folder, controls.listener.note, controls.should_stop):
+    with folder_lock(folder, controls.note, controls.should_stop):
         record = load(folder)
         check_stored(folder)
         plan = BenchPlan.from_dict(record.plan)
@@ -368,11 +352,11 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
         for device in record.devices:
             if device.id not in here:
                 running.lost[device.id] = f"{device.name} ({device.id}): not in this machine any more"
-                controls.listener.note(running.lost[device.id])
+                controls.note(running.lost[device.id])
         present = tuple(device for device in record.devices if device.id in here)
         if not present:
             raise UnavailableError("; ".join(running.lost.values()) + "; continue where they are, or measure anew with rerun")
-        for device in present:
+        for device in present[:1] if plan.accuracy_only else present:
             running.check_images(device)
         running.record = replace(record, resumed_utc=(*record.resumed_utc, now()), failures=())
         return _carry_out(running)
@@ -393,5 +377,5 @@ def rerun(folder: Path, target: Path, controls: Controls, *, argv: tuple[str, ..
     weights = {arm.arm: arm.checkpoint_sha256 for arm in before.arms if arm.checkpoint_sha256}
     changed = sorted({arm.arm for arm in record.arms if weights.get(arm.arm, arm.checkpoint_sha256) != arm.checkpoint_sha256})
     if changed:
-        controls.listener.note(f"the checkpoints of {', '.join(changed)} are not those of {before.run_id}")
+        controls.note(f"the checkpoints of {', '.join(changed)} are not those of {before.run_id}")
     return record

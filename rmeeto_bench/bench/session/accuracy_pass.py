@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
 from rmeeto_bench.bench.session.label_check import CHECKED_AFTER, suspicion
+from rmeeto_bench.bench.session.progress import PassProgress
 from rmeeto_bench.bench.store.predictions import BEST, Chunk, Predictions, Results
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.checkpoints.trained import in_words
@@ -24,39 +25,16 @@ from rmeeto_bench.data.image_set import UNREADABLE, Batch, ImageSet
 
 
 @dataclass(frozen=True)
-class PassProgress:
-    """How far a pass is: images `done` of `total` of this shard (`earlier` of them in an interrupted pass before this one),
-    those that could be `read`, how many each arm got right of these, and the seconds since the start."""
-
-    done: int
-    total: int
-    earlier: int
-    read: int
-    correct: dict[str, int]
-    seconds: float
-
-    def top1(self, arm: str) -> float:
-        """Percent so far."""
-        return 100 * self.correct[arm] / max(1, self.read)
-
-    @property
-    def seconds_left(self) -> float:
-        """At the pace so far."""
-        return self.seconds / max(1, self.done - self.earlier) * (self.total - self.done)
-
-
-@dataclass(frozen=True)
 class Pass:
-    """What a pass needs besides arms and data. `shard` (i, n): take every n-th batch from the i-th on. `filed_under`: the
-    name in the store instead of the device's id, for processes that share one pass."""
+    """What a pass needs besides arms and data."""
 
-    setting: Setting
-    store: Store
-    on_progress: Callable[[PassProgress], None] = lambda _: None
-    on_note: Callable[[str], None] = lambda _: None
-    should_stop: Callable[[], bool] = lambda: False
-    shard: tuple[int, int] = (0, 1)
-    filed_under: str | None = None
+    setting: Setting  # device, precision and batch size
+    store: Store  # where predictions go
+    on_progress: Callable[[PassProgress], None] = lambda _: None  # told after each batch
+    on_note: Callable[[str], None] = lambda _: None  # told what the user should know
+    should_stop: Callable[[], bool] = lambda: False  # asked after each batch
+    shard: tuple[int, int] = (0, 1)  # (i, n): take every n-th batch from the i-th on
+    owner: str | None = None  # id of the device whose pass it is, where several share one; None: the device of `setting`
 
 
 @dataclass
@@ -138,11 +116,11 @@ def one_pass(arms: list[BuiltArm], data: ImageSet, job: Pass) -> Results:
     included. Raises `DataError` for a data set or settings other than those of the predictions that are there, and for
     an unreadable image where the data set is to stop at such.
     """
-    for note in data.notes if job.shard[0] == 0 else ():
+    first = job.shard[0] == 0  # speaks for all
+    for note in data.notes if first else ():
         job.on_note(note)
     names = [arm.cell.name for arm in arms]
-    kept = Predictions(job.store, job.filed_under or job.setting.device.id)
-    kept.check_same(data)
+    kept = Predictions(job.store, job.owner or job.setting.device.id)
     kept.begin(data, {arm.cell.name: _settings(arm, job.setting) for arm in arms})
     size = clips_at_once(job.setting.batch_size, data.views)
     starts = range(0, len(data), size)[job.shard[0] :: job.shard[1]]
@@ -152,8 +130,8 @@ def one_pass(arms: list[BuiltArm], data: ImageSet, job: Pass) -> Results:
     tally = _Tally(sum(images.values()), names)
     if len(todo) < len(starts):
         earlier = [start for start in starts if start in done]
-        tally.resume(sum(images[start] for start in earlier), kept.results(data.fingerprint, names, earlier))
-    warned = False
+        tally.resume(sum(images[start] for start in earlier), kept.results(names, earlier))
+    warned = not first
     for batch in data.batches(size, todo) if todo else ():
         chunk = through_all_arms(batch, arms, job.setting, data.views)
         kept.add(data, chunk)
@@ -161,12 +139,12 @@ def one_pass(arms: list[BuiltArm], data: ImageSet, job: Pass) -> Results:
         job.on_progress(tally.progress())
         if not warned and tally.read >= CHECKED_AFTER and tally.done < tally.total:
             warned = True
-            hint = suspicion(kept.results(data.fingerprint, names[:1]), names[0], data.num_classes)
+            hint = suspicion(kept.results(names[:1]), names[0], data.num_classes)
             if hint is not None:
                 job.on_note(hint)
         if job.should_stop():
             break
     change = data.changed()
-    if change is not None:
+    if first and change is not None:
         job.on_note(f"{change}: the accuracy is of the images as they were listed")
-    return kept.results(data.fingerprint, names)
+    return kept.results(names)

@@ -13,7 +13,7 @@ from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, precis
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.checkpoints.reader import Provenance, load_state
 from rmeeto_bench.data.image_set import ImageSet
-from rmeeto_bench.errors import CheckpointError, UsageError
+from rmeeto_bench.errors import CheckpointError
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.graphs import GraphedForward
@@ -94,16 +94,11 @@ def build(cell: Cell, plan: BenchPlan, setting: Setting, resolved: Resolved) -> 
 
 
 def resident_batches(model: ReducedModel, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
-    """A few full batches on the device: real images where there is data, else standard normal noise.
-
-    Raises `UsageError` if the data set's images do not fit the model.
-    """
+    """A few full batches on the device: real images where there is data, else standard normal noise."""
     shape = model.config.input_shape
     if data is None:
         generator = torch.Generator().manual_seed(seed)
         return [setting.place(torch.randn(setting.batch_size, *shape, generator=generator)) for _ in range(RESIDENT_BATCHES)]
-    if data.shape != shape:
-        raise UsageError(f"{data.name} has images of {data.shape}, the model takes {shape}; choose another --data or --model")
     batches: list[Tensor] = []
     for batch in _full_batches(data, setting.batch_size):
         batches.append(setting.place(batch))

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One fresh process's work: a kind, on one device (by id) and one model of a plan, for the run in `folder`.
+    """One fresh process's work."""
 
-    `resolved`: the model's arms and weights, as `Resolved.as_dict` writes them. `session` is the number of sessions of this
-    kind, device and model before it; `workers`: processes that decode images.
-    """
-
-    kind: str
-    folder: str
-    plan: dict[str, Any]
-    device: str
-    model: str
-    resolved: dict[str, Any]
-    session: int = 0
-    workers: int | None = None
+    kind: str  # timing, accuracy, ...: a name in `jobs.WORK`
+    folder: str  # of the run
+    plan: dict[str, Any]  # as `BenchPlan.as_dict` writes it
+    device: str  # id of the device it works on
+    model: str  # of the plan
+    resolved: dict[str, Any]  # the model's arms and weights, as `Resolved.as_dict` writes them
+    session: int = 0  # sessions of this kind, device and model before it
+    workers: int | None = None  # processes that decode images; None: one per core
+    # (i, n): this is the i-th of n processes that share an accuracy pass
+    shard: tuple[int, int] = (0, 1)
+    owner: str = ""  # id of the device whose work it is, under which it is stored; empty: `device`
+    threads: int | None = None  # of the process's host code; None: as many as its kind of work has
 
     def as_line(self) -> str:
         """For the worker's standard input."""
@@ -46,23 +46,32 @@ class Job:
     @classmethod
     def from_line(cls, line: str) -> Job:
         """What `as_line` wrote."""
-        return cls(**json.loads(line))
+        value = json.loads(line)
+        return cls(**{**value, "shard": tuple(value["shard"])})
 
 
 @dataclass(frozen=True)
 class Desk:
-    """What a job works with: the plan, the arms of its model, its device, the store, its session's number, and the way to its
-    parent."""
+    """What a job works with."""
 
-    job: Job
-    plan: BenchPlan
-    resolved: Resolved
-    device: Device
-    store: Store
-    session: int
-    emit: Callable[..., None]
-    should_stop: Callable[[], bool]
-    orders: Callable[[], str]
+    job: Job  # what there is to do
+    plan: BenchPlan  # of the run
+    resolved: Resolved  # the arms of the job's model
+    device: Device  # this process's own
+    store: Store  # of the run
+    session: int  # number of its session
+    emit: Callable[..., None]  # tells the parent an event
+    should_stop: Callable[[], bool]  # whether the parent asked for the end
+    orders: Callable[[], str]  # waits for the parent's next word
+
+    @property
+    def owner(self) -> str:
+        """Id of the device under which everything is stored."""
+        return self.job.owner or self.job.device
+
+    def note(self, text: str) -> None:
+        """Tell the user something."""
+        self.emit("note", text=text)
 
     def stage(self, name: str) -> None:
         """Tell the parent what is being done."""
@@ -88,14 +97,17 @@ def own_device(device_id: str, plan: BenchPlan, session: int) -> Device:
     raise UnavailableError(f"{device_id} is not there any more; check nvidia-smi and continue with --resume")
 
 
-def prepare(plan: BenchPlan, device: Device, resolved: Resolved) -> Workload:
-    """The arms of a job, built. Raises `SlowPathError` where kernels asked for by name cannot run."""
+def prepare(plan: BenchPlan, device: Device, resolved: Resolved, workers: int | None = None) -> Workload:
+    """The arms of a job, built; `workers` processes decode its images.
+
+    Raises `SlowPathError` where kernels asked for by name cannot run.
+    """
     if device.kind == "sim":
         return SimulatedWorkload(plan, device, resolved.model)
     from rmeeto_bench.bench.session.workload import ModelWorkload
 
     try:
-        return ModelWorkload(plan, device, resolved)
+        return ModelWorkload(plan, device, resolved, workers)
     except UnavailableError as error:
         if plan.backend == "auto":
             raise

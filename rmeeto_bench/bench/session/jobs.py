@@ -15,6 +15,7 @@ from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
 from rmeeto_bench.bench.session.equivalence import serve_blocks
 from rmeeto_bench.bench.session.forecast import Forecast
 from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
+from rmeeto_bench.bench.session.progress import PassProgress
 from rmeeto_bench.bench.session.sweep import measure_sweep
 from rmeeto_bench.bench.store.store import NOISE, Store
 from rmeeto_bench.measure.energy import joules_per_image, measure_energy
@@ -32,9 +33,9 @@ PAPER_BATCH = 128
 def _keep_facts(desk: Desk, workload: Workload, bound: Collection[str] = ()) -> None:
     for name, known in workload.facts().items():
         facts = replace(known, host_bound=name in bound)
-        desk.store.add_facts(desk.device.id, desk.session, name, facts.as_dict())
+        desk.store.add_facts(desk.owner, desk.session, name, facts.as_dict())
         if facts.failure == "OOM":
-            desk.emit("note", text=f"{name} does not fit into memory at batch {facts.batch_size}")
+            desk.note(f"{name} does not fit into memory at batch {facts.batch_size}")
 
 
 def _say_views(desk: Desk, batch: int, views: int) -> None:
@@ -43,7 +44,7 @@ def _say_views(desk: Desk, batch: int, views: int) -> None:
 
     together = clips_at_once(batch, views)
     text = f"timed on one view of each clip, {batch} at a time; evaluated on all {views} views, {together * views} at a time"
-    desk.emit("note", text=f"{desk.job.model} is {text}")
+    desk.note(f"{desk.job.model} is {text}")
 
 
 def run_timing(desk: Desk) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     if not workload.names or not workload.names[0].endswith("/r0"):
         return {**described, "rounds": None}
     if desk.job.session == 0 and (account := workload.account()):
-        desk.emit("note", text=account)
+        desk.note(account)
     batch = workload.batch_size
     if workload.views > 1 and desk.job.session == 0:
         _say_views(desk, batch, workload.views)
@@ -69,7 +70,7 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session, desk.device.kind))
     keep = desk.store.add_block
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
-        told = Forecast(protocol, len(arms), workload.evaluated, keep, lambda text: desk.emit("note", text=text), began)
+        told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began)
         keep = told.add_block
     watch = Watch(keep, desk.progress, desk.should_stop)
     result = measure(desk.device, arms, workload.names[0], protocol, watch, session=desk.session)
@@ -135,34 +136,31 @@ def run_energy(desk: Desk) -> dict[str, Any]:
 
 
 def run_accuracy(desk: Desk) -> dict[str, Any]:
-    """Each image once through all arms with weights, in a process of its own; then the probe images again."""
-    from rmeeto_bench.bench.session.accuracy_pass import Pass, PassProgress, one_pass
-    from rmeeto_bench.bench.session.label_check import suspicion
-    from rmeeto_bench.bench.session.workload import ModelWorkload, load_data
-    from rmeeto_bench.bench.store.predictions import Predictions
+    """Each image of the share once through all arms with weights; the first share then answers the probe images, too."""
+    from rmeeto_bench.bench.session.accuracy_pass import Pass, one_pass
+    from rmeeto_bench.bench.session.workload import ModelWorkload
 
     desk.stage("accuracy: building")
-    workload = prepare(desk.plan, desk.device, desk.resolved)
+    workload = prepare(desk.plan, desk.device, desk.resolved, desk.job.workers)
     _keep_facts(desk, workload)
-    data = load_data(desk.plan, desk.resolved, desk.job.workers)
-    if data is None or not isinstance(workload, ModelWorkload):
-        return {"images": 0}
-    for name, found in workload.probes().items():
-        desk.store.add_probe(desk.device.id, desk.session, name, found)
+    if not isinstance(workload, ModelWorkload) or workload.data is None:
+        return {}
     trained = [arm for arm in workload.built.values() if arm.provenance is not None]
+    if not trained:
+        return {}
+    if desk.plan.accuracy_only:
+        desk.note(workload.account())
+    elif desk.job.shard[0] == 0:
+        for name, found in workload.probes().items():
+            desk.store.add_probe(desk.owner, desk.session, name, found)
     desk.stage("accuracy")
 
     def report(progress: PassProgress) -> None:
-        desk.emit("evaluating", done=progress.done, total=progress.total)
+        desk.emit("evaluating", progress=asdict(progress))
 
-    def note(text: str) -> None:
-        desk.emit("note", text=text)
-
-    results = one_pass(trained, data, Pass(workload.setting, desk.store, report, note, desk.should_stop))
-    desk.store.add_labels(desk.device.id, desk.job.model, results.labels)
-    unreadable = Predictions(desk.store, desk.device.id).unreadable(data.fingerprint)
-    hint = suspicion(results, trained[0].cell.name, data.num_classes) if trained else None
-    return {"images": len(results.labels), "unreadable": unreadable, "hint": hint, "views": data.views}
+    share = Pass(workload.setting, desk.store, report, desk.note, desk.should_stop, desk.job.shard, desk.owner)
+    one_pass(trained, workload.data, share)
+    return {"views": workload.views}
 
 
 def check_images(desk: Desk) -> dict[str, Any]:
@@ -173,7 +171,7 @@ def check_images(desk: Desk) -> dict[str, Any]:
     data = load_data(desk.plan, desk.resolved)
     if data is not None:
         desk.stage("checking the images")
-        Predictions(desk.store, desk.device.id).check_same(data)
+        Predictions(desk.store, desk.owner).check_same(data)
     return {}
 
 
@@ -197,9 +195,10 @@ def perform(job: Job, emit: Callable[..., None], should_stop: Callable[[], bool]
     gpu = job.device.removeprefix("cuda:") if job.device.startswith("cuda:") else None
     with Store.open(Path(job.folder)) as store:
         session = store.begin_session(
-            job.device, job.model, job.kind, environment(gpu, torch=not job.device.startswith("sim:"))
+            job.owner or job.device, job.model, job.kind, environment(gpu, torch=not job.device.startswith("sim:"))
         )
         device = own_device(job.device, plan, session)
         desk = Desk(job, plan, Resolved.from_dict(job.resolved), device, store, session, emit, should_stop, orders)
         result = WORK[job.kind](desk)
-        store.end_session(job.device, session, "stopped" if should_stop() else "done", result)
+        status = "stopped" if should_stop() else "done" if job.shard[1] == 1 else "share"
+        store.end_session(desk.owner, session, status, result)

@@ -86,10 +86,10 @@ class ModelWorkload:
     kept as failed.
     """
 
-    def __init__(self, plan: BenchPlan, device: Device, resolved: Resolved) -> None:
+    def __init__(self, plan: BenchPlan, device: Device, resolved: Resolved, workers: int | None = None) -> None:
         self.setting: Setting = setting_for(plan, device)
         self.plan = plan
-        self.data = load_data(plan, resolved)
+        self.data = load_data(plan, resolved, workers)
         if plan.inputs in ("real", "both") and self.data is None:
             raise UsageError(f"--inputs {plan.inputs} needs images for {resolved.model}; give --data")
         self.built: dict[str, BuiltArm] = {}
@@ -142,7 +142,7 @@ class ModelWorkload:
 
     def batches(self, batch_size: int, *, noise: bool = False) -> list[Tensor]:
         """Resident batches of this size, made once and shared by all arms."""
-        noise = noise or self.data is None or self.plan.inputs == "random"
+        noise = noise or self.data is None or self.plan.inputs == "random" or self.plan.accuracy_only
         key = (batch_size, noise)
         if key not in self._batches:
             model = next(iter(self.built.values())).model
@@ -207,12 +207,20 @@ class ModelWorkload:
 
 
 def load_data(plan: BenchPlan, resolved: Resolved, workers: int | None = None) -> ImageSet | None:
-    """The evaluation set of a model under a plan, or None. `workers`: processes that decode. Raises `DataError`."""
-    return find_data(
+    """The evaluation set of a model under a plan, or None. `workers`: processes that decode.
+
+    Raises `DataError`, and `UsageError` for images of another size than the model's.
+    """
+    shape = config(resolved.model).input_shape
+    data = find_data(
         plan.data,
-        shape=config(resolved.model).input_shape,
+        shape=shape,
         num_classes=resolved.num_classes,
         images=plan.evaluated_images,
         where=Where(plan.labels, plan.class_map, resolved.class_names),
         reading=Reading(plan.on_error, workers),
     )
+    if data is not None and data.shape != shape:
+        taken = f"{resolved.model} takes {shape}; choose another --data or --model"
+        raise UsageError(f"{data.name} has images of {data.shape}, {taken}")
+    return data

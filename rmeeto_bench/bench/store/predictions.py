@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmeeto_bench.bench.store.store import Store
-from rmeeto_bench.data.image_set import UNREADABLE, ImageSet, Problem
 from rmeeto_bench.errors import DataError
+
+if TYPE_CHECKING:
+    from rmeeto_bench.data.image_set import ImageSet, Problem  # which needs torch; whoever reads predictions does not
 
 BEST = 5
 DIGEST = 8  # bytes kept of an image's digest; changed images pass for unchanged once in 2**64
@@ -26,7 +28,7 @@ class Chunk:
     labels: NDArray[np.int64]  # [n]; `UNREADABLE` where there was no image
     best: dict[str, NDArray[np.int16]]  # by arm the best classes, [n, 5]; -1: none
     confidence: dict[str, NDArray[np.float16]]  # by arm the probability of the best class, [n]
-    problems: tuple[Problem, ...] = ()  # images that could not be read
+    problems: Sequence[Problem] = ()  # images that could not be read
     digests: bytes = b""  # of what was read, 8 bytes an image; zeros where nothing could be read
 
 
@@ -43,8 +45,18 @@ class Results:
         return self.best[arm][:, 0] == self.labels
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """The images that a store's predictions are of."""
+
+    name: str  # of the data set
+    fingerprint: str  # 16 hex digits that stand for images, labels and preprocessing
+    images: int  # of the set, or of the part that was asked for
+    classes: int  # of the data set
+
+
 class Predictions:
-    """The predictions of a store. `device` is the device's id, or the name under which several share one pass."""
+    """The predictions of a store. `device` is the id of the device whose pass it is; others may have shared the images."""
 
     def __init__(self, store: Store, device: str) -> None:
         self._store, self._device = store, device
@@ -114,50 +126,56 @@ class Predictions:
                         "put the old images back, or choose another --out"
                     )
 
+    def _batches(self, arm: str) -> dict[int, tuple[bytes, bytes, bytes]]:
+        """First image of a batch -> its labels, best classes and confidence, of the batches that are whole."""
+        query = (
+            "SELECT start, seen.labels, top5, confidence.top1 FROM prediction JOIN pass USING (device, arm) "
+            "JOIN confidence USING (device, arm, start) JOIN seen USING (device, data, start) WHERE device=? AND arm=? "
+            "AND length(seen.labels)=2*count AND length(top5)=10*count AND length(confidence.top1)=2*count"
+        )
+        with self._store.transaction() as connection:
+            return {start: parts for start, *parts in connection.execute(query, (self._device, arm))}
+
     def done(self, arms: Sequence[str]) -> set[int]:
         """First images of the batches that all these arms have."""
-        found: set[int] | None = None
-        with self._store.transaction() as connection:
-            for arm in arms:
-                rows = connection.execute("SELECT start FROM prediction WHERE device=? AND arm=?", (self._device, arm))
-                starts = {start for (start,) in rows}
-                found = starts if found is None else found & starts
-        return found or set()
+        return set.intersection(*(set(self._batches(arm)) for arm in arms)) if arms else set()
 
-    def results(self, fingerprint: str, arms: Sequence[str], only: Sequence[int] | None = None) -> Results:
-        """Everything stored of these arms on this data set, or the batches that begin at `only`."""
-        starts = sorted(self.done(arms)) if only is None else sorted(only)
-        with self._store.transaction() as connection:
-            query = "SELECT start, labels FROM seen WHERE device=? AND data=?"
-            seen = dict(connection.execute(query, (self._device, fingerprint)).fetchall())
-            query = "SELECT start, {} FROM {} WHERE device=? AND arm=?"
-            best = {
-                arm: dict(connection.execute(query.format("top5", "prediction"), (self._device, arm)).fetchall())
-                for arm in arms
-            }
-            sure = {
-                arm: dict(connection.execute(query.format("top1", "confidence"), (self._device, arm)).fetchall())
-                for arm in arms
-            }
-        labels = _joined([seen[start] for start in starts], "<i2").astype(np.int64)
-        kept = labels != UNREADABLE
+    def results(self, arms: Sequence[str], only: Sequence[int] | None = None) -> Results:
+        """Everything stored of all these arms, or the batches that begin at `only`."""
+        found = {arm: self._batches(arm) for arm in arms}
+        common = set.intersection(*map(set, found.values())) if found else set()
+        starts = sorted(common if only is None else common & set(only))
+        first = next(iter(found.values()), {})
+        labels = _joined([first[start][0] for start in starts], "<i2").astype(np.int64)
+        kept = labels >= 0
         return Results(
             labels[kept],
-            {arm: _joined([best[arm][start] for start in starts], "<i2").reshape(-1, BEST)[kept] for arm in arms},
-            {arm: _joined([sure[arm][start] for start in starts], "<f2")[kept] for arm in arms},
+            {arm: _joined([rows[i][1] for i in starts], "<i2").reshape(-1, BEST)[kept] for arm, rows in found.items()},
+            {arm: _joined([rows[i][2] for i in starts], "<f2")[kept] for arm, rows in found.items()},
         )
 
-    def problems(self, fingerprint: str) -> list[Problem]:
-        """What was wrong with a data set, each thing once, in its order."""
+    def evaluated(self, arm: str) -> Evaluated | None:
+        """What an arm was evaluated on, or None."""
+        query = "SELECT name, data, images, classes FROM pass JOIN data_set USING (data) WHERE device=? AND arm=?"
         with self._store.transaction() as connection:
-            rows = connection.execute(
-                "SELECT image, path, reason, skipped FROM problem WHERE data=? ORDER BY image, path", (fingerprint,)
-            ).fetchall()
-        return [Problem(image, path, reason, bool(skipped)) for image, path, reason, skipped in rows]
+            row = connection.execute(query, (self._device, arm)).fetchone()
+        return None if row is None else Evaluated(*row)
 
-    def unreadable(self, fingerprint: str) -> int:
-        """Images of a data set that were skipped."""
-        return len({p.index for p in self.problems(fingerprint) if p.skipped and p.index >= 0})
+    def digests(self, arm: str) -> bytes:
+        """The digests of the images that an arm was evaluated on, joined in order."""
+        query = (
+            "SELECT digests FROM seen JOIN pass USING (device, data) JOIN prediction USING (device, arm, start) "
+            "WHERE device=? AND arm=? ORDER BY start"
+        )
+        with self._store.transaction() as connection:
+            return b"".join(digests for (digests,) in connection.execute(query, (self._device, arm)))
+
+    def problems(self, fingerprint: str) -> list[tuple[int, str, str, bool]]:
+        """What was wrong with a data set, each thing once, in its order: image (-1: the set), path, reason, and whether it was
+        left out."""
+        query = "SELECT image, path, reason, skipped FROM problem WHERE data=? ORDER BY image, path"
+        with self._store.transaction() as connection:
+            return [(*row[:3], bool(row[3])) for row in connection.execute(query, (fingerprint,))]
 
 
 def _joined(parts: list[bytes], kind: str) -> NDArray[Any]:

@@ -59,14 +59,13 @@ class Facts:
         return cls(**{**value, **tuples})
 
 
-VERSION = 3  # of the layout; a run of another one is not read
+VERSION = 4  # of the layout; a run of another one is not read
 SCHEMA = """
 CREATE TABLE session(device TEXT, session INTEGER, model TEXT, kind TEXT, status TEXT, started TEXT, ended TEXT,
   pid INTEGER, environment TEXT, result TEXT, PRIMARY KEY(device, session));
 CREATE TABLE arm(device TEXT, session INTEGER, arm TEXT, facts TEXT, PRIMARY KEY(device, session, arm));
 CREATE TABLE probe(device TEXT, session INTEGER, arm TEXT, top1 BLOB, digest TEXT, PRIMARY KEY(device, session, arm));
 CREATE TABLE latency(device TEXT, session INTEGER, arm TEXT, seconds BLOB, PRIMARY KEY(device, session, arm));
-CREATE TABLE label(device TEXT, model TEXT, labels BLOB, PRIMARY KEY(device, model));
 CREATE TABLE block(device TEXT, session INTEGER, round INTEGER, position INTEGER, arm TEXT, steps INTEGER,
   images INTEGER, seconds REAL, wall_seconds REAL, rejected_reason TEXT, telemetry TEXT,
   PRIMARY KEY(device, session, round, arm));
@@ -100,7 +99,8 @@ class Session:
     session: int  # number, from 0
     model: str  # name of the model
     kind: str  # timing, accuracy, paper or sweep
-    status: str  # running, done, stopped (asked to) or lost (its process or device went away)
+    # running, done, share (its share of a pass is done, others may not be), stopped (asked to) or lost (its process went away)
+    status: str
     started: str  # time in UTC
     ended: str | None  # time in UTC; None: still running, or lost
     pid: int  # number of the process
@@ -215,40 +215,10 @@ class Store:
         index = COLUMNS.index("telemetry")
         return [Block(**{**dict(zip(COLUMNS, row)), "telemetry": self._parse(row[index])}) for row in rows]
 
-    def count_blocks(self) -> int:
-        """How many blocks are stored."""
+    def count(self, table: str = "block") -> int:
+        """How many rows a table has: `block`, or `prediction`."""
         with self._guard() as connection:
-            return int(connection.execute("SELECT count(*) FROM block").fetchone()[0])
-
-    def predictions(self, device: str, arm: str) -> NDArray[np.int16]:
-        """The predictions of the first images without a gap, int16 [n, 5]; n = 0 if there are none.
-
-        Images that could not be read have none and are left out.
-        """
-        with self._guard() as connection:
-            rows = connection.execute(
-                "SELECT start, top5, count FROM prediction WHERE device=? AND arm=? ORDER BY start", (device, arm)
-            ).fetchall()
-        parts = [np.empty((0, 5), np.int16)]
-        reached = 0
-        for start, data, count in rows:
-            if start != reached:
-                break
-            parts.append(np.frombuffer(data, "<i2").reshape(count, 5).astype(np.int16))
-            reached += count
-        joined = np.concatenate(parts)
-        return joined[joined[:, 0] >= 0]
-
-    def image_digests(self, device: str, arm: str) -> bytes:
-        """The digests of the images an arm was evaluated on, joined in order."""
-        with self._guard() as connection:
-            query = (
-                "SELECT seen.digests FROM seen JOIN pass ON pass.device=seen.device AND pass.data=seen.data "
-                "JOIN prediction ON prediction.device=pass.device AND prediction.arm=pass.arm AND prediction.start=seen.start "
-                "WHERE pass.device=? AND pass.arm=? ORDER BY seen.start"
-            )
-            rows = connection.execute(query, (device, arm)).fetchall()
-        return b"".join(digests for (digests,) in rows)
+            return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
     def begin_session(self, device: str, model: str, kind: str, environment: dict[str, Any]) -> int:
         """A new session of this process; its number is used once per device, so a restarted one is another session."""
@@ -279,6 +249,12 @@ class Store:
                 "UPDATE session SET status=?, ended=?, result=coalesce(?, result) WHERE device=? AND session=?",
                 (status, now(), None if result is None else json.dumps(result), device, session),
             )
+
+    def join_shares(self, device: str, model: str) -> None:
+        """All shares of a pass are done: so are its sessions, which each did one."""
+        with self._guard() as connection:
+            query = "UPDATE session SET status='done' WHERE status='share' AND device=? AND model=?"
+            connection.execute(query, (device, model))
 
     def lose_sessions(self, device: str | None = None) -> int:
         """Mark the sessions that still claim to run as lost (of one device, or of all); returns how many there were."""
@@ -333,16 +309,6 @@ class Store:
         """Arm -> seconds of single steps in one session."""
         rows = self._get("latency", "arm, seconds", device, session)
         return {arm: np.frombuffer(data, "<f4") for arm, data in rows}
-
-    def add_labels(self, device: str, model: str, labels: NDArray[np.int64]) -> None:
-        """Keep the labels of the images that went through the accuracy pass, in order."""
-        self._put("label", device, model, np.asarray(labels, "<i4").tobytes())
-
-    def labels(self, device: str, model: str) -> NDArray[np.int64] | None:
-        """The labels of the accuracy pass, int64 [n], or None before one ended."""
-        with self._guard() as connection:
-            row = connection.execute("SELECT labels FROM label WHERE device=? AND model=?", (device, model)).fetchone()
-        return None if row is None else np.frombuffer(row[0], "<i4").astype(np.int64)
 
     def close(self) -> None:
         """Close the file."""

@@ -63,7 +63,6 @@ TABLES: dict[str, dict[str, Column]] = {
     "arm": {**ARM, "facts": JSON},
     "probe": {**ARM, "top1": _blob(2), "digest": NAME},
     "latency": {**ARM, "seconds": _blob(4)},
-    "label": {"device": NAME, "model": NAME, "labels": _blob(4, 1 << 24)},
     "block": {
         **{"device": NAME, "session": COUNT, "round": COUNT, "position": COUNT, "arm": NAME},
         **{"steps": _integer(1), "images": _integer(1), "seconds": SECONDS, "wall_seconds": SECONDS},

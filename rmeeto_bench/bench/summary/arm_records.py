@@ -13,19 +13,24 @@ from rmeeto_bench import published
 from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, cells, precision_for, protocol_for
 from rmeeto_bench.bench.session.probe import AGREEMENT, SAME, agreement
 from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
+from rmeeto_bench.bench.summary.accuracy import Accuracy, accuracy_of, with_accuracy
 from rmeeto_bench.bench.tradeoffs import with_tradeoffs
 from rmeeto_bench.checkpoints.trained import in_words, read_reduction
 from rmeeto_bench.cost.flops import gflops_by_convention
 from rmeeto_bench.measure.rounds import RoundsResult
-from rmeeto_bench.measure.statistics import complete_rounds, half_width, paired_delta, run_rate, run_speedup, wilson
+from rmeeto_bench.measure.statistics import complete_rounds, half_width, run_rate, run_speedup
 from rmeeto_bench.measure.steadiness import still_warming, unsteady
-from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, Printed, judge_run, labels
+from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, Printed, judge, judge_run, labels
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records.run import Arm, Block, DeviceRecord, Estimate
 from rmeeto_bench.reduction.schedule import reduction_ratio
 
 PERCENTILES = (50, 90, 99)
+UNFINISHED = {  # of an evaluation: its verdicts in its own words
+    "NOT_MEASURED": "no image was evaluated; continue with resume",
+    "INTERRUPTED": "only some of the images were evaluated; continue with resume",
+}
 
 
 def difference(
@@ -76,9 +81,15 @@ class Place:
         """Of the sessions that count."""
         return tuple(session.session for session in self.timing)
 
+    @property
+    def facts_from(self) -> tuple[int, ...]:
+        """Numbers of the sessions that say what the arms are: those that timed, or those of an evaluation."""
+        evaluated = self.store.sessions(self.device.id, self.model, "accuracy") if self.plan.accuracy_only else ()
+        return self.session_numbers or tuple(session.session for session in evaluated)
+
 
 def place(plan: BenchPlan, device: DeviceRecord, model: str, store: Store) -> Place:
-    """The finished timing sessions of a model on a device.
+    """The finished timing sessions of a model on a device; none where a plan times nothing.
 
     A session that was interrupted counts only while none is finished: a restarted one replaces it, and a few rounds
     would weigh as much as many.
@@ -140,45 +151,6 @@ def _planned_facts(here: Place) -> Facts:
     return Facts(precision_for(here.plan, kind), batch_size_for(here.plan, kind), here.plan.backend)
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """What the accuracy pass of a place left."""
-
-    labels: NDArray[np.int64]  # of the images done, [n]
-    session: Session  # process of the pass
-    facts: Mapping[str, dict[str, Any]]  # arm -> what the pass found out about it
-
-
-def _accuracy(here: Place) -> Accuracy | None:
-    found = here.store.labels(here.device.id, here.model)
-    passes = [s for s in here.store.sessions(here.device.id, here.model, "accuracy") if s.status in ("done", "stopped")]
-    if found is None or not len(found) or not passes:
-        return None
-    return Accuracy(found, passes[-1], here.store.facts(here.device.id, passes[-1].session))
-
-
-def _with_accuracy(arm: Arm, here: Place, accuracy: Accuracy | None, baseline: str) -> Arm:
-    """The row with top-1, top-5 and the difference to the baseline by image."""
-    if accuracy is None:
-        return arm
-    predictions = here.store.predictions(here.device.id, arm.arm)[: len(accuracy.labels)]
-    if len(predictions) < len(accuracy.labels):
-        return arm
-    correct = predictions[:, 0] == accuracy.labels
-    hits = (predictions == accuracy.labels[:, None]).any(1)
-    delta: Estimate | None = None
-    reference_predictions = here.store.predictions(here.device.id, baseline)[: len(accuracy.labels), 0]
-    if arm.arm != baseline and len(reference_predictions) == len(accuracy.labels):
-        delta = paired_delta(reference_predictions == accuracy.labels, correct)
-    return replace(
-        arm,
-        top1=wilson(int(correct.sum()), len(correct)),
-        top5=wilson(int(hits.sum()), len(hits)),
-        delta_top1=delta,
-        n_images=len(correct),
-    )
-
-
 def _identity(arm: str, here: Place, accuracy: Accuracy | None) -> str | None:
     """How the timed program differs from the evaluated one, or None."""
     if accuracy is None or arm not in accuracy.facts:
@@ -186,9 +158,9 @@ def _identity(arm: str, here: Place, accuracy: Accuracy | None) -> str | None:
     evaluated = (here.store.probes(here.device.id, accuracy.session.session).get(arm), accuracy.facts[arm])
     if evaluated[0] is None:
         return None  # random weights: not evaluated
-    predictions = here.store.predictions(here.device.id, arm)
-    if accuracy.session.result.get("views", 1) > 1:
-        predictions = predictions[:0]  # of all views of a clip, where one view was timed: only the probes are comparable
+    predictions = accuracy.results.best.get(arm, np.empty((0, 5), np.int16))
+    if accuracy.session.result.get("views", 1) > 1 or accuracy.session.status != "done":
+        predictions = predictions[:0]  # of all views of a clip, where one was timed, or not of the first images
     for session in here.timing:
         if session.status == "done":
             timed = here.store.probes(here.device.id, session.session).get(arm)
@@ -255,6 +227,20 @@ def _printed(arm: Arm, baseline: str, times: Rounds, middle: float, blocks: Sequ
     return Printed(arm.sessions, width, middle, moved)
 
 
+def _verdict_of_evaluation(arm: Arm, here: Place, facts: Facts) -> Arm:
+    """The row of an arm that was not to be timed, with its verdict."""
+    passes = here.store.sessions(here.device.id, here.model, "accuracy")
+    evidence = Evidence(
+        out_of_memory=facts.failure == "OOM",
+        tokens_mismatch=facts.token_counts != facts.planned_token_counts,
+        slow_path=facts.failure == "SLOW_PATH",
+    )
+    done = any(session.status == "done" for session in passes)
+    images = RoundsResult(arm.n_images, True, "rounds" if done else "interrupted", 0.0)  # they count as rounds do
+    code = judge(images, protocol_for(here.plan, here.device.kind), evidence)
+    return replace(arm, verdict=code, verdict_detail=UNFINISHED.get(code, REMEDIES[code]))
+
+
 def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None, printed: Printed) -> Arm:
     """The row with its verdict and labels."""
     evidence = Evidence(
@@ -288,9 +274,9 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
     Intervals are 95 %; the speed-up is paired within rounds, sessions are its replicates, the accuracy is paired by image.
     """
     planned = cells(here.plan, here.model)
-    baseline = planned[0].name
+    baseline, accuracy = planned[0].name, accuracy_of(here.store, here.device.id, here.model)
     facts = dict.fromkeys((cell.name for cell in planned), replace(_planned_facts(here), failure=failure))
-    for number in here.session_numbers:
+    for number in here.facts_from:
         found = here.store.facts(here.device.id, number)
         facts |= {name: Facts.from_dict(value) for name, value in found.items() if name in facts}
     running = [name for name in facts if facts[name].failure is None]
@@ -298,7 +284,6 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
     noise = {block.arm for block in blocks if block.arm.endswith(NOISE)}
     names = [*running, *(name + NOISE for name in running if name + NOISE in noise)]
     sessions = [times for times in complete_rounds(blocks, names) if times and len(next(iter(times.values()))) > 0]
-    accuracy = _accuracy(here)
     timed = [{name: session[name] for name in running} for session in sessions]
     middle, rows = _middle(baseline, timed), []
     for cell in planned:
@@ -311,15 +296,11 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
             arm = replace(arm, images_per_second=run_rate(times), speedup=speedup)
             if cell.name + NOISE in noise:
                 arm = replace(arm, noise_speed=run_speedup(times, [session[cell.name + NOISE] for session in sessions]))
-        arm = _extras(_with_accuracy(arm, here, accuracy, baseline), here)
+        arm = _extras(arm if accuracy is None else with_accuracy(arm, accuracy.results, baseline), here)
+        if here.plan.accuracy_only:
+            rows.append(_verdict_of_evaluation(arm, here, facts[cell.name]))
+            continue
         printed = _printed(arm, baseline, timed, middle, blocks)
         rows.append(_verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy), printed))
-    return with_tradeoffs(rows, sessions, _correct(rows, here, accuracy), here.plan.seed)
-
-
-def _correct(rows: list[Arm], here: Place, accuracy: Accuracy | None) -> dict[str, NDArray[np.bool_]]:
-    """Right or wrong by image, for the arms that saw all of them."""
-    if accuracy is None:
-        return {}
-    first = {row.arm: here.store.predictions(here.device.id, row.arm)[: len(accuracy.labels), 0] for row in rows if row.top1}
-    return {arm: best == accuracy.labels for arm, best in first.items()}
+    correct = {} if accuracy is None else {name: accuracy.results.correct(name) for name in accuracy.results.best}
+    return with_tradeoffs(rows, sessions, correct, here.plan.seed)

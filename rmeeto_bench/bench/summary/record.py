@@ -8,6 +8,7 @@ from typing import Any
 
 from rmeeto_bench.bench.plan.plan import BenchPlan, size_name
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.summary.accuracy import accuracy_of
 from rmeeto_bench.bench.summary.arm_records import arm_records, place
 from rmeeto_bench.errors import RmeetoError
 from rmeeto_bench.measure.statistics import complete_rounds, run_rate
@@ -36,7 +37,7 @@ def assemble(
         failure = "SLOW_PATH" if device.id in refused else None
         for model in plan.models:
             here = place(plan, device, model, store)
-            if here.timing or failure:
+            if here.facts_from or failure:
                 rows = arm_records(here, failure if not here.timing else None)
                 arms += rows
                 data[model] = _data(store, device, model, rows) | data.get(model, {})
@@ -47,19 +48,18 @@ def assemble(
 
 
 def _data(store: Store, device: DeviceRecord, model: str, rows: list[Arm]) -> dict[str, Any]:
-    """What a model saw on a device; where its accuracy or energy is doubtful, and how many images could not be read, too."""
-    passes = store.sessions(device.id, model, "accuracy")
+    """What a model saw on a device, and where its accuracy or energy is doubtful."""
+    sessions, accuracy = store.sessions(device.id, model, "timing"), accuracy_of(store, device.id, model)
+    result = sessions[-1].result if sessions else {}
+    known = {} if accuracy is None else accuracy.data
+    if sessions:
+        known["inputs"] = "noise" if result.get("noise", True) else "real images"
     energy = [s.result["energy"] for s in store.sessions(device.id, model, "energy") if s.result.get("energy")]
-    known: dict[str, Any] = {
-        name: passes[-1].result[name] for name in ("unreadable", "hint") if passes and passes[-1].result.get(name)
-    }
     doubts = [how["reason"] for how in energy[-1].values() if how["reason"]] if energy else []
     if doubts:
         known["energy_doubt"] = doubts[0]
-    sessions = store.sessions(device.id, model, "timing")
-    result = sessions[-1].result if sessions else {}
-    inputs = "noise" if result.get("noise", True) else "real images"
-    return {"name": result.get("data"), "inputs": inputs, "images": max((arm.n_images for arm in rows), default=0)} | known
+    name = result.get("data") if accuracy is None else accuracy.images.name
+    return {"name": name, "images": max((arm.n_images for arm in rows), default=0)} | known
 
 
 def spread_arms(record: RunRecord, arms: list[Arm]) -> set[tuple[str, str]]:

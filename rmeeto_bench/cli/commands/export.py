@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
     record = load(arguments.run)
     if arguments.to in ("gab", "bmf"):
         require_measured(record)
-        if not any(arm.images_per_second for arm in record.arms):
+        if not any(arm.known for arm in record.arms):
             raise MeasurementError(f"run {record.run_id} measured nothing; a history needs numbers")
     text = WRITERS[arguments.to](record)
     if arguments.out:

@@ -50,12 +50,12 @@ def _draw(arguments: argparse.Namespace) -> Figure:
         return kinds.kernel_times(checks, arguments.style)
     records = [load(path) for path in arguments.runs]
     if arguments.kind == "energy":
-        from rmeeto_bench.cli.result import stored_blocks
+        from rmeeto_bench.bench.summary.raw import raw_of
         from rmeeto_bench.report.run.energy import energy_of_run
 
         joules: dict[tuple[str, str, str], Estimate] = {}
         for path, record in zip(arguments.runs, records, strict=True):
-            joules |= energy_of_run(record, stored_blocks(path if path.is_dir() else path.parent, record))
+            joules |= energy_of_run(record, raw_of(record, path if path.is_dir() else path.parent).blocks)
         return kinds.energy(records, arguments.style, joules)
     return kinds.KINDS[arguments.kind](records, arguments.style)
 

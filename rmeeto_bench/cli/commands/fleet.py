@@ -113,11 +113,10 @@ def _teller(names: dict[str, str]) -> Any:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the fleet; 6 if a machine was lost, refused or lacking, 5 if nothing was measured."""
-    from rmeeto_bench.cli.result import show
+    from rmeeto_bench.cli.result import deliver
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.fleet.drive import drive
     from rmeeto_bench.fleet.plan import CPU, check_kinds, tasks
-    from rmeeto_bench.report.run.files import write_all
 
     arguments, paths = _with_plan(arguments)
     if not arguments.kinds:
@@ -138,8 +137,7 @@ def main(arguments: argparse.Namespace) -> int:
         for ending in outcome.endings.values():
             output.say(f"lost: {ending.detail}", error=True)
         return 6 if outcome.endings else 5
-    write_all(outcome.record, out)
-    show(outcome.record, out)
+    deliver(outcome.record, out, None)
     for failure in outcome.record.failures:
         output.say(f"lost: {failure}", error=True)
     planned = sum(len(task.arms) for task in todo)
@@ -147,4 +145,4 @@ def main(arguments: argparse.Namespace) -> int:
     if outcome.missing or outcome.record.failures:
         output.say(f"missing: {', '.join(outcome.missing) or 'none'}; run the same command again to continue", error=True)
         return 6
-    return 0 if any(arm.images_per_second for arm in outcome.record.arms) else 5
+    return 0 if any(arm.known for arm in outcome.record.arms) else 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rmeeto_bench.cli.result import show, stored_blocks
+from rmeeto_bench.cli.result import show
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the files again and print the table."""
+    from rmeeto_bench.bench.summary.raw import raw_of
     from rmeeto_bench.records.run import load
     from rmeeto_bench.report.run.files import write_all
 
     record = load(arguments.run)
     source = arguments.run if arguments.run.is_dir() else arguments.run.parent
     folder = arguments.out or source
-    write_all(record, folder, arguments.style, stored_blocks(source, record))
+    write_all(record, folder, arguments.style, raw_of(record, source))
     show(record, folder)
     return 0

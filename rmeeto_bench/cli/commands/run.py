@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--energy", action="store_true", help="also measure joules per image, every arm alone for 3 x 30 s (GPUs only)"
     )
+    how.add_argument("--accuracy-only", action="store_true", help="time nothing, as eval does; all devices share the images")
     how.add_argument(
         "--schedule",
         default="serial",
@@ -167,6 +168,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
         paper_mode=arguments.paper_mode,
         energy=arguments.energy,
         schedule=arguments.schedule,
+        accuracy_only=arguments.accuracy_only,
     )
 
 
@@ -235,6 +237,12 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
 def main(arguments: argparse.Namespace) -> int:
     """Measure, write the files, show the result; 5 if nothing could be measured, 6 if a device was lost, 130 if
     interrupted."""
+    return begin_or_continue(arguments, add_arguments)
+
+
+def begin_or_continue(arguments: argparse.Namespace, add_arguments: Callable[[argparse.ArgumentParser], None]) -> int:
+    """Carry out the plan that the flags stand for, in a new folder or in one that `--resume` continues; `add_arguments` are
+    those of the command."""
     plan, readers = plan_from(arguments), workers(arguments)  # before anything that takes long to load
 
     from rmeeto_bench.bench.run.runner import new_run_id, resume, run

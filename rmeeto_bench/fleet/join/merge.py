@@ -45,10 +45,10 @@ class _Candidate:
         return self.part.source.run_id
 
     @property
-    def rank(self) -> tuple[bool, int, bool, tuple[str, str, str]]:
-        """Larger is better: measured at all, more rounds, from a complete run, newer."""
-        source = self.part.source
-        return self.arm.images_per_second is not None, self.arm.rounds, source.status == "complete", source.order
+    def rank(self) -> tuple[bool, int, int, bool, tuple[str, str, str]]:
+        """Larger is better: measured at all, more rounds, more images, from a complete run, newer."""
+        source, arm = self.part.source, self.arm
+        return arm.known, arm.rounds, arm.n_images, source.status == "complete", source.order
 
 
 def _overlap(first: Estimate | None, second: Estimate | None) -> bool:
@@ -68,7 +68,7 @@ def _overlap(first: Estimate | None, second: Estimate | None) -> bool:
 def _contradiction(first: _Candidate, second: _Candidate) -> str | None:
     """Why the two cannot be measurements of one cell, or None."""
     where = f"{first.arm.arm} on {first.part.device.name} ({first.arm.device}) in {first.run_id} and {second.run_id}"
-    if first.arm.images_per_second is None or second.arm.images_per_second is None:
+    if not first.arm.known or not second.arm.known:
         return None  # an arm that failed says nothing about one that did not
     differences = first.part.key(first.arm).differences(second.part.key(second.arm))
     if differences:
@@ -99,7 +99,7 @@ def _settle(candidates: list[_Candidate], prefer: str | None, notes: dict[str, N
             notes[f"{best.run_id} was given twice: its {where} is kept once"] = None
             continue
         reason = _contradiction(best, other)
-        if best.run_id != other.run_id and other.arm.images_per_second is None:
+        if best.run_id != other.run_id and not other.arm.known:
             notes[f"{where} was not measured in {other.run_id} ({other.arm.verdict}): it is taken from {best.run_id}"] = None
         elif reason is not None and not preferred:
             conflicts.append(reason)
@@ -108,7 +108,8 @@ def _settle(candidates: list[_Candidate], prefer: str | None, notes: dict[str, N
         elif best.run_id == other.run_id:
             notes[f"two copies of {best.run_id} differ: {where} is taken from the one with more rounds"] = None
         else:
-            notes[f"{where} was measured in {best.run_id} and in {other.run_id}: the one with more rounds is kept"] = None
+            more = "rounds" if best.arm.rounds else "images"
+            notes[f"{where} was measured in {best.run_id} and in {other.run_id}: the one with more {more} is kept"] = None
     return best, conflicts
 
 

@@ -20,11 +20,13 @@ LOG = 6.0  # the fastest rate over the slowest from which on rates stand on a lo
 
 def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figure:
     """images/s against top-1, a line for each device and model, as in the paper's Figure 4; without any accuracy, speed-up over
-    the ratio. Small labels are ratios, hollow points training-free."""
+    the ratio; where nothing was timed, top-1 over the ratio. Small labels are ratios, hollow points training-free."""
     lines = [(line, [arm for arm in line.arms if arm.images_per_second and arm.top1]) for line in lines_of(records)]
     lines = [(line, arms) for line, arms in lines if arms]
     if not lines:
-        return _speedup(records, style)
+        timed = any(arm.images_per_second for record in records for arm in record.arms)
+        known = any(arm.top1 for record in records for arm in record.arms)
+        return _accuracy(records, style) if known and not timed else _speedup(records, style)
     common, names = names_of([line for line, _ in lines], width=WIDTH[style])
     curves = [
         Curve(
@@ -63,6 +65,31 @@ def _ratio_labels(lines: Sequence[tuple[Line, Sequence[Arm]]]) -> list[tuple[str
         for arm in arms
         if arm.images_per_second and arm.top1
     ]
+
+
+def _accuracy(records: Sequence[RunRecord], style: str) -> Figure:
+    """Top-1 over the ratio, a curve for each device and model of an evaluation."""
+    lines = [line for line in lines_of(records) if any(arm.top1 for arm in line.arms)]
+    common, names = names_of(lines, width=WIDTH[style])
+    known = [[arm for arm in line.arms if arm.top1] for line in lines]
+    curves = [
+        Curve(
+            [Estimate(arm.reduction_ratio) for arm in arms],
+            [arm.top1 for arm in arms if arm.top1],
+            name,
+            [arm.weights == "training-free" for arm in arms],
+        )
+        for arms, name in zip(known, names, strict=True)
+    ]
+    with drawing(style):
+        figure, axes = blank(style)
+        ends = draw(axes, curves, end=-1)
+        axes.set_xlabel("reduction ratio" + (" (hollow: training-free)" if any(any(c.hollow) for c in curves) else ""))
+        axes.set_ylabel("top-1 (%)")
+        axes.margins(y=0.12)
+        figure.suptitle(common, fontsize="medium")
+        beside(axes, ends)
+    return figure
 
 
 def _speedup(records: Sequence[RunRecord], style: str) -> Figure:

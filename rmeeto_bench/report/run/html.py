@@ -34,14 +34,16 @@ def _template() -> Template:
 
 
 def _figure(record: RunRecord, style: str) -> Markup:
-    """Speed against accuracy, or against the ratio, of all devices; its points say what they are."""
+    """Speed against accuracy, or either against the ratio, of all devices; its points say what they are."""
     figure, texts = speed_accuracy([record], style), {}
     accuracy = any(arm.top1 and arm.images_per_second for arm in record.arms)
+    timed = any(arm.images_per_second for arm in record.arms)
     for i, arm in enumerate(record.arms if len(list(groups(record))) <= MANY else ()):
+        over_ratio = arm.speedup if timed else arm.top1
         if accuracy and arm.images_per_second and arm.top1:
             add_hit(figure.axes[0], arm.images_per_second.value, arm.top1.value, f"arm{i}")
-        elif not accuracy and arm.speedup:
-            add_hit(figure.axes[0], arm.reduction_ratio, arm.speedup.value, f"arm{i}")
+        elif not accuracy and over_ratio:
+            add_hit(figure.axes[0], arm.reduction_ratio, over_ratio.value, f"arm{i}")
         texts[f"arm{i}"] = describe(arm, record.device(arm.device).name)
     return page_svg(figure, style, texts)
 
@@ -77,7 +79,7 @@ def html(record: RunRecord, blocks: Blocks | None = None) -> str:
     """Headline, one figure, a sortable table per device and model, notes, then verdicts, provenance and raw rounds."""
     told, tables, joules = story(record), [], energy_of_run(record, blocks or {})
     for device, model, arms in groups(record):
-        columns, rows = plain_rows(arms)
+        columns, rows = plain_rows(arms, every=True)
         title, conclusion = caption(record, device, arms), told.conclusions.get((device, model), "")
         tables.append({"caption": title, "columns": columns, "rows": rows, "conclusion": conclusion})
     return _template().render(

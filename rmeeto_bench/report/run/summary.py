@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from rmeeto_bench.report.origins import origin_notes
 from rmeeto_bench.report.run.claims import ALPHA, SLOWER, fastest_within, on_devices, ratios, resolve, where_it_pays
 
 FEW = 4  # places that a sentence names; of the others it gives the number
+
+SHOWN = 5  # images of one problem that are named
 
 
 def _notes(arms: list[Arm]) -> Iterator[str]:
@@ -27,18 +30,29 @@ def _notes(arms: list[Arm]) -> Iterator[str]:
         if arm.top1_p is not None and arm.top1_p >= ALPHA and delta and delta.low is not None and delta.high is not None:
             alone = f"its interval alone is [{delta.low:+.2f}, {delta.high:+.2f}] points"
             yield f"top-1 at ratio {arm.reduction_ratio:.2f}: no change is proven (McNemar, Holm over the ratios); {alone}"
+        elif arm.top1_p is not None and arm.top1_p < ALPHA and delta and not arm.speedup:
+            yield f"top-1 at ratio {arm.reduction_ratio:.2f}: {delta.value:+.2f} points (McNemar, Holm over the ratios)"
     beaten = [arm for arm in arms if arm.beaten_p is not None and arm.beaten_p < ALPHA]
     if beaten:
         yield f"another ratio is both faster and more accurate: ratio {ratios(beaten)}"
 
 
 def _doubts(data: Mapping[str, Any]) -> Iterator[str]:
-    if data.get("unreadable"):
-        yield f"{data['unreadable']} images could not be read and count for nothing; `rmeeto-bench eval` names them"
+    kinds: dict[tuple[bool, str], list[str]] = {}
+    for problem in data.get("problems", ()):
+        kinds.setdefault((problem["skipped"], re.split(r"[:,]| \(", problem["reason"])[0]), []).append(problem["path"])
+    for (left_out, reason), paths in kinds.items():
+        more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+        yield f"{'left out' if left_out else 'read with care'}, {len(paths)}: {reason}: {', '.join(paths[:SHOWN])}{more}"
     if data.get("energy_doubt"):
         yield f"do not trust joules per image here: {data['energy_doubt']}"
     if data.get("hint"):
         yield f"the accuracy is doubtful: {data['hint']}"
+
+
+def _evaluated(data: Mapping[str, Any]) -> str:
+    """What an evaluation, which timed nothing, is of."""
+    return f"{data.get('images', 0)} of {data.get('of', 0)} images of {data.get('name')}, each decoded once for all ratios"
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ def story(record: RunRecord) -> Story:
     known = list(groups(record))
     for model in dict.fromkeys(model for _, model, _ in known):
         mine = {device: arms for device, of, arms in known if of == model}
-        said = {device: _conclusion(arms) for device, arms in mine.items()}
+        said = {device: _conclusion(arms, record.data.get(model, {})) for device, arms in mine.items()}
         first = next(iter(said))
         alike = [part for part in said[first] if all(part in parts for parts in said.values())]
         if len(mine) == 1:
@@ -82,8 +96,10 @@ def story(record: RunRecord) -> Story:
     return Story(headlines or ["Nothing was measured."], conclusions, notes, meanings)
 
 
-def _conclusion(arms: list[Arm]) -> list[str]:
+def _conclusion(arms: list[Arm], data: Mapping[str, Any]) -> list[str]:
     """In parts, so that those in which all devices agree can be said once."""
+    if any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms):
+        return [_evaluated(data)]
     timed = [arm for arm in arms if arm.speedup is not None and arm.r > 0]
     pays = where_it_pays(timed, next((arm.break_even for arm in arms if arm.break_even), None))
     return [part for text in (fastest_within(arms), pays) for part in text.split("; ") if part]

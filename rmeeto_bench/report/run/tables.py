@@ -95,6 +95,10 @@ def _common(arms: list[Arm]) -> set[str]:
     return set.intersection(*map(_marks, arms)) if arms else set()
 
 
+def _p_text(p: float | None) -> str:
+    return DASH if p is None else "<0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
 def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]:
     """Column -> (value, interval) of one row. `common`: labels that need not stand in it."""
     baseline = arm.r == 0
@@ -107,11 +111,15 @@ def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]
         "tokens": (str(arm.final_tokens), ""),
         "images/s": (rate_text(arm.images_per_second), ""),
         "speed-up": (DASH if speed is None else f"{speed.value:.3f}x", "" if baseline else interval(speed, 3)),
-        "top-1 %": (DASH if arm.top1 is None else f"{arm.top1.value:.2f}", ""),
+        "top-1 %": (DASH if arm.top1 is None else f"{arm.top1.value:.2f}", interval(arm.top1, 2) if speed is None else ""),
         "Δ points": (
             DASH if arm.delta_top1 is None else f"{arm.delta_top1.value:+.2f}",
             interval(arm.delta_top1, 2, sign="+"),
         ),
+        "p": (_p_text(arm.top1_p), ""),
+        "top-5 %": (DASH if arm.top5 is None else f"{arm.top5.value:.2f}", ""),
+        "same %": (DASH if arm.agreement is None else f"{arm.agreement:.1f}", ""),
+        "ECE": (DASH if arm.calibration_error is None else f"{arm.calibration_error:.1f}", ""),
         "GFLOPs": (f"{arm.gflops['paper']:.3f}" if "paper" in arm.gflops else DASH, ""),
         "paper images/s": (paper_text(arm), ""),
         "paper's protocol": (paper_mode_text(arm), ""),
@@ -123,20 +131,27 @@ def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]
     }
 
 
-def _columns(arms: list[Arm]) -> list[str]:
-    """The columns that say something for these arms."""
+def _columns(arms: list[Arm], *, every: bool = False) -> list[str]:
+    """The columns that say something for these arms: of what was timed, speed; of what was only evaluated, accuracy in detail.
+
+    every: both, for a page that has the place.
+    """
     common = _common(arms)
     rows = [_cells(arm, common) for arm in arms]
-    hidden = {name for name in OPTIONAL if all(row[name][0] in ("", DASH) for row in rows)}
+    hidden = {name for name in (*OPTIONAL, *DETAILS) if all(row[name][0] in ("", DASH) for row in rows)}
+    evaluated = any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms)
+    hidden |= set(SPEED if evaluated else () if every else DETAILS)
     return [name for name in rows[0] if name not in hidden]
 
 
 BESIDE = ("paper's protocol", "p50/p90/p99 ms", "J/image", "noise")  # a narrow terminal has them in a table below
+SPEED = ("images/s", "speed-up", "tokens")  # of no use where nothing was timed
+DETAILS = ("p", "top-5 %", "same %", "ECE")  # of accuracy; p is McNemar's after Holm, same % the agreement with r = 0
 OPTIONAL = ("paper images/s", *BESIDE, "verdict")
 # What a narrow terminal shows first; the rest goes, the last first.
 IMPORTANCE = (
     *("r", "speed-up", "images/s", "top-1 %", "Δ points", "verdict", "weights", "realised", "GFLOPs"),
-    *("ratio", "tokens", "paper images/s", *BESIDE),
+    *("ratio", "p", "top-5 %", "same %", "ECE", "tokens", "paper images/s", *BESIDE),
 )
 
 
@@ -175,9 +190,9 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
 
 
 def overview_table(record: RunRecord, width: int) -> list[Table]:
-    """Images/s and speed-up of every device at every ratio, one table per model; none for a run on one device."""
+    """Images/s and speed-up of every device at every ratio, one table per model; none for a run on one device, or untimed."""
     tables = []
-    for model in dict.fromkeys(arm.model for arm in record.arms) if len(record.devices) > 1 else ():
+    for model in dict.fromkeys(arm.model for arm in record.arms if arm.images_per_second) if len(record.devices) > 1 else ():
         mine = [arm for arm in record.arms if arm.model == model]
         rows = []
         for device in record.devices:
@@ -216,9 +231,9 @@ def sweep_table(record: RunRecord, device: str, width: int) -> list[Group]:
     return tables
 
 
-def plain_rows(arms: list[Arm]) -> tuple[list[str], list[list[str]]]:
-    """Column names and the rows of text under them, intervals beside their values."""
-    columns = _columns(arms)
+def plain_rows(arms: list[Arm], *, every: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Column names and the rows of text under them, intervals beside their values. every: details of accuracy, too."""
+    columns = _columns(arms, every=every)
     rows = []
     for arm in arms:
         cells = _cells(arm, _common(arms))
