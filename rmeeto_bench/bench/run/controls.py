@@ -43,9 +43,9 @@ class Telling:
 
     tell: Callable[[News], None]  # of the controls
     device: str  # names of the devices at work
-    _said: set[News] = field(default_factory=set)
-    _shares: dict[int, PassProgress] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _said: set[News] = field(default_factory=set)  # what one of them said
+    _shares: dict[int, PassProgress] = field(default_factory=dict)  # number of a share -> how far it is
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # shares have a thread each
 
     def hear(self, share: int, event: dict[str, Any]) -> None:
         """An event of the worker that does this share."""

@@ -77,11 +77,11 @@ def launch(job: Job) -> Process:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: done, stopped, refused (with the error it told of) or lost (with the reason in words)."""
+    """How a job ended."""
 
-    status: str
-    reason: str = ""
-    error: errors.RmeetoError | None = None
+    status: str  # done, stopped, refused or lost
+    reason: str = ""  # in words, where it was lost
+    error: errors.RmeetoError | None = None  # that it told of, where it was refused
 
 
 def death(code: int, tail: list[str]) -> str:
@@ -96,23 +96,20 @@ def death(code: int, tail: list[str]) -> str:
 
 @dataclass
 class Worker:
-    """A running worker. `next_event` must be called until it returns None.
+    """A running worker. `next_event` must be called until it returns None. One that gets nowhere is ended."""
 
-    One that gets nowhere is ended: after `silent` seconds without an event and without processor time, or after
-    `silent_unseen` seconds without an event where the system does not tell processor times.
-    """
-
-    job: Job
-    process: Process
-    silent: float = SILENT
-    silent_unseen: float = SILENT_UNSEEN
+    job: Job  # what it does
+    process: Process  # that does it
+    silent: float = SILENT  # most seconds without an event and without processor time
+    silent_unseen: float = SILENT_UNSEEN  # most seconds without an event, where the system does not tell processor times
+    # What it said; None: it said its last.
     _events: queue.SimpleQueue[dict[str, Any] | None] = field(default_factory=queue.SimpleQueue)
-    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
-    _error: errors.RmeetoError | None = None
-    _done: bool = False
-    _stopped: bool = False
-    _stage: str = "its start"
-    _stuck: str = ""
+    _tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))  # last lines of its standard error
+    _error: errors.RmeetoError | None = None  # that it told of
+    _done: bool = False  # it said that its job is done
+    _stopped: bool = False  # it said that it stopped, as it was asked to
+    _stage: str = "its start"  # what it said last that it does
+    _stuck: str = ""  # why it was ended; empty: it was not
 
     def __post_init__(self) -> None:
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._read, self._read_errors)]

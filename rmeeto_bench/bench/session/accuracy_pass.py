@@ -41,13 +41,13 @@ class Pass:
 class _Tally:
     """Running sums of a pass."""
 
-    total: int
-    names: list[str]
-    done: int = 0
-    earlier: int = 0
-    read: int = 0
-    correct: dict[str, int] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
+    total: int  # images of this share
+    names: list[str]  # of the arms
+    done: int = 0  # images
+    earlier: int = 0  # images of an interrupted pass before this one
+    read: int = 0  # images done that could be read
+    correct: dict[str, int] = field(default_factory=dict)  # arm -> images that it got right
+    began: float = field(default_factory=time.perf_counter)  # seconds on the process's clock
 
     def resume(self, images: int, results: Results) -> None:
         self.done = self.earlier = images

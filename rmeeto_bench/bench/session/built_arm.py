@@ -27,11 +27,11 @@ RESIDENT_BATCHES = 4  # inputs rotate, so that no cache serves one batch over an
 class Setting:
     """What all arms on a device share."""
 
-    device: Device
-    precision: str
-    batch_size: int
-    backend: str
-    graphs: bool = False
+    device: Device  # where they run
+    precision: str  # fp32, fp16 or bf16
+    batch_size: int  # images of a step
+    backend: str  # kernels, a name of the registry or auto
+    graphs: bool = False  # replay CUDA graphs
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,15 +51,14 @@ def setting_for(plan: BenchPlan, device: Device) -> Setting:
 
 @dataclass(frozen=True)
 class BuiltArm:
-    """A model ready to run, and where its weights come from (None: random). `weights` is what a table says of them,
-    `known_by` what says so."""
+    """A model ready to run."""
 
-    cell: Cell
-    model: ReducedModel
-    weights: str
-    provenance: Provenance | None
-    forward: Callable[[Tensor], Tensor]
-    known_by: str = ""
+    cell: Cell  # what it is, by the plan
+    model: ReducedModel  # on the device, frozen
+    weights: str  # what a table says of its weights: baseline, retrained, training-free or random
+    provenance: Provenance | None  # where they come from; None: random
+    forward: Callable[[Tensor], Tensor]  # images [B, ...] -> logits [B, classes], as it is timed
+    known_by: str = ""  # what tells how the weights were trained: catalogue, metadata, arguments, file name or unknown
 
     def account(self) -> str:
         """Which kernels it runs on, for the user."""

@@ -34,13 +34,13 @@ def forecast(protocol: Protocol, session_seconds: float, accuracy_seconds: float
 class Forecast:
     """Takes the blocks of a session on their way to the store, and tells the time once when each arm had one."""
 
-    protocol: Protocol
+    protocol: Protocol  # of the session
     arms: int  # in a round
     evaluated: int  # images of the accuracy pass, views of clips included
-    keep: Callable[[Block], None]
-    tell: Callable[[str], None]
+    keep: Callable[[Block], None]  # stores a block
+    tell: Callable[[str], None]  # says a sentence to the user
     began: float = field(default_factory=time.monotonic)  # when the session's work began, on the monotonic clock
-    _seen: dict[str, Block] = field(default_factory=dict)
+    _seen: dict[str, Block] = field(default_factory=dict)  # arm -> its latest block, until each had one
 
     def add_block(self, block: Block) -> None:
         """Keep a block; after the first of the last arm, tell."""
