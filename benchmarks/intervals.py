@@ -17,7 +17,7 @@ import numpy as np
 from noisy_runs import Noise, Shape, times
 
 from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
-from rmeeto_bench.measure.protocol import CPU_TARGET, DEFAULT, Protocol, RoundsResult, TimedArm, Watch, blind_seconds
+from rmeeto_bench.measure.protocol import CPU_TARGET, DEFAULT, RoundsResult, TimedArm, TimingProtocol, Watch, blind_seconds
 from rmeeto_bench.measure.rounds import measure
 from rmeeto_bench.measure.statistics import complete_rounds, half_width, run_speedup
 from rmeeto_bench.measure.steadiness import still_warming, unsteady
@@ -41,7 +41,7 @@ class Judged:
     verdict: str
 
 
-def judged_runs(noise: Noise, shape: Shape, runs: int, seed: int, protocol: Protocol = DEFAULT) -> list[Judged]:
+def judged_runs(noise: Noise, shape: Shape, runs: int, seed: int, protocol: TimingProtocol = DEFAULT) -> list[Judged]:
     """Made runs through the tool's own analysis."""
     found = []
     arm = f"arm{shape.arms - 1}"
@@ -71,7 +71,7 @@ class Heated:
     process_sd: float = 0.004  # between processes, of each arm by itself
 
 
-def heated_run(how: Heated, seed: int, protocol: Protocol = DEFAULT) -> Judged:
+def heated_run(how: Heated, seed: int, protocol: TimingProtocol = DEFAULT) -> Judged:
     """Through the real warm-up and rounds. The truth is the device that has worked for ever."""
     profile = next(profile for profile in load_profiles() if profile.name == "rtx4090")
     felt = {f"arm{i}": float(share) for i, share in enumerate(np.linspace(0.04, 0.02, how.arms))}

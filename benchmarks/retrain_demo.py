@@ -35,7 +35,7 @@ from rmeeto_bench.retrain.distributed import World
 from rmeeto_bench.retrain.loop import Progress
 from rmeeto_bench.retrain.presets import preset
 from rmeeto_bench.retrain.recipe import changed
-from rmeeto_bench.retrain.session import Files, Session, finished, train_one
+from rmeeto_bench.retrain.session import Files, Training, finished, train_one
 
 WAYS: dict[str, dict[str, Any]] = {"merge": {}, "merge, unordered": {"ordered": False}, "prune": {"prune": True}}
 RS = (0, 5, 10, 11, 13, 15, 20)
@@ -53,12 +53,12 @@ class Plan:
     images: int
     epochs: float
 
-    def session(self, way: str, seed: int, available: int) -> Session:
+    def session(self, way: str, seed: int, available: int) -> Training:
         """The training of one way with one seed, at any r."""
         changes = {"fraction": min(1.0, self.images / available), "seed": seed, "schedule.epochs": self.epochs}
         name = f"images{self.images}_epochs{self.epochs:g}_seed{seed}"
         files = Files(self.work / name, resume=True)
-        return Session(
+        return Training(
             "vim_nano", changed(preset("nano"), changes), self.data, None, files, reduction=ReductionConfig(**WAYS[way])
         )
 

@@ -53,7 +53,7 @@ class Row:
     images: int  # classified in every run
 
 
-class Arm:
+class Variation:
     """A variant's model on the shared weights, and which images it got right: [seeds, images]."""
 
     def __init__(self, variant: Variant, settings: Settings) -> None:
@@ -85,14 +85,14 @@ class Arm:
         return np.stack([np.concatenate(parts) for parts in self.hits])
 
 
-def _arms(chosen: tuple[Study, ...], settings: Settings) -> dict[object, Arm]:
+def _arms(chosen: tuple[Study, ...], settings: Settings) -> dict[object, Variation]:
     """One arm for each distinct configuration; variants that the model's family does not have are left out."""
-    arms: dict[object, Arm] = {}
+    arms: dict[object, Variation] = {}
     for variant in (variant for study in chosen for variant in study.variants):
         key = (variant.reduction, variant.pruning)
         if key not in arms:
             try:
-                arms[key] = Arm(variant, settings)
+                arms[key] = Variation(variant, settings)
             except UsageError:
                 continue
     return arms
@@ -128,7 +128,7 @@ def run_studies(
     return [row for study in chosen for row in _rows(study, arms)] if done else []
 
 
-def _rows(study: Study, arms: dict[object, Arm]) -> list[Row]:
+def _rows(study: Study, arms: dict[object, Variation]) -> list[Row]:
     there = {v.label: arms[v.reduction, v.pruning] for v in study.variants if (v.reduction, v.pruning) in arms}
     rows = []
     for variant in study.variants:

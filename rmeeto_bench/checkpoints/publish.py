@@ -32,7 +32,7 @@ LARGEST_CONFIG = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class PublishedAccuracy:
     """What was measured of a checkpoint."""
 
     data: str  # name of the data set
@@ -52,7 +52,7 @@ class Publication:
     r: int  # tokens that each merge removes
     reduction_ratio: float  # that r reaches
     num_classes: int  # classes of the head
-    accuracy: Accuracy | None = None  # None: nothing was measured
+    accuracy: PublishedAccuracy | None = None  # None: nothing was measured
     base: str | None = None  # repository of the weights it was trained from; None: not stated
     licence: str = "mit"  # identifier of the licence
     sizes: Mapping[str, Any] = field(default_factory=dict)  # what differs from the sizes of the architecture

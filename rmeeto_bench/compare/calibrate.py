@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class NoiseJob:
     """What one session needs to know; it crosses to a fresh process."""
 
     spec: str  # device, as `open_device` takes it
@@ -39,7 +39,7 @@ class Job:
     allow_busy: bool  # measure even if others use the device
 
 
-def _arms(device: Device, job: Job) -> list[TimedArm]:
+def _arms(device: Device, job: NoiseJob) -> list[TimedArm]:
     """The same program three times: as it is, as a second copy, and the first again without telemetry."""
     from rmeeto_bench.bench.plan.estimate import profile_of, true_seconds
     from rmeeto_bench.bench.plan.plan import BenchPlan, cells
@@ -77,7 +77,7 @@ def _arms(device: Device, job: Job) -> list[TimedArm]:
     ]
 
 
-def run_session(job: Job) -> list[Block]:
+def run_session(job: NoiseJob) -> list[Block]:
     """Measure one session in this process; its blocks."""
     from rmeeto_bench.compare.noise import ARM
     from rmeeto_bench.measure.devices.device import find_devices
@@ -111,7 +111,7 @@ def _blocks(device: Device, arguments: argparse.Namespace) -> list[Block]:
     batch = arguments.batch_size or (32 if device.kind == "cpu" else 128)
     a = arguments
     given = (a.model, batch, a.rounds, a.block_seconds, a.seed, a.allow_busy)
-    jobs = [Job(spec, number, *given) for number in range(arguments.processes)]
+    jobs = [NoiseJob(spec, number, *given) for number in range(arguments.processes)]
     if device.kind == "sim":
         return [block for job in jobs for block in run_session(job)]
     together = 2 if device.kind == "cpu" else 1
@@ -124,7 +124,7 @@ def _blocks(device: Device, arguments: argparse.Namespace) -> list[Block]:
     return found
 
 
-def _in_fresh_processes(jobs: Sequence[Job]) -> list[Block]:
+def _in_fresh_processes(jobs: Sequence[NoiseJob]) -> list[Block]:
     """The blocks of sessions that a child each measures, in turns; the children end with this process."""
     turnstile = Turnstile([str(job.session) for job in jobs])
     running: dict[str, Child] = {}
@@ -149,7 +149,7 @@ class Child:
     errors: IO[bytes]  # file of its standard error
 
     @classmethod
-    def start(cls, job: Job, variables: Mapping[str, str]) -> Child:
+    def start(cls, job: NoiseJob, variables: Mapping[str, str]) -> Child:
         """Give a fresh process its job."""
         answer, errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115  # a pipe that nobody reads would fill
         with tempfile.TemporaryFile() as given:
@@ -188,7 +188,7 @@ def main() -> None:
     """The child: a job on standard input, its blocks or its error on standard output, as JSON."""
     from rmeeto_bench.errors import RmeetoError
 
-    job = Job(**json.loads(sys.stdin.read()))
+    job = NoiseJob(**json.loads(sys.stdin.read()))
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)  # what libraries print
         try:

@@ -157,7 +157,7 @@ def takes_turns(side: Side) -> bool:
 def start_together(sides: Mapping[str, Side], flags: Sequence[str], outs: Mapping[str, Path]) -> dict[str, RunRecord]:
     """A fresh process of each side at the same time, that take turns block by block in the order given. Raises as `start`."""
     turnstile = Turnstile(list(sides))
-    running: dict[str, Running] = {}
+    running: dict[str, RunningSide] = {}
     try:
         for name, side in sides.items():
             running[name] = _launch(side, flags, outs[name], {VARIABLE: turnstile.variable(name)})
@@ -193,14 +193,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @dataclass
-class Running:
+class RunningSide:
     """A process of a side."""
 
     process: subprocess.Popen[bytes]  # the process
     errors: IO[bytes]  # file of its standard error
 
 
-def _launch(side: Side, flags: Sequence[str], out: Path, variables: Mapping[str, str]) -> Running:
+def _launch(side: Side, flags: Sequence[str], out: Path, variables: Mapping[str, str]) -> RunningSide:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
     environment |= {"PYTHONPATH": str(side.path), "PYTHONSAFEPATH": "1"}  # its workers must not find the package in the cwd
     command = [str(side.python), "-P", "-m", "rmeeto_bench", "run", *flags, "--out", str(out)]
@@ -212,10 +212,10 @@ def _launch(side: Side, flags: Sequence[str], out: Path, variables: Mapping[str,
         stdout=subprocess.DEVNULL,
         stderr=errors,
     )
-    return Running(process, errors)
+    return RunningSide(process, errors)
 
 
-def _record(side: Side, one: Running, out: Path) -> RunRecord:
+def _record(side: Side, one: RunningSide, out: Path) -> RunRecord:
     """What a process that has ended left behind."""
     process = one.process
     with one.errors as file:

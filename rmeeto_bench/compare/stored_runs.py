@@ -59,7 +59,7 @@ class StoredRun:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Tolerances:
     """Differences below these are SAME."""
 
     speed: float = 0.01  # relative
@@ -140,7 +140,7 @@ def _student(arm: Arm, metric: str) -> Student | None:
     return Student(math.log(estimate.value), error, arm.sessions - 1)
 
 
-def _speed(key: tuple[str, str, str], base: Arm, head: Arm, limits: Limits) -> Compared | None:
+def _speed(key: tuple[str, str, str], base: Arm, head: Arm, limits: Tolerances) -> Compared | None:
     field = "images_per_second" if key[2] == RATE else "speedup"
     first, second = getattr(base, field), getattr(head, field)
     if first is None or second is None:
@@ -155,7 +155,7 @@ def _speed(key: tuple[str, str, str], base: Arm, head: Arm, limits: Limits) -> C
     return Compared(Change(*key, first.value, second.value, change, limits.speed, INCONCLUSIVE), test)
 
 
-def _top1(device: str, base: tuple[Store | None, Arm], head: tuple[Store | None, Arm], limits: Limits) -> Compared | None:
+def _top1(device: str, base: tuple[Store | None, Arm], head: tuple[Store | None, Arm], limits: Tolerances) -> Compared | None:
     first, second = base[1].top1, head[1].top1
     if first is None or second is None:
         return None
@@ -222,13 +222,13 @@ def _unusable(base: Arm, head: Arm) -> str:
     return ", ".join(said)
 
 
-def _compared(base: StoredRun, head: StoredRun, limits: Limits) -> Iterator[Compared]:
+def _compared(base: StoredRun, head: StoredRun, limits: Tolerances) -> Iterator[Compared]:
     with open_if_kept(base.folder) as first, open_if_kept(head.folder) as second:
         yield from _compared_of(base, head, limits, (first, second))
 
 
 def _compared_of(
-    base: StoredRun, head: StoredRun, limits: Limits, stores: tuple[Store | None, Store | None]
+    base: StoredRun, head: StoredRun, limits: Tolerances, stores: tuple[Store | None, Store | None]
 ) -> Iterator[Compared]:
     for one, other in device_pairs(base.record, head.record):
         theirs = {arm.arm: arm for arm in head.record.arms if arm.device == other.id}
@@ -251,7 +251,7 @@ def _overall(changes: list[Change]) -> str:
     return next((word for word in (SLOWER, WORSE, INCONCLUSIVE, FASTER, BETTER) if word in outcomes), SAME)
 
 
-def compare(base: StoredRun, head: StoredRun, limits: Limits, *, explain: bool = False) -> Comparison:
+def compare(base: StoredRun, head: StoredRun, limits: Tolerances, *, explain: bool = False) -> Comparison:
     """Every arm that both runs have. `explain`: show simulated and invalid arms too, marked REFUSED and not judged.
 
     Raises `MeasurementError` for simulated or invalid arms without `explain`, `DataError` if the runs share no arm.

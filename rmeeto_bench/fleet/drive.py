@@ -22,7 +22,7 @@ PLAN = "fleet.json"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Driven:
     """What a fleet has achieved."""
 
     record: RunRecord | None  # the merged run; None: nothing came back
@@ -92,7 +92,7 @@ def _missing(tasks: Sequence[Task], record: RunRecord | None) -> tuple[str, ...]
     return tuple(f"{task.kind} {arm}" for task in tasks for arm in task.arms if (task.kind, arm) not in found)
 
 
-def drive(engine: Engine, tasks: Sequence[Task], out: Path, on_event: Callable[[Event], None]) -> Outcome:
+def drive(engine: Engine, tasks: Sequence[Task], out: Path, on_event: Callable[[Event], None]) -> Driven:
     """Carry out the tasks that are not done yet, and merge all results into `out` after each of them.
 
     Calling it again continues: finished tasks are not repeated. Raises `DataError` for a folder with other contents.
@@ -114,4 +114,4 @@ def drive(engine: Engine, tasks: Sequence[Task], out: Path, on_event: Callable[[
             merge_cells(tasks, out, [])
     failures = list(dict.fromkeys(event.detail for event in endings.values() if event.state != "done"))
     record = merge_cells(tasks, out, failures)
-    return Outcome(record, endings, _missing(tasks, record))
+    return Driven(record, endings, _missing(tasks, record))

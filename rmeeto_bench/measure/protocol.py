@@ -12,7 +12,7 @@ THROTTLED, CONTENDED = "THROTTLED", "CONTENDED"
 
 
 @dataclass(frozen=True)
-class Protocol:
+class TimingProtocol:
     """How long and how often to measure.
 
     Rounds end at `max_rounds` or at `time_limit`. Where `min_rounds` is smaller they also end when every speed-up of the
@@ -42,17 +42,17 @@ CPU_TARGET = 0.02  # a processor shares caches, clocks and the machine: one perc
 CPU_BLOCK = 0.5  # seconds of a block on a CPU: processes differ by more than shorter blocks do
 CPU_WARMUP_LIMIT = 8.0  # seconds of a session's warm-up on a CPU: its caches and clock settle within them, and noise never does
 # A first look tolerates other programs on the machine; 600 s of every arm is MLPerf's idea of a steady state.
-QUICK = Protocol("quick", 0.4, 1, 6, 8, 2.0, 10.0, 35.0, 2, max_rejected=4, reject=(THROTTLED,))
+QUICK = TimingProtocol("quick", 0.4, 1, 6, 8, 2.0, 10.0, 35.0, 2, max_rejected=4, reject=(THROTTLED,))
 # Sessions are the replicates: six of eight rounds are worth more than three of twenty (docs/intervals.md has the table).
-DEFAULT = Protocol("default", 1.0, 2, 8, 8, 10.0, 300.0, 180.0, 8, target=0.01, sessions=6)
-RIGOROUS = Protocol("rigorous", 1.0, 8, 12, 12, 10.0, 300.0, 1800.0, 30, target=0.005, sessions=12, max_rejected=30)
-SUSTAINED = Protocol("sustained", 10.0, 8, 60, 60, 60.0, 300.0, 4 * 3600.0, 70)
+DEFAULT = TimingProtocol("default", 1.0, 2, 8, 8, 10.0, 300.0, 180.0, 8, target=0.01, sessions=6)
+RIGOROUS = TimingProtocol("rigorous", 1.0, 8, 12, 12, 10.0, 300.0, 1800.0, 30, target=0.005, sessions=12, max_rejected=30)
+SUSTAINED = TimingProtocol("sustained", 10.0, 8, 60, 60, 60.0, 300.0, 4 * 3600.0, 70)
 PRESETS = {protocol.name: protocol for protocol in (QUICK, DEFAULT, RIGOROUS, SUSTAINED)}
 FIRST_BLIND = 240.0  # seconds of work in which slow heat shows or passes
 LATER_BLIND = 45.0  # seconds of work that undo the pause before a process
 
 
-def blind_seconds(protocol: Protocol, session: int, kind: str) -> float:
+def blind_seconds(protocol: TimingProtocol, session: int, kind: str) -> float:
     """Least seconds of the warm-up of a run's process, counted from 0, on a device of this kind that tells no temperature.
 
     What one process measures is EXPLORATORY anyhow, and `--sustained` is long enough to show heat. Hardly a CPU tells its

@@ -17,10 +17,10 @@ from rmeeto_bench.measure.protocol import (
     QUICK,
     RIGOROUS,
     SUSTAINED,
-    Protocol,
     RoundsProgress,
     RoundsResult,
     TimedArm,
+    TimingProtocol,
     WarmUp,
     Watch,
 )
@@ -39,10 +39,10 @@ __all__ = [
     "QUICK",
     "RIGOROUS",
     "SUSTAINED",
-    "Protocol",
     "RoundsProgress",
     "RoundsResult",
     "TimedArm",
+    "TimingProtocol",
     "Watch",
     "balanced_orders",
     "measure",
@@ -76,7 +76,7 @@ class _Session:
 
     device: Device  # that is measured
     arms: dict[str, TimedArm]  # name -> arm
-    protocol: Protocol  # how long and how often
+    protocol: TimingProtocol  # how long and how often
     watch: Watch  # what the caller sees and steers
     telemetry: Telemetry  # what is read beside the times
     warm: WarmUp  # how the warm-up ended
@@ -193,7 +193,7 @@ def _run(session: _Session, baseline: str) -> RoundsResult:
 
 
 def measure(
-    device: Device, arms: list[TimedArm], baseline: str, protocol: Protocol, watch: Watch, *, session: int = 0
+    device: Device, arms: list[TimedArm], baseline: str, protocol: TimingProtocol, watch: Watch, *, session: int = 0
 ) -> RoundsResult:
     """Warm up, then measure round by round. Only complete rounds count; every block goes to `watch.on_block` at once.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from rmeeto_bench.measure.protocol import Protocol, RoundsResult
+from rmeeto_bench.measure.protocol import RoundsResult, TimingProtocol
 from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS
 
 # INVALID codes, the most fundamental first: of several that apply, the first is the verdict
@@ -63,7 +63,7 @@ class Evidence:
     device_spread: bool = False  # label: devices of one kind differ
 
 
-def invalid_codes(result: RoundsResult, protocol: Protocol, evidence: Evidence) -> tuple[str, ...]:
+def invalid_codes(result: RoundsResult, protocol: TimingProtocol, evidence: Evidence) -> tuple[str, ...]:
     """All INVALID codes that apply, the most fundamental first."""
     dropped = result.ended == "rejected" or (result.rounds == 0 and bool(result.rejected))
     most = max(result.rejected, key=lambda code: result.rejected[code]) if result.rejected else ""
@@ -86,7 +86,7 @@ def invalid_codes(result: RoundsResult, protocol: Protocol, evidence: Evidence) 
     return tuple(code for code in INVALID if found[code])
 
 
-def judge(result: RoundsResult, protocol: Protocol, evidence: Evidence | None = None) -> str:
+def judge(result: RoundsResult, protocol: TimingProtocol, evidence: Evidence | None = None) -> str:
     """The verdict code of one session's rounds with all that is known besides; `REMEDIES` has its sentence."""
     known = evidence or Evidence()
     invalid = invalid_codes(result, protocol, known)
@@ -105,7 +105,9 @@ class Printed:
     unsteady: str | None = None  # how speeds or heat changed over the rounds in a way that no interval covers
 
 
-def judge_run(results: Iterable[RoundsResult], protocol: Protocol, printed: Printed, evidence: Evidence | None = None) -> str:
+def judge_run(
+    results: Iterable[RoundsResult], protocol: TimingProtocol, printed: Printed, evidence: Evidence | None = None
+) -> str:
     """The verdict of an arm from all its sessions and from the interval that is printed.
 
     Fewer than three sessions do not know how processes differ: such a run is EXPLORATORY, whatever its interval.

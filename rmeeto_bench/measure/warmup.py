@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from rmeeto_bench.measure.devices.telemetry import Telemetry
-from rmeeto_bench.measure.protocol import Protocol, RoundsProgress, TimedArm, WarmUp, Watch
+from rmeeto_bench.measure.protocol import RoundsProgress, TimedArm, TimingProtocol, WarmUp, Watch
 
 if TYPE_CHECKING:
     from rmeeto_bench.measure.devices.device import Device  # which needs torch
@@ -105,7 +105,7 @@ def relation_holds(moments: Sequence[float], logs: Sequence[Sequence[float]], wi
     return float(2 * special.stdtr(len(levels) - 2, -t.max())) * len(t) > BLIND_P
 
 
-def warm_up(device: Device, arms: Sequence[TimedArm], protocol: Protocol, watch: Watch, telemetry: Telemetry) -> WarmUp:
+def warm_up(device: Device, arms: Sequence[TimedArm], protocol: TimingProtocol, watch: Watch, telemetry: Telemetry) -> WarmUp:
     """Run all arms in turn, a cycle being about one block's time, until warm and steady or until it may last no longer.
 
     Where nothing tells the temperature it lasts `blind_seconds` at least, and the arms' relation must hold over these.

@@ -11,7 +11,7 @@ from torch import Tensor
 from rmeeto_bench.kernels.arguments import ScanArguments
 from rmeeto_bench.kernels.selective_scan.aligned import scan_directions, scan_through
 from rmeeto_bench.models.sizes import VimConfig
-from rmeeto_bench.models.vim import Block, Tokens, Vim
+from rmeeto_bench.models.vim import Tokens, Vim, VimBlock
 from rmeeto_bench.reduction.config import Pruning
 from rmeeto_bench.reduction.pruning import (
     HiddenStateAlignment,
@@ -52,7 +52,7 @@ class PrunedVim(Vim):
         batch, patches = tokens.hidden.shape[0], self.config.num_patches
         index = torch.arange(patches, device=tokens.hidden.device).expand(batch, -1)  # original place of every patch
         counts = self.planned_token_counts()
-        for block, layer in enumerate(cast(list[Block], self.layers)):
+        for block, layer in enumerate(cast(list[VimBlock], self.layers)):
             normed, tokens.residual = layer.add_norm(tokens.hidden, tokens.residual, self.kernels)
             operands = layer.mixer.project(normed, self.kernels)
             y, directions = self._scan(operands, index, tokens, scored=block in self._after)

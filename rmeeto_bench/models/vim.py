@@ -73,7 +73,7 @@ class PatchEmbed(nn.Module):
         return x.flatten(3).permute(0, 2, 3, 1)
 
 
-class Block(nn.Module):
+class VimBlock(nn.Module):
     """Add, norm, mixer. Merging is the model's business, so a block has no reduction settings."""
 
     def __init__(self, config: VimConfig, drop_path_rate: float) -> None:
@@ -116,7 +116,7 @@ class Vim(ReducedModel):
         if config.frames:
             self.temporal_pos_embedding = nn.Parameter(torch.zeros(1, config.steps, dim))
         rates = [0.0, *(config.drop_path_rate * i / max(1, config.depth - 1) for i in range(config.depth))]
-        self.layers = nn.ModuleList(Block(config, rates[i]) for i in range(config.depth))
+        self.layers = nn.ModuleList(VimBlock(config, rates[i]) for i in range(config.depth))
         self.norm_f = RMSNorm(dim, config.norm_eps)
         self.head = nn.Linear(dim, config.num_classes)
         self._initialise()
@@ -210,7 +210,7 @@ class Vim(ReducedModel):
         tokens = self._start(images, track_source=track_source)
         features: SsmFeatures | None = None
         draws = torch.Generator().manual_seed(self.reduction.ablation.seed) if self.reduction.ablation.shuffle else None
-        for index, layer in enumerate(cast(list[Block], self.layers)):
+        for index, layer in enumerate(cast(list[VimBlock], self.layers)):
             merge = self._merges.get(index)
             if merge is not None and kernels.merge is not None and self._fusible(tokens, kernels.merge):
                 normed = self._merge_add_norm(tokens, merge.r, layer.norm, kernels.merge)

@@ -23,7 +23,7 @@ from rmeeto_bench.records.comparison import (
     Change,
     Comparison,
 )
-from rmeeto_bench.report.fitted import NEVER, Column, fitted
+from rmeeto_bench.report.fitted import NEVER, FittedColumn, fitted
 from rmeeto_bench.report.plain import markdown as as_markdown
 
 COLUMNS = ("arm", "quantity", "base", "head", "change", "margin", "outcome")
@@ -96,7 +96,7 @@ def table(comparison: Comparison, width: int = 120) -> Group:
     """For a terminal of `width` columns, a table for each device."""
     shown: list[Table | Text] = [Text(f"{comparison.base} (base) against {comparison.head} (head)", "italic")]
     columns = [
-        Column(name, NEVER if name in KEPT else IMPORTANCE.index(name), left=name in ("arm", "quantity", "outcome"))
+        FittedColumn(name, NEVER if name in KEPT else IMPORTANCE.index(name), left=name in ("arm", "quantity", "outcome"))
         for name in COLUMNS
     ]
     devices = list(dict.fromkeys(change.device for change in comparison.changes))

@@ -12,7 +12,7 @@ Cell = tuple[str, str]  # a value and its interval, which stands beside it or be
 
 
 @dataclass(frozen=True)
-class Column:
+class FittedColumn:
     """A column of a table, under the name that its cells have in a row."""
 
     name: str  # over the column
@@ -27,17 +27,17 @@ def _text(cell: Cell, joint: str) -> str:
     return joint.join(part for part in cell if part)
 
 
-def _width(column: Column, rows: Sequence[Mapping[str, Cell]], joint: str) -> int:
+def _width(column: FittedColumn, rows: Sequence[Mapping[str, Cell]], joint: str) -> int:
     texts = [column.name, *(_text(row[column.name], joint) for row in rows)]
     return max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
-def _total(columns: Sequence[Column], rows: Sequence[Mapping[str, Cell]], joint: str, gap: int) -> int:
+def _total(columns: Sequence[FittedColumn], rows: Sequence[Mapping[str, Cell]], joint: str, gap: int) -> int:
     return sum(_width(column, rows, joint) + gap for column in columns)
 
 
 def fitted(
-    title: str | None, columns: Sequence[Column], rows: Sequence[Mapping[str, Cell]], width: int
+    title: str | None, columns: Sequence[FittedColumn], rows: Sequence[Mapping[str, Cell]], width: int
 ) -> tuple[Table, list[str]]:
     """The table, and the names of the columns that had no place.
 
@@ -70,11 +70,11 @@ def of_texts(
     left: columns of words · first: columns that may go, in the order in which they go. A row may lack a column.
     """
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = [Column(name, len(first) - first.index(name) if name in first else NEVER, name in left) for name in names]
+    columns = [FittedColumn(name, len(first) - first.index(name) if name in first else NEVER, name in left) for name in names]
     return fitted(title, columns, [{name: (row.get(name, ""), "") for name in names} for row in rows], width)[0]
 
 
-def _lines(title: str | None, columns: Sequence[Column], rows: Sequence[Mapping[str, Cell]]) -> Table:
+def _lines(title: str | None, columns: Sequence[FittedColumn], rows: Sequence[Mapping[str, Cell]]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
     table.add_column(overflow="fold")
     for row in rows:

@@ -40,7 +40,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingEnd:
     """How a training ended."""
 
     steps: int  # optimizer steps done
@@ -51,7 +51,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Watch:
+class TrainingWatch:
     """What the caller sees and steers of a training."""
 
     on_progress: Callable[[Progress], None] = lambda _: None  # called every `every` steps
@@ -133,7 +133,7 @@ class Trainer:
         losses = [torch.tensor(loss, dtype=torch.float64, device=self.world.device) for loss in window["losses"]]
         self._window = _Window(losses, time.perf_counter() - window["elapsed"], window["waited"])
 
-    def run(self, watch: Watch) -> Outcome:
+    def run(self, watch: TrainingWatch) -> TrainingEnd:
         """Train to the end, or until stopped. Raises `MeasurementError` when the loss is not finite.
 
         A step that is interrupted is left out, and the state before it is saved; where that is not to be had any more, or
@@ -153,9 +153,9 @@ class Trainer:
             self.save(watch)
         self.model.eval()
         images = self.step * self.recipe.samples_per_step(self.world.size)
-        return Outcome(self.step, images, self.seconds, interrupted, tuple(self.log))
+        return TrainingEnd(self.step, images, self.seconds, interrupted, tuple(self.log))
 
-    def _steps(self, watch: Watch) -> bool:
+    def _steps(self, watch: TrainingWatch) -> bool:
         """The steps that are left; returns whether it was asked to stop."""
         saved, stopped = self.step, False
         while self.step < self.steps and not stopped:
@@ -176,7 +176,7 @@ class Trainer:
                     saved = self.step
         return stopped
 
-    def save(self, watch: Watch) -> None:
+    def save(self, watch: TrainingWatch) -> None:
         """Hand out the state. The time that takes is no training time."""
         began = time.perf_counter()
         self._window.losses = [self.world.average(loss) for loss in self._window.losses]  # the leader's alone are not all
@@ -185,7 +185,7 @@ class Trainer:
         self.world.wait()
         self._window.began += time.perf_counter() - began
 
-    def _note(self, watch: Watch) -> None:
+    def _note(self, watch: TrainingWatch) -> None:
         """Close the window with a line in the log."""
         window, now = self._window, time.perf_counter()
         loss = float(self.world.average(torch.stack([loss.double() for loss in window.losses]).mean()))

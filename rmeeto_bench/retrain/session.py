@@ -33,7 +33,7 @@ from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.retrain.distill import prepare_teacher
 from rmeeto_bench.retrain.distributed import World
 from rmeeto_bench.retrain.feed import Feed, validation_batches
-from rmeeto_bench.retrain.loop import Progress, Trainer, Watch, top1
+from rmeeto_bench.retrain.loop import Progress, Trainer, TrainingWatch, top1
 from rmeeto_bench.retrain.made import decided, differences, header
 from rmeeto_bench.retrain.recipe import Recipe
 from rmeeto_bench.retrain.state import load_state, remove_states, save_state, state_files
@@ -56,7 +56,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Session:
+class Training:
     """What all trainings of one call share."""
 
     model: str  # name of the model
@@ -102,7 +102,7 @@ class Trained:
     unreadable: tuple[str, ...] = ()  # training files that were skipped since the last resumption
 
 
-def initial_weights(session: Session) -> str | None:
+def initial_weights(session: Training) -> str | None:
     """The checkpoint a run starts from, or None for random weights."""
     if session.init == "none":
         return None
@@ -133,7 +133,7 @@ def _fitted(state: dict[str, Tensor], model: ReducedModel) -> tuple[dict[str, Te
     return state, new_head
 
 
-def build(session: Session, r: int, num_classes: int) -> ReducedModel:
+def build(session: Training, r: int, num_classes: int) -> ReducedModel:
     """The model at this r with the weights to start from. A head for other classes starts at random."""
     recipe = session.recipe
     torch.manual_seed(recipe.seed)
@@ -155,14 +155,14 @@ def build(session: Session, r: int, num_classes: int) -> ReducedModel:
     return model
 
 
-def asked_for(session: Session, r: int) -> dict[str, str]:
+def asked_for(session: Training, r: int) -> dict[str, str]:
     """What decides the weights of the run at r, as its file would say it."""
     start = initial_weights(session)
     path = None if start is None else resolve(start)
     return decided(session.recipe, replace(session.reduction, r=r), path, session.sets, half=session.files.half)
 
 
-def finished(session: Session, r: int) -> Trained | None:
+def finished(session: Training, r: int) -> Trained | None:
     """The very training that is asked for, if it ran to its end; None if it is to be done, or to be gone on with.
 
     Raises `UsageError` in one line where training would replace something else, or lose a part of it.
@@ -191,13 +191,13 @@ def finished(session: Session, r: int) -> Trained | None:
 
 
 def train_one(
-    session: Session,
+    session: Training,
     r: int,
     world: World,
     on_progress: Callable[[Progress], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
-    """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `.jsonl` (see `Session.stem`), and while it trains its
+    """Train at one r; writes `<out>/<model>_r<r>.safetensors` and `.jsonl` (see `Training.stem`), and while it trains its
     state to `<stem>.state/`. `top1` is that of the weights as trained, before any rounding to fp16."""
     training, validation = session.sets
     for part in (training, validation) if world.leads else ():
@@ -223,7 +223,7 @@ def train_one(
     elif world.leads:
         remove_states(states)
     world.wait()
-    watch = Watch(
+    watch = TrainingWatch(
         on_progress=on_progress,
         should_stop=should_stop,
         every=session.files.log_every,
@@ -245,7 +245,7 @@ def train_one(
     return trained
 
 
-def _evaluated(trainer: Trainer, validation: LabelledSet, watch: Watch) -> float | None:
+def _evaluated(trainer: Trainer, validation: LabelledSet, watch: TrainingWatch) -> float | None:
     """Top-1 of a run that is trained; None if it was stopped here, and then the trained state is saved."""
     model, world = trainer.model, trainer.world
     assert isinstance(model, ReducedModel)
@@ -266,7 +266,7 @@ def _save(folder: Path, step: int, state: dict[str, Any]) -> None:
     save_state(folder, step, state)
 
 
-def _write(session: Session, r: int, trainer: Trainer, trained: Trained, made: dict[str, str]) -> None:
+def _write(session: Training, r: int, trainer: Trainer, trained: Trained, made: dict[str, str]) -> None:
     """Weights of a finished run, and its log; each complete or not at all."""
     recipe, feed = session.recipe, trainer.feed
     vim = trainer.model

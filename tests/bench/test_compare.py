@@ -14,7 +14,7 @@ from scipy import stats
 
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.compare.stored_runs import Limits, StoredRun, compare, device_pairs
+from rmeeto_bench.compare.stored_runs import StoredRun, Tolerances, compare, device_pairs
 from rmeeto_bench.compare.top1 import OTHER_IMAGES
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.measure.statistics import log_error, run_rate
@@ -55,7 +55,7 @@ def sides(first: RunRecord, second: RunRecord) -> tuple[StoredRun, StoredRun]:
     [(1.0, 0.002, SAME), (0.95, 0.002, SLOWER), (1.05, 0.002, FASTER), (0.99, 0.03, INCONCLUSIVE), (0.997, 0.001, SAME)],
 )
 def test_a_rate_gets_the_word_of_its_interval(factor: float, half: float, outcome: str) -> None:
-    found = compare(*sides(scaled(cpu_run(), 1.0, half), scaled(cpu_run(), factor, half)), Limits())
+    found = compare(*sides(scaled(cpu_run(), 1.0, half), scaled(cpu_run(), factor, half)), Tolerances())
     rates = [change for change in found.changes if change.metric == RATE]
     assert {change.outcome for change in rates} == {outcome}
     assert rates[0].change.value == pytest.approx(factor - 1)
@@ -64,7 +64,7 @@ def test_a_rate_gets_the_word_of_its_interval(factor: float, half: float, outcom
 
 def test_fewer_than_three_sessions_a_side_give_no_verdict_on_speed() -> None:
     for sessions in (1, 2):
-        found = compare(*sides(scaled(cpu_run(), 1.0, 0.001, sessions), scaled(cpu_run(), 0.8, 0.001, 5)), Limits())
+        found = compare(*sides(scaled(cpu_run(), 1.0, 0.001, sessions), scaled(cpu_run(), 0.8, 0.001, 5)), Tolerances())
         speeds = [change for change in found.changes if change.metric != TOP1]
         assert {change.outcome for change in speeds} == {INCONCLUSIVE}
         assert found.exit_code == 4
@@ -101,7 +101,7 @@ def repeated(rng: np.random.Generator, sessions: int, process_sd: float) -> RunR
 def test_a_run_against_its_repetition_is_slower_in_at_most_five_of_a_hundred(sessions: int, process_sd: float) -> None:
     rng, trials = np.random.default_rng([sessions, 191]), 300
     codes = [
-        compare(*sides(*(repeated(rng, sessions, process_sd) for _ in range(2))), Limits(speed=0.0)).exit_code
+        compare(*sides(*(repeated(rng, sessions, process_sd) for _ in range(2))), Tolerances(speed=0.0)).exit_code
         for _ in range(trials)
     ]
     assert codes.count(3) <= trials * (0.05 + 3 * np.sqrt(0.05 * 0.95 / trials))
@@ -113,7 +113,7 @@ def test_a_loss_that_chance_does_not_explain_is_slower_for_all_the_correction() 
     base, head = repeated(rng, 6, 0.002), repeated(rng, 6, 0.002)
     slow = [replace(a, images_per_second=e.__class__(*(0.97 * v for v in (e.value, e.low, e.high))))
             for a in head.arms if (e := a.images_per_second)]  # fmt: skip
-    found = compare(*sides(base, replace(head, arms=tuple(slow))), Limits())
+    found = compare(*sides(base, replace(head, arms=tuple(slow))), Tolerances())
     assert {c.outcome for c in found.changes if c.metric == RATE} == {SLOWER}
     assert found.exit_code == 3
 
@@ -134,7 +134,7 @@ def test_a_speed_up_that_fell_because_the_baseline_rose_is_no_loss(r0: float, ar
             found.append(replace(a, sessions=6, **estimates))
         return replace(cpu_run(), arms=tuple(found))
 
-    found = compare(*sides(run(1.0, 1.0), run(r0, arm)), Limits())
+    found = compare(*sides(run(1.0, 1.0), run(r0, arm)), Tolerances())
     assert {c.outcome for c in found.changes if c.metric == SPEEDUP} == {outcome}
     assert found.exit_code == code
     assert any("because r = 0 got faster" in note for note in found.notes) is (outcome == NO_LOSS)
@@ -144,8 +144,8 @@ def test_a_speed_up_that_fell_because_the_baseline_rose_is_no_loss(r0: float, ar
 def test_what_is_not_valid_is_refused_or_shown_as_such(verdict: str) -> None:
     bad = replace(cpu_run(), arms=tuple(replace(arm, verdict=verdict) for arm in cpu_run().arms))
     with pytest.raises(MeasurementError, match=f"head {verdict}"):
-        compare(*sides(cpu_run(), bad), Limits())
-    found = compare(*sides(cpu_run(), bad), Limits(), explain=True)
+        compare(*sides(cpu_run(), bad), Tolerances())
+    found = compare(*sides(cpu_run(), bad), Tolerances(), explain=True)
     assert {change.outcome for change in found.changes} == {REFUSED}
     assert found.exit_code == 5
     assert found.changes[0].head == pytest.approx(100.0)
@@ -158,10 +158,10 @@ def test_other_machines_and_stacks_are_named() -> None:
         environment={"python": "3.13", "packages": {"torch": "2.12"}},
         plan={"preset": "quick"},
     )
-    notes = " ".join(compare(*sides(cpu_run(), other), Limits()).notes)
+    notes = " ".join(compare(*sides(cpu_run(), other), Tolerances()).notes)
     for words in ("Some CPU against Another CPU", "python 3.12 against 3.13", "torch 2.11 against 2.12", "presets differ"):
         assert words in notes
-    assert not compare(*sides(scaled(cpu_run(), 1.0), scaled(cpu_run(), 1.0)), Limits()).notes
+    assert not compare(*sides(scaled(cpu_run(), 1.0), scaled(cpu_run(), 1.0)), Tolerances()).notes
 
 
 def test_devices_pair_by_id_then_by_kind() -> None:
@@ -176,7 +176,7 @@ def test_devices_pair_by_id_then_by_kind() -> None:
 def test_runs_without_a_common_arm_are_refused() -> None:
     other = record(cpu_run().devices, arms("cpu", "vim_tiny", {0: 1.0}))
     with pytest.raises(DataError, match="share no measured arm"):
-        compare(*sides(cpu_run(), other), Limits())
+        compare(*sides(cpu_run(), other), Tolerances())
 
 
 def stored(folder: Path, run: RunRecord, right: np.ndarray, labels: np.ndarray | None = None, pixels: int = 0) -> Path:
@@ -195,13 +195,13 @@ def test_accuracy_is_paired_by_image_where_both_kept_their_predictions(tmp_path:
     worse[1:200:5] = False  # 40 images more are wrong: 2 points, far less than two unpaired intervals can tell
     base = stored(tmp_path / "a", cpu_run(), right)
     head = stored(tmp_path / "b", cpu_run(), worse)
-    found = compare(StoredRun(base, cpu_run()), StoredRun(head, cpu_run()), Limits())
+    found = compare(StoredRun(base, cpu_run()), StoredRun(head, cpu_run()), Tolerances())
     by_arm = {change.arm: change for change in found.changes if change.metric == TOP1}
     assert by_arm["vim_nano/r20"].change.value == pytest.approx(-2.0)
     assert by_arm["vim_nano/r20"].outcome == WORSE
     assert by_arm["vim_nano/r5"].outcome == SAME
     assert found.exit_code == 3
-    back = compare(StoredRun(head, cpu_run()), StoredRun(base, cpu_run()), Limits())
+    back = compare(StoredRun(head, cpu_run()), StoredRun(base, cpu_run()), Tolerances())
     assert {c.outcome for c in back.changes if c.arm == "vim_nano/r20" and c.metric == TOP1} == {BETTER}
 
 
@@ -213,7 +213,7 @@ def test_accuracy_on_other_images_is_not_judged(tmp_path: Path) -> None:
     other_labels = stored(tmp_path / "b", cpu_run(), wrong, labels=(np.arange(2000) + 3) % 10)
     other_pixels = stored(tmp_path / "c", cpu_run(), wrong, pixels=1)  # the same names and labels
     for head in (other_labels, other_pixels):
-        found = compare(StoredRun(base, cpu_run()), StoredRun(head, cpu_run()), Limits())
+        found = compare(StoredRun(base, cpu_run()), StoredRun(head, cpu_run()), Tolerances())
         assert {(c.outcome, c.detail) for c in found.changes if c.metric == TOP1} == {(REFUSED, OTHER_IMAGES)}
         assert any("images differ" in note for note in found.notes)
         assert (found.outcome, found.exit_code) == (SAME, 0)  # of the speeds

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmeeto_bench.ablate.ablations import Arm, Settings, _delta, _verdict, run_studies
+from rmeeto_bench.ablate.ablations import Settings, Variation, _delta, _verdict, run_studies
 from rmeeto_bench.ablate.studies import Study, Variant, choose_studies, studies
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.cli.main import main
@@ -29,15 +29,15 @@ NAMES = {
 @pytest.mark.parametrize("hard", [False, True])
 def test_a_batch_that_not_every_variant_saw_is_dropped(monkeypatch: pytest.MonkeyPatch, *, hard: bool) -> None:
     seen: list[int] = []
-    see = Arm.see
+    see = Variation.see
 
-    def counted(arm: Arm, batch: Batch) -> list[Any]:
+    def counted(arm: Variation, batch: Batch) -> list[Any]:
         seen.append(batch.start)
         if hard and len(seen) == 5:
             raise KeyboardInterrupt
         return see(arm, batch)
 
-    monkeypatch.setattr(Arm, "see", counted)
+    monkeypatch.setattr(Variation, "see", counted)
     weights = bundled_checkpoint("vim_nano", 0)
     assert weights is not None
     data = fashion_mnist.load("test").subset(40)

@@ -21,7 +21,7 @@ from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.fleet import host
 from rmeeto_bench.fleet.drive import drive, is_done
-from rmeeto_bench.fleet.engines.local import Limits
+from rmeeto_bench.fleet.engines.local import Patience
 from rmeeto_bench.fleet.engines.ray import RayEngine
 from rmeeto_bench.fleet.engines.slurm import SlurmEngine
 from rmeeto_bench.fleet.host import Event, carry_out, refusal
@@ -344,7 +344,7 @@ def node(name: str, **labels: str) -> dict[str, Any]:
 
 def ray_engine(monkeypatch: pytest.MonkeyPatch, fake: FakeRay, **limits: float) -> RayEngine:
     monkeypatch.setitem(sys.modules, "ray", fake)  # type: ignore[arg-type]
-    return RayEngine("local", Limits(**{"patience": 0.0, "deadline": 60.0, **limits}))  # type: ignore[arg-type]
+    return RayEngine("local", Patience(**{"patience": 0.0, "deadline": 60.0, **limits}))  # type: ignore[arg-type]
 
 
 def done(task: Task) -> dict[str, Any]:
@@ -478,7 +478,7 @@ def fake_submitit(refuse: tuple[str, ...] = (), affinity: int = 2) -> Any:
 
 def test_slurm_asks_for_each_kind_by_its_name_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, todo: list[Task]) -> None:
     monkeypatch.setitem(sys.modules, "submitit", fake_submitit(refuse=("a4000",)))
-    engine = SlurmEngine(Limits(deadline=7200), partition="gpu")
+    engine = SlurmEngine(Patience(deadline=7200), partition="gpu")
     events = {event.task: event for event in engine.run(todo, tmp_path) if event.final}
     assert [parameters["slurm_gres"] for parameters in FakeExecutor.parameters] == ["gpu:v100:1", "gpu:a4000:1", "gpu:h100:1"]
     assert all(parameters["slurm_partition"] == "gpu" for parameters in FakeExecutor.parameters)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
-from rmeeto_bench.measure.rounds import DEFAULT, Protocol, TimedArm, Watch, measure
+from rmeeto_bench.measure.rounds import DEFAULT, TimedArm, TimingProtocol, Watch, measure
 from rmeeto_bench.measure.statistics import (
     complete_rounds,
     hodges_lehmann,
@@ -32,7 +32,7 @@ ADAPTIVE = replace(DEFAULT, min_rounds=12, max_rounds=40, time_limit=240.0, targ
 Rounds = dict[str, list[float]]
 
 
-def session(seed: int, scenario: Scenario, protocol: Protocol = ADAPTIVE, arms: int = 2, number: int = 0) -> Rounds:
+def session(seed: int, scenario: Scenario, protocol: TimingProtocol = ADAPTIVE, arms: int = 2, number: int = 0) -> Rounds:
     """Seconds per image of the rounds that count: arm0 is the baseline, the others are truly 1.07 times faster."""
     device = SimDevice(PROFILE, seed=seed, session=number, scenario=scenario)
     timed = [TimedArm("arm0", device.step("arm0", 0.1), 128)]

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from intervals import ON_CPU, Heated, Judged, heated_run, judged_runs
 from noisy_runs import Noise, Shape, times
 
-from rmeeto_bench.measure.protocol import DEFAULT, Protocol
+from rmeeto_bench.measure.protocol import DEFAULT, TimingProtocol
 from rmeeto_bench.measure.statistics import paired_speedup
 
 SEED = 77_000
@@ -57,7 +57,7 @@ COVERED = [
 
 
 @pytest.mark.parametrize(("noise", "protocol", "arms"), COVERED)
-def test_the_printed_interval_covers(noise: Noise, protocol: Protocol, arms: int) -> None:
+def test_the_printed_interval_covers(noise: Noise, protocol: TimingProtocol, arms: int) -> None:
     assert_covers(judged_runs(noise, Shape(arms=arms), 250, SEED + arms, protocol))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, Protocol, TimedArm, Watch, balanced_orders, measure
+from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, TimedArm, TimingProtocol, Watch, balanced_orders, measure
 from rmeeto_bench.measure.statistics import complete_rounds, paired_speedup
 from rmeeto_bench.measure.verdict import judge
 from rmeeto_bench.measure.warmup import clocks_hold, drifting, level
@@ -26,7 +26,7 @@ QUIET = Scenario(ar_sd=0.0, idiosyncratic_sd=0.0005)
 
 
 def run(
-    scenario: Scenario = QUIET, protocol: Protocol = DEFAULT, seed: int = 0, **watching: Any
+    scenario: Scenario = QUIET, protocol: TimingProtocol = DEFAULT, seed: int = 0, **watching: Any
 ) -> tuple[RoundsResult, list[Block]]:
     device = SimDevice(PROFILE, seed=seed, scenario=scenario)
     arms = [TimedArm(name, device.step(name, seconds), 8) for name, seconds in COSTS.items()]

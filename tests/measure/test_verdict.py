@@ -9,7 +9,7 @@ import torch
 
 from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.protocol import RoundsResult
-from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, QUICK, Protocol, TimedArm, Watch, measure
+from rmeeto_bench.measure.rounds import DEFAULT, PRESETS, QUICK, TimedArm, TimingProtocol, Watch, measure
 from rmeeto_bench.measure.verdict import (
     INVALID,
     LABELS,
@@ -35,7 +35,7 @@ class Case:
     """A scenario, and what else brings a verdict about."""
 
     scenario: Scenario = field(default_factory=Scenario)
-    protocol: Protocol = DEFAULT
+    protocol: TimingProtocol = DEFAULT
     stop_after: int | None = None
     real: bool = False  # judged as if the device were not simulated
     printed: Printed = field(default_factory=lambda: Printed(3, 0.001))

@@ -25,7 +25,7 @@ from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import token_counts
 from rmeeto_bench.report.figures.style import render
 from rmeeto_bench.report.paper.figures import DRAW, GPUS, ours
-from rmeeto_bench.report.paper.item import Line, Ours, PaperTable
+from rmeeto_bench.report.paper.item import Ours, PaperLine, PaperTable
 from rmeeto_bench.report.paper.read_ablations import load_ablations
 from rmeeto_bench.report.paper.registry import TABLES, chosen, fill
 from rmeeto_bench.report.paper.render import VALUES, csv_text, html, latex, markdown
@@ -47,7 +47,7 @@ def table(name: str, *runs: RunRecord) -> PaperTable:
     return fill(TABLES[name], gather(runs, gflops))
 
 
-def with_ours(filled: PaperTable) -> list[Line]:
+def with_ours(filled: PaperTable) -> list[PaperLine]:
     return [line for line in filled.lines if line.ours is not None]
 
 

@@ -22,7 +22,7 @@ from rmeeto_bench.retrain.distributed import World
 from rmeeto_bench.retrain.feed import Feed, validation_batches
 from rmeeto_bench.retrain.presets import preset
 from rmeeto_bench.retrain.recipe import Recipe, changed
-from rmeeto_bench.retrain.session import Files, Session, build
+from rmeeto_bench.retrain.session import Files, Training, build
 from rmeeto_bench.retrain.training_sets import LabelledSet, find_training
 
 MODEL = "videomamba_tiny_k400_f8"
@@ -145,7 +145,7 @@ def test_an_image_models_weights_start_a_model_of_clips(tmp_path: Path) -> None:
     image = create_model("videomamba_tiny", img_size=32, num_classes=5)
     path = tmp_path / "image.safetensors"
     save_checkpoint(image.state_dict(), path, metadata={})
-    session = Session(MODEL, replace(recipe(), start="baseline"), None, str(path), Files(tmp_path))
+    session = Training(MODEL, replace(recipe(), start="baseline"), None, str(path), Files(tmp_path))
     clip = build(session, 4, 2).state_dict()
     kernel = "patch_embed.proj.weight"
     assert torch.equal(clip[kernel][:, :, 0], image.state_dict()[kernel])

@@ -22,7 +22,7 @@ from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.retrain.distill import distillation_loss, prepare_teacher, training_loss
 from rmeeto_bench.retrain.distributed import World
 from rmeeto_bench.retrain.feed import Feed
-from rmeeto_bench.retrain.loop import Outcome, Trainer, Watch, top1
+from rmeeto_bench.retrain.loop import Trainer, TrainingEnd, TrainingWatch, top1
 from rmeeto_bench.retrain.optimiser import Stepper
 from rmeeto_bench.retrain.recipe import Optimisation, Recipe, Teacher
 
@@ -41,19 +41,19 @@ def tiny_model(r: int = 5, drop_path_rate: float = 0.0) -> Vim:
     return rb.create_model("vim_nano", r=r, depth=4, embed_dim=16, img_size=14, drop_path_rate=drop_path_rate)
 
 
-def trained(data: TensorSet, recipe: Recipe, watch: Watch | None = None, **model: Any) -> tuple[Trainer, Outcome]:
+def trained(data: TensorSet, recipe: Recipe, watch: TrainingWatch | None = None, **model: Any) -> tuple[Trainer, TrainingEnd]:
     teacher = None
     if recipe.teacher.source == "self":
         teacher = prepare_teacher(tiny_model(0, **model), recipe.teacher)
     trainer = Trainer(tiny_model(**model), Feed(data, SHAPE, recipe, CPU), teacher)
-    return trainer, trainer.run(watch or Watch(every=2))
+    return trainer, trainer.run(watch or TrainingWatch(every=2))
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def losses(outcome: Outcome) -> list[float]:
+def losses(outcome: TrainingEnd) -> list[float]:
     return [line.loss for line in outcome.log]
 
 
@@ -112,13 +112,13 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(data: TensorSet, steps: int)
         return len(seen) == steps
 
     first, part = trained(
-        data, recipe, Watch(every=2, should_stop=stop, save=lambda _, s: states.append(s)), drop_path_rate=0.1
+        data, recipe, TrainingWatch(every=2, should_stop=stop, save=lambda _, s: states.append(s)), drop_path_rate=0.1
     )
     assert part.interrupted
     assert part.steps == steps
     resumed = Trainer(tiny_model(drop_path_rate=0.1), Feed(data, SHAPE, recipe, CPU))
     resumed.load(copy.deepcopy(states[-1]))
-    assert losses(resumed.run(Watch(every=2))) == losses(outcome)
+    assert losses(resumed.run(TrainingWatch(every=2))) == losses(outcome)
     assert same(resumed.model, whole.model)
     assert same(resumed.weights, whole.weights)
     assert not same(first.model, whole.model)
@@ -137,11 +137,11 @@ def test_a_step_that_is_interrupted_is_left_out_and_the_state_before_it_saved(da
 
     trainer = Trainer(tiny_model(), Feed(data, SHAPE, recipe, CPU))
     trainer.model.register_forward_hook(strike)
-    part = trainer.run(Watch(every=2, save=lambda _, state: states.append(copy.deepcopy(state))))
+    part = trainer.run(TrainingWatch(every=2, save=lambda _, state: states.append(copy.deepcopy(state))))
     assert (part.interrupted, part.steps, states[-1]["step"]) == (True, 3, 3)
     resumed = Trainer(tiny_model(), Feed(data, SHAPE, recipe, CPU))
     resumed.load(states[-1])
-    assert losses(resumed.run(Watch(every=2))) == losses(outcome)
+    assert losses(resumed.run(TrainingWatch(every=2))) == losses(outcome)
     assert same(resumed.weights, whole.weights)
 
 
@@ -153,7 +153,7 @@ def test_weights_between_two_steps_are_never_saved(data: TensorSet, monkeypatch:
     monkeypatch.setattr(Stepper, "step", strike)
     saved: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        trained(data, tiny_recipe(), Watch(save=lambda step, _: saved.append(step)))
+        trained(data, tiny_recipe(), TrainingWatch(save=lambda step, _: saved.append(step)))
     assert not saved
 
 
@@ -200,7 +200,7 @@ def test_the_average_of_the_weights_follows_its_formula(data: TensorSet) -> None
     trainer = Trainer(tiny_model(), Feed(data, SHAPE, tiny_recipe(ema_decay=decay, schedule__epochs=0.4), CPU))
     head = trainer.model.get_parameter("head.weight")
     expected = head.detach().clone()
-    trainer.run(Watch(every=1, on_progress=lambda _: seen.append(head.detach().clone())))
+    trainer.run(TrainingWatch(every=1, on_progress=lambda _: seen.append(head.detach().clone())))
     for weight in seen:
         expected = decay * expected + (1 - decay) * weight
     assert len(seen) == 4
@@ -234,7 +234,7 @@ def test_a_diverging_run_stops_with_a_reason(data: TensorSet) -> None:
     with torch.no_grad():
         trainer.model.get_parameter("head.weight").fill_(float("inf"))
     with pytest.raises(MeasurementError, match="lower the learning rate"):
-        trainer.run(Watch(every=2))
+        trainer.run(TrainingWatch(every=2))
 
 
 def test_too_few_images_for_a_step_are_an_error(data: TensorSet) -> None:

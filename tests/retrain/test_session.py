@@ -27,7 +27,7 @@ from rmeeto_bench.report.training import minutes_table, read_log, read_logs
 from rmeeto_bench.retrain import state as states
 from rmeeto_bench.retrain.distributed import World, choose_device
 from rmeeto_bench.retrain.presets import preset
-from rmeeto_bench.retrain.session import Files, Session, build, finished, initial_weights, train_one
+from rmeeto_bench.retrain.session import Files, Training, build, finished, initial_weights, train_one
 
 CPU = World(torch.device("cpu"))
 QUICK = ("--epochs", "1", "--batch-size", "16", "--set", "img_size=14", "--device", "cpu")
@@ -38,8 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_fashion_mnist(tmp_path_factory.mktemp("set"))
 
 
-def session(data: Path, out: Path, **changes: Any) -> Session:
-    return Session("vim_nano", tiny_recipe(**changes), data, None, Files(out))
+def session(data: Path, out: Path, **changes: Any) -> Training:
+    return Training("vim_nano", tiny_recipe(**changes), data, None, Files(out))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -254,7 +254,7 @@ def test_show_prints_the_recipe_and_trains_nothing(capsys: pytest.CaptureFixture
 
 def test_image_folders_train_end_to_end(tmp_path: Path) -> None:
     recipe = tiny_recipe(img_size=28, optimisation__batch_size=4, augmentation__crop="resized", augmentation__mixup=0.5)
-    folders = Session("vim_nano", recipe, write_folders(tmp_path / "set"), "none", Files(tmp_path / "out"), workers=1)
+    folders = Training("vim_nano", recipe, write_folders(tmp_path / "set"), "none", Files(tmp_path / "out"), workers=1)
     result = train_one(folders, 20, CPU)
     assert 0 <= result.top1 <= 100
     assert finished(folders, 20) == replace(result, top1=round(result.top1, 2))  # as the log has it

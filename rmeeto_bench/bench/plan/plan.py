@@ -9,7 +9,7 @@ from typing import Any
 
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import short
-from rmeeto_bench.measure.protocol import CPU_BLOCK, CPU_TARGET, CPU_WARMUP_LIMIT, PRESETS, Protocol
+from rmeeto_bench.measure.protocol import CPU_BLOCK, CPU_TARGET, CPU_WARMUP_LIMIT, PRESETS, TimingProtocol
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
@@ -35,7 +35,7 @@ def size_name(arm: str, size: int) -> str:
     return f"{arm}@b{size}"
 
 
-def protocol_for(plan: BenchPlan, kind: str) -> Protocol:
+def protocol_for(plan: BenchPlan, kind: str) -> TimingProtocol:
     """The preset of a plan on a kind of device. On a CPU several sessions share the time of one, and their warm-ups are
     short."""
     protocol = replace(plan.protocol, seed=plan.seed)
@@ -122,7 +122,7 @@ class BenchPlan:
             config(model)
 
     @property
-    def protocol(self) -> Protocol:
+    def protocol(self) -> TimingProtocol:
         """The measuring protocol behind the preset."""
         return PRESETS[self.preset]
 

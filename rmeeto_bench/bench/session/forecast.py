@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rmeeto_bench.bench.plan.estimate import START, minutes
-from rmeeto_bench.measure.protocol import LATER_BLIND, Protocol
+from rmeeto_bench.measure.protocol import LATER_BLIND, TimingProtocol
 from rmeeto_bench.records.run import Block
 
 LATE = 1.15  # times the promise that an estimate may be before it is called longer
 
 
-def forecast(protocol: Protocol, session_seconds: float, accuracy_seconds: float, longer: float = 0.0) -> str:
+def forecast(protocol: TimingProtocol, session_seconds: float, accuracy_seconds: float, longer: float = 0.0) -> str:
     """A sentence for the user; `session_seconds` are those of one whole session, `longer` what the first one takes beyond."""
     total = longer + protocol.sessions * session_seconds + accuracy_seconds
     parts = f"{protocol.sessions} processes of {minutes(session_seconds)}"
@@ -34,7 +34,7 @@ def forecast(protocol: Protocol, session_seconds: float, accuracy_seconds: float
 class Forecast:
     """Takes the blocks of a session on their way to the store, and tells the time once when each arm had one."""
 
-    protocol: Protocol  # of the session
+    protocol: TimingProtocol  # of the session
     arms: int  # in a round
     evaluated: int  # images of the accuracy pass, views of clips included
     keep: Callable[[Block], None]  # stores a block

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.bench.plan.plan import ROUNDS, SIZES, size_name
 from rmeeto_bench.measure.devices.device import Device
-from rmeeto_bench.measure.rounds import Protocol, TimedArm, Watch, measure
+from rmeeto_bench.measure.rounds import TimedArm, TimingProtocol, Watch, measure
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.session.workload import Workload  # which needs torch
 
 
-def measure_sweep(device: Device, workload: Workload, protocol: Protocol, watch: Watch, session: int) -> dict[str, Any]:
+def measure_sweep(device: Device, workload: Workload, protocol: TimingProtocol, watch: Watch, session: int) -> dict[str, Any]:
     """Time every arm at every size that fits, all sizes of an arm in interleaved rounds.
 
     Returns the sizes that fit and how the rounds went, by arm. Blocks go to `watch`.

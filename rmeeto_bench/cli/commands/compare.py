@@ -30,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Compare and show."""
-    from rmeeto_bench.compare.stored_runs import Limits, StoredRun, compare
+    from rmeeto_bench.compare.stored_runs import StoredRun, Tolerances, compare
     from rmeeto_bench.records.run import MANIFEST, load
 
     sides = []
     for path in (arguments.base, arguments.head):
         folder = path.parent if path.name == MANIFEST else path
         sides.append(StoredRun(folder, load(folder)))
-    limits = Limits(arguments.margin, arguments.top1_margin)
+    limits = Tolerances(arguments.margin, arguments.top1_margin)
     base, head = sides
     return comparing.show(compare(base, head, limits, explain=arguments.explain), arguments)

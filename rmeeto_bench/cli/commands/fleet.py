@@ -83,11 +83,11 @@ def _with_plan(arguments: argparse.Namespace) -> tuple[argparse.Namespace, dict[
 
 def _engine(arguments: argparse.Namespace) -> Engine:
     from rmeeto_bench.errors import UsageError
-    from rmeeto_bench.fleet.engines.local import Limits, LocalEngine
+    from rmeeto_bench.fleet.engines.local import LocalEngine, Patience
 
     if arguments.tries < 1 or arguments.deadline <= 0 or arguments.patience < 0:
         raise UsageError("--tries must be at least 1, --deadline above 0 and --patience not negative")
-    limits = Limits(arguments.deadline * 3600, arguments.patience, arguments.tries)
+    limits = Patience(arguments.deadline * 3600, arguments.patience, arguments.tries)
     if arguments.engine == "ray":
         from rmeeto_bench.fleet.engines.ray import RayEngine
 

@@ -11,7 +11,7 @@ from rmeeto_bench.cli import output
 from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
-    from rmeeto_bench.checkpoints.publish import Accuracy, Publication
+    from rmeeto_bench.checkpoints.publish import Publication, PublishedAccuracy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--private", action="store_true", help="a repository that only you can see")
 
 
-def _accuracy(run: Path, digest: str) -> Accuracy:
+def _accuracy(run: Path, digest: str) -> PublishedAccuracy:
     """What a run measured of the file with this digest. Raises `CheckpointError` if it did not."""
-    from rmeeto_bench.checkpoints.publish import Accuracy
+    from rmeeto_bench.checkpoints.publish import PublishedAccuracy
     from rmeeto_bench.errors import CheckpointError
     from rmeeto_bench.records.run import load, require_measured
 
@@ -39,7 +39,7 @@ def _accuracy(run: Path, digest: str) -> Accuracy:
         if arm.checkpoint_sha256 == digest and arm.top1 is not None:
             data = record.data.get(arm.model, {})
             name = data.get("name") if isinstance(data, dict) else None
-            return Accuracy(str(name or "an unnamed set"), arm.n_images, arm.top1, arm.delta_top1, record.run_id)
+            return PublishedAccuracy(str(name or "an unnamed set"), arm.n_images, arm.top1, arm.delta_top1, record.run_id)
     raise CheckpointError(f"run {record.run_id} has no accuracy of the file with sha256 {digest[:12]}…; measure it with --data")
 
 

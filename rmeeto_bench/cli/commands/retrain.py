@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rmeeto_bench.retrain.distributed import World
     from rmeeto_bench.retrain.loop import Progress
     from rmeeto_bench.retrain.recipe import Recipe
-    from rmeeto_bench.retrain.session import Session, Trained
+    from rmeeto_bench.retrain.session import Trained, Training
 
 # Flags that are short for one field of the recipe; every other field is reached by --set.
 SHORT = {
@@ -151,12 +151,12 @@ def _show(progress: Progress) -> None:
     )
 
 
-def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
-    from rmeeto_bench.retrain.session import Files, Session
+def _session(arguments: argparse.Namespace, recipe: Recipe) -> Training:
+    from rmeeto_bench.retrain.session import Files, Training
 
     if min(arguments.save_every, arguments.log_every) < 1 or arguments.workers < 0:
         raise UsageError("--save-every and --log-every must be 1 or more, --workers 0 or more")
-    return Session(
+    return Training(
         model=arguments.model,
         recipe=recipe,
         data=arguments.data,
@@ -173,7 +173,7 @@ def _session(arguments: argparse.Namespace, recipe: Recipe) -> Session:
 
 
 @contextmanager
-def _alone(session: Session, rs: tuple[int, ...], world: World, should_stop: Callable[[], bool]) -> Iterator[None]:
+def _alone(session: Training, rs: tuple[int, ...], world: World, should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold the files of these runs: another process, on any machine that shares the disk, may train only at other r."""
     from rmeeto_bench.bench.run.folder_lock import folder_lock
 
@@ -193,7 +193,7 @@ def _alone(session: Session, rs: tuple[int, ...], world: World, should_stop: Cal
         yield
 
 
-def _train(session: Session, rs: tuple[int, ...], world: World) -> int:
+def _train(session: Training, rs: tuple[int, ...], world: World) -> int:
     from rmeeto_bench.retrain.session import finished, train_one
 
     with graceful(STOPPING) as should_stop, _alone(session, rs, world, should_stop):

@@ -15,7 +15,7 @@ CELLS = "cells"  # folder of a fleet's output: a run folder per task
 
 
 @dataclass(frozen=True)
-class Limits:
+class Patience:
     """How long an engine waits, and how often it tries."""
 
     deadline: float = 6 * 3600.0  # seconds for a task, from its submission

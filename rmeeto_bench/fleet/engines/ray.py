@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import UnavailableError
-from rmeeto_bench.fleet.engines.local import Limits, needs_gpu, profile_of
+from rmeeto_bench.fleet.engines.local import Patience, needs_gpu, profile_of
 from rmeeto_bench.fleet.host import Event, carry_out
 from rmeeto_bench.fleet.plan import CPU, Task
 
@@ -41,7 +41,7 @@ class _Flight:
 class RayEngine:
     """A cluster, found by its address (`auto`, `host:port`, or `local` for one that is started on this machine)."""
 
-    def __init__(self, address: str, limits: Limits) -> None:
+    def __init__(self, address: str, limits: Patience) -> None:
         """Connect. Raises `UnavailableError` without Ray or without a cluster there."""
         try:
             import ray

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.errors import UnavailableError
-from rmeeto_bench.fleet.engines.local import CELLS, Limits, needs_gpu, profile_of
+from rmeeto_bench.fleet.engines.local import CELLS, Patience, needs_gpu, profile_of
 from rmeeto_bench.fleet.host import Event, carry_out
 from rmeeto_bench.fleet.plan import Task
 
@@ -39,7 +39,7 @@ class SlurmEngine:
     takes them."""
 
     def __init__(
-        self, limits: Limits, *, cluster: str = "slurm", partition: str | None = None, account: str | None = None
+        self, limits: Patience, *, cluster: str = "slurm", partition: str | None = None, account: str | None = None
     ) -> None:
         """Raises `UnavailableError` without submitit or without Slurm's commands."""
         try:

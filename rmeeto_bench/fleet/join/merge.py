@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.fleet.join.parts import Part, Source, as_plan, take_apart
+from rmeeto_bench.fleet.join.parts import Part, PartSource, as_plan, take_apart
 from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate, RunRecord
 from rmeeto_bench.version import __version__
 
@@ -132,7 +132,7 @@ def _check_devices(parts: Iterable[Part]) -> None:
             )
 
 
-def _join_data(sources: Iterable[Source], used: dict[str, set[str]]) -> tuple[dict[str, object], list[str]]:
+def _join_data(sources: Iterable[PartSource], used: dict[str, set[str]]) -> tuple[dict[str, object], list[str]]:
     """What each model was evaluated on, and the contradictions: top-1 on other images cannot be compared.
 
     `used`: run id -> its models that have an accuracy here.
@@ -158,10 +158,10 @@ def _join_data(sources: Iterable[Source], used: dict[str, set[str]]) -> tuple[di
 SourceKey = tuple[str, str, str]
 
 
-def _credited(chosen: list[_Candidate]) -> list[Source]:
+def _credited(chosen: list[_Candidate]) -> list[PartSource]:
     """The sources that contributed, oldest first, each with the arms taken from it."""
     arms: dict[SourceKey, dict[str, tuple[str, ...]]] = {}
-    sources: dict[SourceKey, Source] = {}
+    sources: dict[SourceKey, PartSource] = {}
     for candidate in chosen:
         source = candidate.part.source
         sources[source.order] = source
@@ -178,7 +178,7 @@ def _status(of_sources: set[str]) -> str:
     return "failed" if "failed" in of_sources else "interrupted"
 
 
-def _record(chosen: list[_Candidate], sources: list[Source], data: dict[str, object]) -> RunRecord:
+def _record(chosen: list[_Candidate], sources: list[PartSource], data: dict[str, object]) -> RunRecord:
     devices: dict[str, DeviceRecord] = {}
     for candidate in sorted(chosen, key=lambda c: c.part.source.order):
         devices[candidate.part.device.id] = candidate.part.device  # the newest description

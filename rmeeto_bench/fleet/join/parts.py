@@ -14,7 +14,7 @@ from rmeeto_bench.records.run import MERGED_FROM, Arm, DeviceRecord, RunRecord, 
 
 
 @dataclass(frozen=True)
-class Source:
+class PartSource:
     """One measured run whose arms are part of a merged run, with everything its manifest said of itself."""
 
     run_id: str  # of that run
@@ -44,7 +44,7 @@ class Source:
 class Part:
     """What one source measured on one device."""
 
-    source: Source  # the run it comes from
+    source: PartSource  # the run it comes from
     device: DeviceRecord  # under its lasting id
     arms: tuple[Arm, ...]  # under the device's lasting id
     stored_as: str  # the device's id in the source
@@ -55,8 +55,8 @@ class Part:
         return cell_key(arm, self.device.id, self.source.code)
 
 
-def _measured_source(record: RunRecord) -> Source:
-    return Source(
+def _measured_source(record: RunRecord) -> PartSource:
+    return PartSource(
         run_id=record.run_id,
         created_utc=record.created_utc,
         status=record.status,
@@ -70,20 +70,22 @@ def _measured_source(record: RunRecord) -> Source:
     )
 
 
-def _read_source(value: Any, run_id: str) -> Source:
+def _read_source(value: Any, run_id: str) -> PartSource:
     """A source from the plan of a merged run. Raises `DataError` if it is damaged."""
     try:
         arms = {device: tuple(names) for device, names in value["arms"].items()}
-        source = Source(**{**value, "argv": tuple(value["argv"]), "failures": tuple(value.get("failures", ())), "arms": arms})
+        source = PartSource(
+            **{**value, "argv": tuple(value["argv"]), "failures": tuple(value.get("failures", ())), "arms": arms}
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"run {run_id}: its list of merged runs is damaged ({error!r}); merge the original runs again"
         ) from error
-    check(source, Source, f"run {run_id}: merged run")
+    check(source, PartSource, f"run {run_id}: merged run")
     return source
 
 
-def sources_of(record: RunRecord) -> list[Source]:
+def sources_of(record: RunRecord) -> list[PartSource]:
     """The measured runs behind a record: itself, or those that were merged into it."""
     stored = record.plan.get(MERGED_FROM)
     if stored is None:
@@ -113,6 +115,6 @@ def take_apart(record: RunRecord) -> list[Part]:
     return parts
 
 
-def as_plan(sources: list[Source]) -> dict[str, Any]:
+def as_plan(sources: list[PartSource]) -> dict[str, Any]:
     """The plan of a merged run: the list of its sources, each with its own plan."""
     return {MERGED_FROM: json.loads(json.dumps([asdict(source) for source in sources]))}  # as it will be read again

@@ -44,7 +44,7 @@ def nothing(_row: PaperRow, _sources: Sources) -> Ours | None:
 
 
 @dataclass(frozen=True)
-class Item:
+class PaperItem:
     """One table of the paper."""
 
     name: str  # printed number of the table, as in 1a
@@ -61,7 +61,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Line:
+class PaperLine:
     """One number of a table."""
 
     keys: tuple[str, ...]  # what it is of, a text per column of the table
@@ -74,10 +74,10 @@ class Line:
 class PaperTable:
     """An item filled in."""
 
-    item: Item  # the table
+    item: PaperItem  # the table
     caption: str  # what all lines have in common
     columns: tuple[str, ...]  # names of the keys of a line
-    lines: tuple[Line, ...]  # one for each number
+    lines: tuple[PaperLine, ...]  # one for each number
     footnotes: tuple[str, ...] = ()  # one sentence each
     left_out: tuple[str, ...] = field(default=())  # stored results that may not stand beside the paper's, one line each
 

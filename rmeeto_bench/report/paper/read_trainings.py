@@ -17,7 +17,7 @@ from rmeeto_bench.report.training import TrainingLog, read_logs
 
 
 @dataclass(frozen=True)
-class Training:
+class StoredTraining:
     """One finished training."""
 
     model: str  # name of the model
@@ -43,12 +43,12 @@ class Training:
         return json.dumps([self.model, self.reduction, recipe, self.data, self.n_images], sort_keys=True)
 
 
-def _training(log: TrainingLog) -> Training | None:
+def _training(log: TrainingLog) -> StoredTraining | None:
     head, tail = log.head, log.tail
     if tail.get("interrupted", False):
         return None
     default = json.loads(json.dumps(asdict(ReductionConfig())))
-    return Training(
+    return StoredTraining(
         model=str(head["model"]),
         reduction={**default, **head.get("reduction", {"r": head.get("r", 0)})},
         recipe=dict(head["recipe"]),
@@ -62,9 +62,9 @@ def _training(log: TrainingLog) -> Training | None:
     )
 
 
-def load_trainings(folders: Sequence[Path]) -> tuple[Training, ...]:
+def load_trainings(folders: Sequence[Path]) -> tuple[StoredTraining, ...]:
     """The finished trainings whose logs lie in these folders, or in folders right below. Raises `DataError`."""
-    found: list[Training] = []
+    found: list[StoredTraining] = []
     for folder in folders:
         below = [path for path in sorted(folder.glob("*")) if path.is_dir()] if folder.is_dir() else []
         try:
@@ -77,7 +77,7 @@ def load_trainings(folders: Sequence[Path]) -> tuple[Training, ...]:
     return tuple(found)
 
 
-def accuracy(trainings: Sequence[Training]) -> Estimate:
+def accuracy(trainings: Sequence[StoredTraining]) -> Estimate:
     """Mean top-1 of trainings that are twins. The interval joins images (Wilson) and seeds (Student's t) in quadrature."""
     over_seeds, images = t_interval([training.top1 for training in trainings]), trainings[0].n_images
     if not images:
@@ -88,7 +88,7 @@ def accuracy(trainings: Sequence[Training]) -> Estimate:
     return Estimate(over_seeds.value, over_seeds.value - low, over_seeds.value + high)
 
 
-def describe(trainings: Sequence[Training]) -> str:
+def describe(trainings: Sequence[StoredTraining]) -> str:
     """How the trainings compare with the paper's, in a few words."""
     first, seeds = trainings[0], len(trainings)
     part = "" if first.of_whole == 1 else f" of {100 * first.of_whole:.3g} %"

@@ -7,7 +7,7 @@ import math
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.published import PaperRow, rows
 from rmeeto_bench.report.paper.inconsistencies import BY_TABLE
-from rmeeto_bench.report.paper.item import Item, Line, PaperTable
+from rmeeto_bench.report.paper.item import PaperItem, PaperLine, PaperTable
 from rmeeto_bench.report.paper.sources import Sources
 from rmeeto_bench.report.paper.tables import ablations, accuracy, comparison, schedule, throughput, training
 
@@ -34,7 +34,7 @@ def _order(name: str) -> tuple[int, str]:
     return int(name.rstrip("ab")), name
 
 
-TABLES: dict[str, Item] = {
+TABLES: dict[str, PaperItem] = {
     item.name: item
     for item in sorted(
         (item for family in (accuracy, ablations, comparison, training, schedule, throughput) for item in family.ITEMS),
@@ -43,7 +43,7 @@ TABLES: dict[str, Item] = {
 }
 
 
-def chosen(names: list[str]) -> tuple[list[Item], list[str]]:
+def chosen(names: list[str]) -> tuple[list[PaperItem], list[str]]:
     """(tables, figures) of these names, `12` or `table12` or `fig4`. Raises `UsageError` for any other."""
     tables, figures = [], []
     for name in names:
@@ -78,7 +78,7 @@ def _varying(published: tuple[PaperRow, ...]) -> tuple[dict[str, None], dict[str
     return {heading: None for heading in headings if heading not in common or heading == "number"}, common
 
 
-def fill(item: Item, sources: Sources) -> PaperTable:
+def fill(item: PaperItem, sources: Sources) -> PaperTable:
     """The published numbers of a table with ours beside them."""
     published = item.rows or tuple(row for row in rows() if row.table == item.name)
     columns, common = _varying(published)
@@ -87,7 +87,7 @@ def fill(item: Item, sources: Sources) -> PaperTable:
         keys = _keys(row)
         value = None if math.isnan(row.value) else row.value
         ours = item.find(row, sources) or training.retrained(row, sources)
-        lines.append(Line(tuple(keys.get(name, "") for name in columns), value, row.unit, ours))
+        lines.append(PaperLine(tuple(keys.get(name, "") for name in columns), value, row.unit, ours))
     about = ", ".join(f"{heading} {text}" for heading, text in common.items() if text and heading != "number")
     caption = f"{item.label}. {item.title}" + (f" ({about})" if about else "") + "."
     return PaperTable(item, caption, tuple(columns), tuple(lines), BY_TABLE.get(item.name, ()), sources.left_out)

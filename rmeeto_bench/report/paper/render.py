@@ -9,7 +9,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from rmeeto_bench.report.paper.item import Line, PaperTable
+from rmeeto_bench.report.paper.item import PaperLine, PaperTable
 from rmeeto_bench.report.plain import csv_cell, tex
 from rmeeto_bench.report.plain import markdown as as_markdown
 from rmeeto_bench.report.run.tables import DASH
@@ -40,7 +40,7 @@ def _with_interval(values: tuple[float, float | None, float | None], digits: int
     return f"{text} [{_number(low, digits, sign=sign)}, {_number(high, digits, sign=sign)}]"
 
 
-def deviation(line: Line) -> tuple[float, float | None, float | None] | None:
+def deviation(line: PaperLine) -> tuple[float, float | None, float | None] | None:
     """Ours minus published in points for percentages, in percent of the published value for all else; None where the two
     cannot be compared."""
     ours, published = line.ours, line.published
@@ -55,7 +55,7 @@ def deviation(line: Line) -> tuple[float, float | None, float | None] | None:
     return 100 * (ours.value / published - 1), low, high
 
 
-def cells(line: Line) -> tuple[str, ...]:
+def cells(line: PaperLine) -> tuple[str, ...]:
     """The text of a line's cells: its keys, then `VALUES`."""
     digits = DIGITS[line.unit]
     published = DASH if line.published is None else _published(line.published, line.unit)

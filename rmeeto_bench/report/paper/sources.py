@@ -10,7 +10,7 @@ from rmeeto_bench.published import PAPER_NAMES
 from rmeeto_bench.records.run import Arm, DeviceRecord, RunRecord
 from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
 from rmeeto_bench.report.paper.read_ablations import Ablated
-from rmeeto_bench.report.paper.read_trainings import Training
+from rmeeto_bench.report.paper.read_trainings import StoredTraining
 
 SIZES = (("Ti", "tiny"), ("S", "small"), ("B", "base"))
 IMAGE_MODELS = {
@@ -56,7 +56,7 @@ class Sources:
     left_out: tuple[str, ...] = ()  # results that may not stand beside the paper's, one line each
     gflops: Gflops = no_gflops  # (model, r, placement) -> GFLOPs as the paper counts; None for a model it cannot count
     ablated: tuple[Ablated, ...] = ()  # results of `ablate`
-    trained: tuple[Training, ...] = ()  # logs of `retrain`
+    trained: tuple[StoredTraining, ...] = ()  # logs of `retrain`
 
     def find(self, model: str, r: int, placement: str = "even") -> Iterator[StoredArm]:
         """The arms of a model at an r, latest first."""
@@ -90,7 +90,7 @@ def gather(
     records: Sequence[RunRecord],
     gflops: Gflops = no_gflops,
     ablated: Sequence[Ablated] = (),
-    trained: Sequence[Training] = (),
+    trained: Sequence[StoredTraining] = (),
 ) -> Sources:
     """The valid arms of stored runs, ablations and trainings; invalid arms are left out, with the reason."""
     arms: list[StoredArm] = []

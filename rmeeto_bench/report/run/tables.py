@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rmeeto_bench.records.run import ESTIMATES, Arm, Estimate, RunRecord, SweepRow
-from rmeeto_bench.report.fitted import NEVER, Column, fitted, of_texts
+from rmeeto_bench.report.fitted import NEVER, FittedColumn, fitted, of_texts
 from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.plain import csv_cell, tex
 from rmeeto_bench.report.plain import markdown as as_markdown
@@ -155,9 +155,9 @@ IMPORTANCE = (
 )
 
 
-def _column(name: str) -> Column:
+def _column(name: str) -> FittedColumn:
     kept = name in ("r", "speed-up")
-    return Column(name, NEVER if kept else IMPORTANCE.index(name), left=name in ("weights", "verdict"))
+    return FittedColumn(name, NEVER if kept else IMPORTANCE.index(name), left=name in ("weights", "verdict"))
 
 
 def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:

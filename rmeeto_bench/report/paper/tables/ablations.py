@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rmeeto_bench.published import PaperRow
-from rmeeto_bench.report.paper.item import Item, Needs, Ours, nothing
+from rmeeto_bench.report.paper.item import Needs, Ours, PaperItem, nothing
 from rmeeto_bench.report.paper.matching import accuracy_and_flops, our_model
 from rmeeto_bench.report.paper.read_ablations import VARIANTS, Ablated
 from rmeeto_bench.report.paper.sources import STAND_IN, Sources
@@ -36,12 +36,12 @@ def ablation(row: PaperRow, sources: Sources) -> Ours | None:
     return None
 
 
-def _ablation(name: str, title: str, models: str, checkpoints: str, changed: str) -> Item:
+def _ablation(name: str, title: str, models: str, checkpoints: str, changed: str) -> PaperItem:
     absent = (
         f"rows of the method itself need valid runs at these r, training-free ones with {changed} `ablate` and --ablations; "
         "for re-trained ones train with that setting (`retrain --reduce`) and --trainings"
     )
-    return Item(name, title, Needs(models, checkpoints=checkpoints), ablation, absent)
+    return PaperItem(name, title, Needs(models, checkpoints=checkpoints), ablation, absent)
 
 
 def _shuffle_rows() -> tuple[PaperRow, ...]:
@@ -55,7 +55,7 @@ def _shuffle_rows() -> tuple[PaperRow, ...]:
 
 ITEMS = (
     _ablation("4", "Tokens in order against kept sources first", f"deit_*, {TRIO}", BOTH, "order given up"),
-    Item(
+    PaperItem(
         "5a",
         "Shuffling a share of the tokens before each merge",
         Needs(PAIR, checkpoints=BOTH),
@@ -63,7 +63,7 @@ ITEMS = (
         "the published values are not in the reference data, and stored runs record no shuffling",
         _shuffle_rows(),
     ),
-    Item(
+    PaperItem(
         "5b",
         "Shuffling with pruning and with merging",
         Needs("vim_small (r = 11)", checkpoints=BOTH),

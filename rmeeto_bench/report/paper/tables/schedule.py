@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rmeeto_bench.published import PaperRow
 from rmeeto_bench.reduction.schedule import ReductionConfig, reduction_ratio, token_counts
-from rmeeto_bench.report.paper.item import Item, Needs, Ours
+from rmeeto_bench.report.paper.item import Needs, Ours, PaperItem
 from rmeeto_bench.report.paper.sources import Sources
 
 
@@ -13,4 +13,6 @@ def _ratio(row: PaperRow, _sources: Sources) -> Ours:
     return Ours(reduction_ratio(token_counts(ReductionConfig(r=int(row.r))), 197), "computed from the schedule")
 
 
-ITEMS = (Item("10", "Reduction ratio of each r", Needs("none", "none", "none", "none"), _ratio, "nothing: it is computed"),)
+ITEMS = (
+    PaperItem("10", "Reduction ratio of each r", Needs("none", "none", "none", "none"), _ratio, "nothing: it is computed"),
+)

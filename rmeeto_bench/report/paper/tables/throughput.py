@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rmeeto_bench.published import PaperRow
-from rmeeto_bench.report.paper.item import Item, Needs, Ours
+from rmeeto_bench.report.paper.item import Needs, Ours, PaperItem
 from rmeeto_bench.report.paper.matching import our_model, top1
 from rmeeto_bench.report.paper.sources import Sources, StoredArm
 
@@ -44,7 +44,7 @@ def _find(row: PaperRow, sources: Sources) -> Ours | None:
 
 
 ITEMS = (
-    Item(
+    PaperItem(
         "12",
         "Throughput and accuracy on six GPUs",
         Needs("vim_small", checkpoints="Vim-S at each r", gpu="RTX 3090, RTX 4090, V100, A4000, A100, H100"),

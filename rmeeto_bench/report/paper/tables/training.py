@@ -11,10 +11,10 @@ from statistics import fmean
 
 from rmeeto_bench.published import PaperRow
 from rmeeto_bench.reduction.schedule import ReductionConfig, token_counts
-from rmeeto_bench.report.paper.item import Item, Needs, Ours
+from rmeeto_bench.report.paper.item import Needs, Ours, PaperItem
 from rmeeto_bench.report.paper.matching import our_model, placement
 from rmeeto_bench.report.paper.read_ablations import FOLDS
-from rmeeto_bench.report.paper.read_trainings import Training, accuracy, describe
+from rmeeto_bench.report.paper.read_trainings import StoredTraining, accuracy, describe
 from rmeeto_bench.report.paper.sources import STAND_IN, Sources
 
 TRAIN = "ImageNet-1k training and validation sets"
@@ -65,7 +65,7 @@ def _epochs(row: PaperRow) -> float | None:
     return float(said) if said.isdecimal() else None
 
 
-def find(row: PaperRow, model: str, trainings: Sequence[Training], *, any_length: bool) -> list[Training]:
+def find(row: PaperRow, model: str, trainings: Sequence[StoredTraining], *, any_length: bool) -> list[StoredTraining]:
     """The trainings of `model` that a row is about: of the largest group of twins. `any_length` lets in other epochs and
     other parts of the data, unless it is them that the row is about."""
     reduction = reduction_of(row)
@@ -73,7 +73,7 @@ def find(row: PaperRow, model: str, trainings: Sequence[Training], *, any_length
         return []
     wanted, epochs = json.loads(json.dumps(asdict(reduction))), _epochs(row)
     fraction = float(row.setting_value.rstrip("%")) / 100 if row.setting_name == "train_fraction" else 1.0
-    groups: dict[str, list[Training]] = {}
+    groups: dict[str, list[StoredTraining]] = {}
     for training in trainings:
         same = training.model == model and training.reduction == wanted
         as_long = epochs is None or math.isclose(training.epochs, epochs, rel_tol=0.02)
@@ -103,12 +103,12 @@ def retrained(row: PaperRow, sources: Sources) -> Ours | None:
     return Ours(value.value, stand_in + describe(trainings), value.low, value.high, comparable=bool(own))
 
 
-def _paper_machine(training: Training) -> bool:
+def _paper_machine(training: StoredTraining) -> bool:
     """Whether it ran on the paper's machine: four A100, as far as the paper says."""
     return training.n_devices == 4 and "A100" in training.device
 
 
-def _minutes(trainings: list[Training], *, comparable: bool) -> Ours:
+def _minutes(trainings: list[StoredTraining], *, comparable: bool) -> Ours:
     """Mean minutes of the trainings that ran on the same machine as the first."""
     first = trainings[0]
     same = [training for training in trainings if (training.device, training.n_devices) == (first.device, first.n_devices)]
@@ -137,14 +137,14 @@ def _on_hardware(row: PaperRow, model: str, sources: Sources) -> Ours | None:
 
 
 ITEMS = (
-    Item(
+    PaperItem(
         "3",
         "Minutes of re-training for 3 epochs",
         Needs("vim_tiny, vim_small, vim_base", TRAIN, "public baselines of Vim", "8, 16 and 32 H100"),
         retrained,
         "needs `retrain` for 3 epochs on 8 or more H100, and --trainings",
     ),
-    Item(
+    PaperItem(
         "9",
         "Accuracy and minutes by epochs of re-training",
         Needs("vim_small", TRAIN, "Vim-S re-trained at r = 11 for 1, 3, 5, 7 and 15 epochs", "4 A100 (not stated)"),
