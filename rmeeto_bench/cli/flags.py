@@ -8,7 +8,7 @@ from typing import Protocol
 from rmeeto_bench.reduction.config import ReductionConfig
 
 
-class Sized(Protocol):
+class Schedulable(Protocol):
     """What of a model's sizes decides its schedule."""
 
     @property
@@ -30,7 +30,7 @@ def add_amount_arguments(parser: argparse.ArgumentParser) -> None:
     amount.add_argument("--r", metavar="LIST", help="tokens removed per merge instead, as in 0,5,11")
 
 
-def chosen_rs(arguments: argparse.Namespace, sized: Sized, reduction: ReductionConfig) -> tuple[int, ...]:
+def chosen_rs(arguments: argparse.Namespace, sized: Schedulable, reduction: ReductionConfig) -> tuple[int, ...]:
     """The r of each row: as given, or nearest to each ratio under this reduction's schedule. Raises `UsageError`."""
     from rmeeto_bench.bench.plan.ratios import parse_ratios, parse_rs
     from rmeeto_bench.reduction.schedule import PAPER_RATIOS, nearest_r
