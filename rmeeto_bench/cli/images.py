@@ -26,6 +26,11 @@ def add_data(group: _ArgumentGroup) -> None:
     )
 
 
+def add_img_size(group: _ActionsContainer) -> None:
+    """`--img-size`, for commands that run models."""
+    group.add_argument("--img-size", metavar="LIST", help="every model at these image sizes in pixels, as in 224,384")
+
+
 def add_workers(group: _ActionsContainer) -> None:
     """`--workers`, for every command that passes images through models."""
     group.add_argument(

@@ -152,7 +152,7 @@ def test_a_difference_is_paired_by_image() -> None:
         (["ablate", "order", "--model", "vim_small"], "no weights ship"),
         (["ablate", "order", "--images", "0"], "at least 1"),
         (["ablate", "order", "--retrained", "--r", "7"], "at r = 7"),
-        (["ablate", "order", "--retrained", "--checkpoint", "x.pth"], "leave it out"),
+        (["ablate", "order", "--retrained", "--checkpoint", "x.pth"], "give one of them"),
         (["visualize", "no_such.png"], "no_such.png"),
         (["visualize", "skimage:nobody"], "skimage:astronaut"),
     ],

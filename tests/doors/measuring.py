@@ -243,6 +243,13 @@ EVAL = [
         code=6,
     ),
     Row(
+        "eval at a size that leaves a rest",
+        "eval --gpus none --img-size 15",
+        {"--img-size": lambda d: d.warns("14 or 16")},
+        code=2,
+        refusal="img_size 15 does not fit",
+    ),
+    Row(
         "eval by less than no process",
         "eval --workers -1",
         {"--workers": lambda d: d.warns("--workers must be 0")},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.commands.run import begin_or_continue
-from rmeeto_bench.cli.images import add_data, add_workers
+from rmeeto_bench.cli.images import add_data, add_img_size, add_workers
 from rmeeto_bench.cli.result import add_output
 
 
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command: those of `run` that have to do with accuracy."""
     what = parser.add_argument_group("what to evaluate")
     what.add_argument("--model", default="vim_nano", metavar="NAMES", help="with commas (default: the bundled vim_nano)")
+    add_img_size(what)
     amount = what.add_mutually_exclusive_group()
     amount.add_argument("--ratios", metavar="LIST", help="reduction ratios (default: 0,0.14,...,0.54, the paper's)")
     amount.add_argument("--r", metavar="LIST", help="tokens removed per merge instead, as in 0,5,11")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import output
-from rmeeto_bench.cli.images import add_data, add_workers, workers
+from rmeeto_bench.cli.images import add_data, add_img_size, add_workers, workers
 from rmeeto_bench.cli.result import add_output, carry_out
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--model", metavar="NAMES", help="with commas (default: vim_small on GPUs, the bundled vim_nano on a CPU)"
     )
-    what.add_argument("--img-size", metavar="LIST", help="every model at these image sizes in pixels, as in 224,384")
+    add_img_size(what)
     amount = what.add_mutually_exclusive_group()
     amount.add_argument("--ratios", metavar="LIST", help="reduction ratios (default: 0,0.14,...,0.54, the paper's)")
     amount.add_argument("--r", metavar="LIST", help="tokens removed per merge instead, as in 0,5,11")
