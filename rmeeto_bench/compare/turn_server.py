@@ -83,6 +83,7 @@ class Turnstile:
                 return
             with self._changed:
                 self._session[name] += 1
+                session = self._session[name]
             self._set(name, WORKING)
             try:
                 while word := words.read(1):
@@ -90,8 +91,9 @@ class Turnstile:
             except OSError:
                 pass
             finally:
-                if self._state[name] != ENDED:
-                    self._set(name, FINISHED)
+                with self._changed:
+                    if self._session[name] == session:  # its next process may have arrived before this link was seen to close
+                        self._set(name, FINISHED)
 
     def _answer(self, link: socket.socket, name: str, word: bytes) -> None:
         self._set(name, {WAIT: WAITING, DONE: FINISHED}.get(word, WORKING))

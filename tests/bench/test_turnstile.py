@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +15,7 @@ from rmeeto_bench.compare.turn_server import Turnstile
 from rmeeto_bench.measure.devices.simulated import SimDevice
 from rmeeto_bench.measure.protocol import QUICK, Watch
 from rmeeto_bench.measure.rounds import TimedArm, measure
-from rmeeto_bench.measure.turns import VARIABLE, Turns
+from rmeeto_bench.measure.turns import DONE, GO, VARIABLE, Turns
 from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.records.run import Block
 
@@ -93,6 +95,32 @@ def test_a_second_session_waits_for_the_other_sides_second(turnstile: Turnstile,
 
     run({"base": base, "head": head})
     assert log == ["head arrives", "base", "head"]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_link_that_closes_late_does_not_end_the_next_session(turnstile: Turnstile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server may see that a process is gone after the side's next one has asked for its turn."""
+    late = socket.socket(socket.AF_UNIX)
+    late.connect(turnstile.variable("head").rpartition(":")[0])
+    late.sendall(b"head\n" + DONE)
+    join(turnstile, "base", monkeypatch).leave()
+    assert late.recv(1) == GO
+    second = join(turnstile, "head", monkeypatch)
+    log: list[str] = []
+
+    def side(name: str, turns: Turns) -> None:
+        turns.wait()
+        log.append(name)
+        turns.leave()
+
+    asking = threading.Thread(target=side, args=("head", second))
+    asking.start()
+    time.sleep(0.2)  # until it waits
+    late.close()
+    time.sleep(0.2)  # until that is seen
+    side("base", join(turnstile, "base", monkeypatch))
+    asking.join(10)
+    assert sorted(log) == ["base", "head"]
 
 
 def test_who_dies_or_never_comes_keeps_nobody_waiting(turnstile: Turnstile, monkeypatch: pytest.MonkeyPatch) -> None:
