@@ -189,6 +189,7 @@ def working(candidates: dict[str, Callable[[], Step]]) -> tuple[dict[str, Step],
             print(f"{name}: left out, {type(error).__name__}")
             continue
         steps[name], first[name] = step, time.perf_counter() - start
+    torch.set_num_threads(1)  # numba takes it back
     return steps, first
 
 
