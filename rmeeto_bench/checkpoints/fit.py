@@ -32,6 +32,9 @@ STRIDE_8_HINT = (
 )
 
 
+RESIZED = "are resized to"  # what a note about positions has in it
+
+
 def fitted(state: Mapping[str, Tensor], model: nn.Module, path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The state for a model on images of another size than its weights were made for, and what the user should know.
 
@@ -47,7 +50,7 @@ def fitted(state: Mapping[str, Tensor], model: nn.Module, path: Path) -> tuple[d
     if sized.made_for and positions.shape[1] == replace(sized, img_size=sized.made_for).side ** 2 + 1 != wanted:
         resized = resize_pos_embed(positions.float(), wanted - 1, cls_first=sized.cls_position == 0)
         given["pos_embed"] = resized.to(positions.dtype)
-        notes.append(f"{path.name}: positions made for {sized.made_for} px are resized to {sized.img_size} px")
+        notes.append(f"{path.name}: positions made for {sized.made_for} px {RESIZED} {sized.img_size} px")
     if positions.shape[1] == wanted == STRIDE_8 and sized.side * sized.patch_size == sized.img_size:
         notes.append(f"{path.name}: {STRIDE_8_HINT}")
     check_state(given, model, path)

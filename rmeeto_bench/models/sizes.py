@@ -194,6 +194,7 @@ DEIT: dict[str, DeitConfig] = {
     "deit_base": DeitConfig(embed_dim=768, num_heads=12),
 }
 
+MOST_TOKENS = 2**17  # of one image or clip: a typing error must not ask for more memory than there is
 Sizes = VimConfig | DeitConfig
 MODELS: dict[str, Sizes] = {**VIM, **IMAGE, **VIDEO, **DEIT}
 
@@ -204,13 +205,17 @@ def without_size(name: str) -> tuple[str, int | None]:
     return (base, int(size)) if base in MODELS and size.isdecimal() else (name, None)
 
 
-def at_sizes(models: Sequence[str], img_sizes: Sequence[int]) -> tuple[str, ...]:
-    """The names of these models on images of each size; a model's own size is its plain name. Raises `UsageError`."""
+def at_sizes(models: Sequence[str], img_sizes: Sequence[int] = ()) -> tuple[str, ...]:
+    """The names of these models on images of each size, or of their own; a model's own size is its plain name, `vim_tiny_224`
+    is `vim_tiny`. Raises `UsageError`."""
     found = []
     for name in models:
-        base, _ = without_size(name)
-        own = config(base).img_size
-        found += [base if size == own else f"{base}_{size}" for size in img_sizes]
+        base, named = without_size(name)
+        if named is not None and img_sizes:
+            raise UsageError(f"{name} has an image size in its name; leave out --img-size, or write {base}")
+        own = config(name).made_for or config(name).img_size
+        sizes = img_sizes or (own if named is None else named,)
+        found += [base if size == own else f"{base}_{size}" for size in sizes]
     return tuple(dict.fromkeys(found))
 
 
@@ -228,7 +233,10 @@ def config(name: str, **sizes: Any) -> Sizes:
     if sizes.get("img_size", known.img_size) != known.img_size:
         sizes = {"made_for": known.img_size, **sizes}
     try:
-        return replace(known, **sizes)
+        found = replace(known, **sizes)
     except TypeError:
         unknown = sorted(set(sizes) - {field.name for field in fields(known)})
         raise UsageError(f"{name} has no size {', '.join(unknown)}; see {type(known).__name__} for those there are") from None
+    if found.num_tokens > MOST_TOKENS:
+        raise UsageError(f"{name} on {found.img_size} px has {found.num_tokens:,} tokens; {MOST_TOKENS:,} are the most")
+    return found

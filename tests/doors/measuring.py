@@ -250,6 +250,17 @@ EVAL = [
         refusal="img_size 15 does not fit",
     ),
     Row(
+        "eval at another size",
+        "eval --gpus none --model vim_nano --img-size 14 --r 0 --data v --class-map map.txt --on-error skip --checkpoints ck "
+        "--out e5",
+        {
+            "--img-size": lambda d: (
+                [(arm["arm"], arm["labels"]) for arm in d.arms("e5")] == [("vim_nano_14/r0", ["resized positions"])]
+            )
+        },
+        needs=("retrain",),
+    ),
+    Row(
         "eval by less than no process",
         "eval --workers -1",
         {"--workers": lambda d: d.warns("--workers must be 0")},

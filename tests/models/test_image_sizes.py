@@ -99,7 +99,11 @@ def test_weights_of_overlapping_patches_are_not_taken_for_a_larger_image(tmp_pat
 
 def test_sizes_in_names() -> None:
     assert at_sizes(["vim_tiny", "deit_small"], [224, 384]) == ("vim_tiny", "vim_tiny_384", "deit_small", "deit_small_384")
-    assert at_sizes(["vim_tiny_384"], [224]) == ("vim_tiny",)
+    assert at_sizes(["vim_tiny_224", "vim_tiny_0384", "vim_tiny"]) == ("vim_tiny", "vim_tiny_384")
+    with pytest.raises(UsageError, match="leave out --img-size"):
+        at_sizes(["vim_tiny_384"], [224])
+    with pytest.raises(UsageError, match="tokens; 131,072 are the most"):
+        config("vim_nano_100000")
     assert config("vim_tiny_384") == config("vim_tiny", img_size=384)
     assert config("vim_tiny_224") == config("vim_tiny")
     for name, says in (("vim_tiny_225", "224 or 240"), ("vim_tiny_8", "16 or 32"), ("vim_tiny_plus_230", "224 or 232")):

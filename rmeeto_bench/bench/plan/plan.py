@@ -10,7 +10,7 @@ from typing import Any
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import short
 from rmeeto_bench.measure.protocol import CPU_BLOCK, CPU_TARGET, CPU_WARMUP_LIMIT, PRESETS, TimingProtocol
-from rmeeto_bench.models.sizes import config
+from rmeeto_bench.models.sizes import at_sizes, config
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
@@ -118,8 +118,7 @@ class BenchPlan:
                 object.__setattr__(self, name, Path(getattr(self, name)).absolute())
         if self.checkpoints not in (None, *NAMED_CHECKPOINTS) and Path(self.checkpoints).exists():
             object.__setattr__(self, "checkpoints", str(Path(self.checkpoints).absolute()))
-        for model in self.models:
-            config(model)
+        object.__setattr__(self, "models", at_sizes(self.models))
 
     @property
     def protocol(self) -> TimingProtocol:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, precision_for
 from rmeeto_bench.bench.plan.resolve import Resolved
+from rmeeto_bench.checkpoints.fit import RESIZED
 from rmeeto_bench.checkpoints.reader import Provenance, load_state
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.errors import CheckpointError
@@ -66,7 +67,8 @@ class BuiltArm:
 
     def labels(self) -> tuple[str, ...]:
         """How the forward ran where that is not a matter of course: graph or eager on a GPU, merging outside the kernels."""
-        found = []
+        notes = () if self.provenance is None else self.provenance.notes
+        found = ["resized positions" for note in notes if RESIZED in note]
         if isinstance(self.forward, GraphedForward):
             found.append("cuda-graph" if self.forward.refused is None else f"eager: {self.forward.refused}")
         elif self.model.cls_token.is_cuda:

@@ -13,6 +13,8 @@ from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.measure.statistics import paired_delta
 from rmeeto_bench.records.run import ClassChange, Estimate, RunRecord
 
+FEWEST = 3.0  # images whose answer may have changed though none of them did, at 95 %: the rule of three
+
 
 def shrunk_changes(gained: ArrayLike, lost: ArrayLike, images: ArrayLike, level: float = 0.95) -> list[Estimate]:
     """The change of every class in percentage points, shrunk towards the mean change of all (empirical Bayes).
@@ -23,7 +25,7 @@ def shrunk_changes(gained: ArrayLike, lost: ArrayLike, images: ArrayLike, level:
     plus, minus, count = (np.asarray(x, float) for x in (gained, lost, images))
     change = (plus - minus) / count
     share = (plus + minus).sum() / count.sum()  # of images whose answer changed: a class's own share would favour its value
-    noise = np.maximum(share, 1e-12) / count
+    noise = np.maximum(share, FEWEST / count.sum()) / count
     weight = 1 / noise
     mean = float((weight * change).sum() / weight.sum())
     excess = float((weight * (change - mean) ** 2).sum()) - (len(change) - 1)

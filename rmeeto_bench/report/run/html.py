@@ -87,6 +87,7 @@ def html(record: RunRecord, blocks: Blocks | None = None) -> str:
         told=told,
         figures={style: _figure(record, style) for style in PAIR},
         accuracy=any(arm.top1 for arm in record.arms),
+        timed=any(arm.images_per_second for arm in record.arms) or not any(arm.top1 for arm in record.arms),
         tables=tables,
         folded=len(record.devices) > FOLDED,
         many=MANY,
