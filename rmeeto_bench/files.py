@@ -41,19 +41,26 @@ def new_file(path: Path) -> Iterator[Path]:
     """An empty file beside `path`, with its ending, that takes its place when the block ends well.
 
     A reader sees the old file or the new one, never half of it; a full disk leaves the old one; a link is replaced, and what
-    it points to stays as it is. An `OSError` names `path`.
+    it points to stays as it is. What is no file (/dev/null, /dev/stdout, a pipe) is written to: root could replace it. An
+    `OSError` names `path`.
     """
+    stream = path.exists() and not (path.is_file() or path.is_dir())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.", suffix=path.suffix)
+        place = None if stream else path.parent
+        handle, name = tempfile.mkstemp(dir=place, prefix=f".{path.name[:60]}.", suffix=path.suffix)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        if stream:
+            path.write_bytes(temporary.read_bytes())
+            temporary.unlink()
+        else:
+            temporary.chmod(0o644)
+            temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, name):

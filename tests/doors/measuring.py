@@ -252,10 +252,10 @@ EVAL = [
     Row(
         "eval at another size",
         "eval --gpus none --model vim_nano --img-size 14 --r 0 --data v --class-map map.txt --on-error skip --checkpoints ck "
-        "--out e5",
+        "--out e8",
         {
             "--img-size": lambda d: (
-                [(arm["arm"], arm["labels"]) for arm in d.arms("e5")] == [("vim_nano_14/r0", ["resized positions"])]
+                [(arm["arm"], arm["labels"]) for arm in d.arms("e8")] == [("vim_nano_14/r0", ["resized positions"])]
             )
         },
         needs=("retrain",),

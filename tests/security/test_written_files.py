@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 from sample_runs import cpu_run
 
 from rmeeto_bench.cli.main import main
+from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.run import save
 from rmeeto_bench.report.run.files import write_all
 
@@ -51,3 +55,18 @@ def test_a_disk_that_takes_no_more_keeps_what_was_there(tmp_path: Path, capsys: 
     assert "table.csv: File too large" in errors
     assert "Traceback" not in errors
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    """As root, `--json /dev/null` put a file in the place of the device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for place in (pipe, link):
+        reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+        write_atomic(place, "told")
+        assert reader.communicate()[0] == b"told"
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert link.is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "link"}
