@@ -15,8 +15,8 @@ SHORT_WAIT = "10000"  # turns of libgomp's waiting loop before a thread sleeps, 
 def short_waits(variables: MutableMapping[str, str]) -> None:
     """Let threads that wait for each other soon sleep, by the variables of a process that has not loaded torch yet.
 
-    Beside one other program on two cores, threads that wait for long make a forward of the bundled model take up to 25 times
-    its time, and twice its time if they soon sleep. Alone on the machine the difference is lost in the noise.
+    On two cores at a load of three, threads that wait for long made a forward of the bundled model take 7 to 25 times its
+    time, and about three times if they soon sleep. Alone on the machine the difference was lost in the noise.
     """
     variables.setdefault("GOMP_SPINCOUNT", SHORT_WAIT)
 

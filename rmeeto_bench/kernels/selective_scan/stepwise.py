@@ -1,8 +1,8 @@
 """The scan in plain torch operations for a CPU: token by token, the states of both directions and several images in cache.
 
-Where nothing runs side by side, chunks of tokens are only more work: one layer of Vim-Ti takes 15 times as long in chunks, and
-its training 27 times (`benchmarks/cpu_path.py`). Powers of two and logarithms are what torch is fast at: its exp2 takes a
-quarter of the time of its exp, and its log a tenth of the time of its log1p.
+Where nothing runs side by side, chunks of tokens are only more work: one layer of Vim-Ti takes 15 times as long in chunks
+(`benchmarks/cpu_path.py`), and a training step of it took 27 times as long. Powers of two and logarithms are what torch is
+fast at: its exp2 takes a quarter of the time of its exp, and its log a tenth of the time of its log1p.
 """
 
 from __future__ import annotations

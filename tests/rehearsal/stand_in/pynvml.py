@@ -1,4 +1,4 @@
-"""As much of NVML as the program asks, of the stand-in GPUs: figures of a recorded quiet minute of a card."""
+"""As much of NVML as the program asks, of the stand-in GPUs: made figures of a quiet minute of a card."""
 
 from __future__ import annotations
 
