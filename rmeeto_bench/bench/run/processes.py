@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol
 from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.cpus import affinity, cores, short_waits
+from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 
 POLL = 0.2  # seconds between two looks at whether to stop
@@ -70,7 +71,7 @@ def launch(job: Job) -> Process:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=worker_environment(job.device, job.kind, job.threads),
+        env=worker_environment(job.device, job.kind, job.threads) | ({VARIABLE: job.turns} if job.turns else {}),
         start_new_session=True,
     )
 

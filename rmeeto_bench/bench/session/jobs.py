@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
 from rmeeto_bench.bench.session.equivalence import serve_blocks
 from rmeeto_bench.bench.session.forecast import Forecast
 from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
+from rmeeto_bench.bench.session.noise import run_noise
 from rmeeto_bench.bench.session.progress import PassProgress
 from rmeeto_bench.bench.session.sweep import measure_sweep
 from rmeeto_bench.bench.store.store import NOISE, Store
@@ -66,7 +67,7 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     if desk.plan.inputs == "both":
         arms += [TimedArm(name + NOISE, workload.step(name, batch, noise=True), batch) for name in workload.names]
     desk.stage(f"session {desk.job.session + 1}: timing")
-    protocol = protocol_for(desk.plan, desk.device.kind)
+    protocol = desk.protocol
     protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session, desk.device.kind))
     keep = desk.store.add_block
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
@@ -109,9 +110,8 @@ def run_sweep(desk: Desk) -> dict[str, Any]:
     desk.stage("batch sweep")
     workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
-    protocol = protocol_for(desk.plan, desk.device.kind)
     watch = Watch(desk.store.add_block, desk.progress, desk.should_stop)
-    return measure_sweep(desk.device, workload, protocol, watch, desk.session)
+    return measure_sweep(desk.device, workload, desk.protocol, watch, desk.session)
 
 
 def run_energy(desk: Desk) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def run_energy(desk: Desk) -> dict[str, Any]:
     desk.stage("energy")
     workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
-    protocol, watch = protocol_for(desk.plan, desk.device.kind), Watch(lambda _: None, desk.progress, desk.should_stop)
+    watch = Watch(lambda _: None, desk.progress, desk.should_stop)
     found = {}
     for name in workload.names:
         if desk.should_stop():
@@ -127,7 +127,7 @@ def run_energy(desk: Desk) -> dict[str, Any]:
         arm = TimedArm(name, workload.step(name, workload.batch_size), workload.batch_size)
         telemetry = desk.device.telemetry()
         try:
-            warm_up(desk.device, [arm], protocol, watch, telemetry)
+            warm_up(desk.device, [arm], desk.protocol, watch, telemetry)
         finally:
             telemetry.close()
         energy = joules_per_image(measure_energy(desk.device, arm))
@@ -183,6 +183,7 @@ WORK: dict[str, Callable[[Desk], dict[str, Any]]] = {
     "accuracy": run_accuracy,
     "images": check_images,
     "equivalence": serve_blocks,
+    "noise": run_noise,
 }
 
 
