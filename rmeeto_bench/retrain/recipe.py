@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.validate import one_of
 
 Settings = TypeVar("Settings")
 
@@ -101,8 +102,7 @@ class Recipe:
             "start": (self.start, ("baseline", "scratch")),
         }
         for name, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+            one_of(name, value, allowed)
         augmentation = self.augmentation
         counts = (self.optimisation.batch_size, self.optimisation.accumulation, augmentation.repeats, augmentation.copies)
         if self.schedule.epochs <= 0 or self.schedule.lr <= 0 or min(counts) < 1:

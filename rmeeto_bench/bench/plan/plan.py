@@ -14,6 +14,7 @@ from rmeeto_bench.models.sizes import at_sizes, config
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
+from rmeeto_bench.validate import at_least, flag, one_of
 
 CHOICES = {
     "precision": ("auto", "fp32", "fp16", "bf16"),
@@ -101,14 +102,9 @@ class BenchPlan:
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"--{name.replace('_', '-')} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        if self.preset not in PRESETS:
-            raise UsageError(f"the preset is one of {', '.join(PRESETS)}, not {self.preset!r}")
-        for name in ("batch_size", "images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+            one_of(flag(name), getattr(self, name), choices)
+        one_of("the preset", self.preset, PRESETS)
+        at_least(1, {flag(name): getattr(self, name) for name in ("batch_size", "images")})
         if self.accuracy_only and (self.sweep or self.paper_mode or self.energy):
             raise UsageError("an evaluation times nothing; leave out --batch-size sweep, --paper-mode and --energy")
         if not 0 <= self.seed < 2**63:

@@ -14,7 +14,7 @@ from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, cells,
 from rmeeto_bench.bench.session.probe import AGREEMENT, SAME, agreement
 from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
 from rmeeto_bench.bench.summary.accuracy import Accuracy, accuracy_of, with_accuracy
-from rmeeto_bench.bench.tradeoffs import with_tradeoffs
+from rmeeto_bench.bench.summary.tradeoff import with_tradeoffs
 from rmeeto_bench.checkpoints.trained import in_words, read_reduction
 from rmeeto_bench.cost.flops import gflops_by_convention
 from rmeeto_bench.measure.rounds import RoundsResult

@@ -66,10 +66,10 @@ def _asked(arguments: argparse.Namespace) -> Calibration:
     from rmeeto_bench.compare.calibrate import Calibration
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.measure.protocol import DEFAULT, THROTTLED
+    from rmeeto_bench.validate import at_least
 
-    for name, least in (("processes", 4), ("rounds", 6)):
-        if getattr(arguments, name) < least:
-            raise UsageError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
+    at_least(4, {"--processes": arguments.processes})
+    at_least(6, {"--rounds": arguments.rounds})
     if arguments.processes % 2:
         raise UsageError(f"--processes must be even, not {arguments.processes}: the processes of a gate come in pairs")
     seconds = arguments.block_seconds
