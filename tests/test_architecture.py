@@ -204,3 +204,19 @@ def test_a_name_means_one_thing() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found.setdefault(node.name, []).append(name)
     assert not {name: places for name, places in found.items() if len(places) > 1 or name in typing.__all__}
+
+
+def _named(node: ast.AST) -> str:
+    """The name that a piece of code takes from elsewhere; entry points are named in strings."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    return getattr(node, {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name"}.get(type(node), ""), "")
+
+
+def test_nothing_is_there_for_tests_alone() -> None:
+    """Every function and class of a module is named by other code of the package, or is offered to users."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in MODULES.values()]
+    named = {_named(node) for tree in trees for node in ast.walk(tree)}
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    defined = [node for tree in trees for node in tree.body if isinstance(node, kinds) and not node.decorator_list]
+    assert [node.name for node in defined if node.name not in named and not node.name.startswith("__")] == []
