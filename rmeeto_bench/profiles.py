@@ -15,13 +15,14 @@ from typing import Any
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import shipped
 from rmeeto_bench.records.check import check
+from rmeeto_bench.validate import close_to
 
 
 def profile_named(name: str) -> GpuProfile:
-    for profile in load_profiles():
-        if profile.name == name:
-            return profile
-    raise UsageError(f"unknown GPU {name!r}; `rmeeto-bench profiles` lists the names")
+    known = {profile.name: profile for profile in load_profiles()}
+    if name in known:
+        return known[name]
+    raise UsageError(f"unknown GPU {name!r}{close_to(name, known)}; `rmeeto-bench profiles` lists the names")
 
 
 LARGEST = 100_000  # bytes of a profile

@@ -1,8 +1,9 @@
-"""Two demands on a value that a user gives, each with its one sentence."""
+"""Demands on a value that a user gives, each with its one sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 
 from rmeeto_bench.errors import UsageError
 
@@ -18,6 +19,14 @@ def at_least(least: int, values: dict[str, int | None]) -> None:
     for name, value in values.items():
         if value is not None and value < least:
             raise UsageError(f"{name} must be at least {least}, not {value}")
+
+
+def close_to(name: str, known: Iterable[str]) -> str:
+    """` (did you mean A or B?)` for the known names that are most like one that is unknown, or nothing."""
+    names = list(known)
+    inside = [found for found in names if name.lower() in found]
+    close = (inside or difflib.get_close_matches(name.lower(), names))[:3]
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def flag(name: str) -> str:

@@ -11,7 +11,7 @@ from rmeeto_bench.errors import UsageError
 from rmeeto_bench.reduction import schedule
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import vit_schedule
-from rmeeto_bench.validate import at_least
+from rmeeto_bench.validate import at_least, close_to
 
 
 def _check_tiling(img_size: int, patch_size: int, step: int) -> None:
@@ -225,7 +225,8 @@ def config(name: str, **sizes: Any) -> Sizes:
     """
     base, img_size = without_size(name)
     if base not in MODELS:
-        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}, with an image size as in vim_tiny_384")
+        near = close_to(name, MODELS)
+        raise UsageError(f"unknown model {name!r}{near}; choose {', '.join(MODELS)}, with an image size as in vim_tiny_384")
     known = MODELS[base]
     if img_size is not None:
         sizes = {"img_size": img_size, **sizes}
