@@ -220,3 +220,15 @@ def test_nothing_is_there_for_tests_alone() -> None:
     kinds = (ast.FunctionDef, ast.ClassDef)
     defined = [node for tree in trees for node in tree.body if isinstance(node, kinds) and not node.decorator_list]
     assert [node.name for node in defined if node.name not in named and not node.name.startswith("__")] == []
+
+
+def test_modules_that_a_text_names_exist() -> None:
+    """`room.module` and `room.module.Name` in docstrings and comments; files of a run are no modules."""
+    rooms = {room(name) for name in MODULES if "." in name}
+    for path in MODULES.values():
+        for name in re.findall(r"`((?:[a-z_]+\.)+\w+)`", path.read_text(encoding="utf-8")):
+            if room(name) in rooms:
+                module = next((known for known in (name, name.rpartition(".")[0]) if known in MODULES), None)
+                assert module is not None, f"{path}: there is no {name}"
+                last = name.rpartition(".")[2]
+                assert name == module or re.search(rf"\b{last}\b", MODULES[module].read_text(encoding="utf-8")), name
