@@ -22,14 +22,18 @@ from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.session.equivalence import equivalent, verdict
 from rmeeto_bench.bench.session.latency import single_steps
 from rmeeto_bench.bench.session.sweep import measure_sweep
+from rmeeto_bench.bench.session.trace import expected
 from rmeeto_bench.bench.summary.arm_records import percentiles
 from rmeeto_bench.bench.summary.record import knee, spread_arms
+from rmeeto_bench.cost.roofline import limit
+from rmeeto_bench.cost.traffic import model_operations
 from rmeeto_bench.cpus import quota
 from rmeeto_bench.errors import MeasurementError, UsageError
 from rmeeto_bench.measure.devices.device import find_devices
 from rmeeto_bench.measure.devices.simulated import SimDevice
 from rmeeto_bench.measure.protocol import QUICK, Watch
-from rmeeto_bench.profiles import load_profiles
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.profiles import load_profiles, profile_named
 from rmeeto_bench.records.run import RunRecord, require_measured
 
 
@@ -267,3 +271,18 @@ def test_a_cpus_sessions_share_the_time_of_one() -> None:
     alone = protocol_for(BenchPlan(preset="sustained"), "cpu")
     assert alone.warmup_limit >= alone.warmup_seconds >= 60
     assert find_devices("none")[0].kind == "cpu"
+
+
+def test_a_trace_shows_the_limit_of_every_kernel_and_refuses_a_device_without_operations(tmp_path: Path) -> None:
+    (h100,) = find_devices("sim:h100-sxm")
+    (cell,) = cells(BenchPlan(models=("vim_small",), rs=(0,)), "vim_small")
+    lines = expected(h100, cell, 128)
+    whole = limit(model_operations(config("vim_small"), cell.reduction, 128, "fused"), profile_named("h100-sxm"))
+    assert f"at least {1e3 * whole.seconds:.3f} ms" in lines[0]
+    shown = [float(line.split("|")[3]) for line in lines[3:-1]]
+    assert sum(shown) == pytest.approx(1e3 * whole.seconds, abs=0.01)
+    assert shown == sorted(shown, reverse=True)
+    (cpu,) = find_devices("none")
+    assert "not known" in "".join(expected(cpu, cell, 128)) or "No limit" in "".join(expected(cpu, cell, 128))
+    with pytest.raises(UsageError, match="leave --trace out"):
+        run(BenchPlan(gpus="sim:v100", trace=True), tmp_path / "run", controls())

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import re
+
 from machines import DRAWN, FILES
-from world import Row
+from world import Done, Row
+
+
+def traced(done: Done, path: str) -> list[object]:
+    """The events of a Chrome trace."""
+    return list(json.loads(gzip.decompress((done.world.root / path).read_bytes()))["traceEvents"])
+
 
 TRAINING = (
     "retrain --model vim_nano --r 0,11 --preset nano_retrain --data fm --init bundled --epochs 1 --lr 1e-7 --batch-size 2 "
@@ -84,7 +94,7 @@ RUN = [
     Row(
         "run",
         "run --gpus none --quick --r 0,11 --batch-size 4 --backend chunked --checkpoints ck --data flat --labels listed.txt "
-        "--class-map map.txt --on-error skip --images 12 --inputs random --no-graphs --json a.json --out a",
+        "--class-map map.txt --on-error skip --images 12 --inputs random --no-graphs --trace --json a.json --out a",
         {
             "--gpus": lambda d: [device["id"] for device in d.json("a/manifest.json")["devices"]] == ["cpu"],
             "--quick": lambda d: {(arm["verdict"], arm["sessions"]) for arm in d.arms("a")} == {("EXPLORATORY", 1)},
@@ -99,6 +109,11 @@ RUN = [
             "--images": lambda d: d.says("12 of 21"),
             "--inputs": lambda d: d.json("a/manifest.json")["data"]["vim_nano"]["inputs"] != "real images",
             "--no-graphs": lambda d: d.plan("a")["graphs"] is False,  # what it changes needs a GPU
+            "--trace": lambda d: (
+                d.files("a/trace") == {"operations_vim_nano.md", "vim_nano_r0.json.gz", "vim_nano_r11.json.gz"}
+                and len(re.findall("aten::.*mm", d.text("a/trace/operations_vim_nano.md"))) >= 2
+                and len(traced(d, "a/trace/vim_nano_r11.json.gz")) > 99
+            ),
             "--json": lambda d: d.json("a.json") == d.json("a/manifest.json"),
             "--out": lambda d: d.files("a") >= FILES | DRAWN and d.says("files: a"),
         },

@@ -97,6 +97,7 @@ class BenchPlan:
     sweep: bool = False  # also time batches of 1 to 512 images
     paper_mode: bool = False  # also replay the paper's protocol
     energy: bool = False  # also run every arm alone for its joules per image
+    trace: bool = False  # also profile one step of every arm
     schedule: str = "serial"  # serial: one GPU after the other; parallel: together, if that changes nothing
     accuracy_only: bool = False  # time nothing; all devices share the images of one accuracy pass
 
@@ -105,8 +106,8 @@ class BenchPlan:
             one_of(flag(name), getattr(self, name), choices)
         one_of("the preset", self.preset, PRESETS)
         at_least(1, {flag(name): getattr(self, name) for name in ("batch_size", "images")})
-        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy):
-            raise UsageError("an evaluation times nothing; leave out --batch-size sweep, --paper-mode and --energy")
+        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy or self.trace):
+            raise UsageError("an evaluation times nothing; leave out --batch-size sweep, --paper-mode, --energy and --trace")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be 0 or more, not {self.seed}")
         for name in PATHS:  # a run is resumed and repeated from any folder

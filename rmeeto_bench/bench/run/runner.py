@@ -81,6 +81,8 @@ class Running:
             jobs.append(("sweep", 0))
         if self.plan.energy and device.kind != "cpu" and not done("energy"):
             jobs.append(("energy", 0))
+        if self.plan.trace and not done("trace"):
+            jobs.append(("trace", 0))
         last = store.sessions(device.id, model, "timing")[-1]
         facts = store.facts(device.id, last.session).values()
         trained = any(fact["checkpoint_sha256"] and fact["failure"] is None for fact in facts)
@@ -278,6 +280,8 @@ def run(
         controls.note("no GPU that torch can use was found: measuring on the CPU")
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
+    if plan.trace and any(device.kind == "sim" for device in devices):
+        raise UsageError("a simulated device runs no operations; leave --trace out")
     resolved = require(plan, devices)
     _tell(resolved, controls)
     with folder_lock(folder, controls.note, controls.should_stop):

@@ -18,6 +18,7 @@ from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
 from rmeeto_bench.bench.session.noise import run_noise
 from rmeeto_bench.bench.session.progress import PassProgress
 from rmeeto_bench.bench.session.sweep import measure_sweep
+from rmeeto_bench.bench.session.trace import run_trace
 from rmeeto_bench.bench.store.store import NOISE, Store
 from rmeeto_bench.measure.energy import joules_per_image, measure_energy
 from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
@@ -184,6 +185,7 @@ WORK: dict[str, Callable[[Desk], dict[str, Any]]] = {
     "images": check_images,
     "equivalence": serve_blocks,
     "noise": run_noise,
+    "trace": run_trace,
 }
 
 

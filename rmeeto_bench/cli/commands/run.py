@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--paper-mode", action="store_true", help="also replay the paper's protocol (baseline first, 100 + 30 forwards)"
     )
+    how.add_argument("--trace", action="store_true", help="also profile a step of every arm into OUT/trace")
     how.add_argument(
         "--energy", action="store_true", help="also measure joules per image, every arm alone for 3 x 30 s (GPUs only)"
     )
@@ -167,6 +168,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
         sweep=sweep,
         paper_mode=arguments.paper_mode,
         energy=arguments.energy,
+        trace=arguments.trace,
         schedule=arguments.schedule,
         accuracy_only=arguments.accuracy_only,
     )
