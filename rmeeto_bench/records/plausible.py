@@ -48,6 +48,7 @@ NUMBER_RANGES = {
     "sessions": (0, LARGEST_COUNT),
     "top1_p": (0.0, 1.0),
     "beaten_p": (0.0, 1.0),
+    "front_p": (0.0, 1.0),
     "calibration_error": (0.0, 100.0),
     "agreement": (0.0, 100.0),
     "peak_memory_mib": (0.0, LARGEST),
@@ -87,7 +88,7 @@ def _name(text: str, where: str) -> None:
 
 
 def _arm(arm: Arm, where: str) -> None:
-    for name in ("arm", "model", "precision", "backend", "weights", "verdict"):
+    for name in ("arm", "model", "precision", "backend", "weights", "verdict", "baseline"):
         _name(getattr(arm, name), f"{where}.{name}")
     for label in arm.labels:
         _name(label, f"{where}.labels")

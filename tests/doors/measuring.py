@@ -163,6 +163,14 @@ RUN = [
         },
         needs=("simulated",),
     ),
+    Row(
+        "simulated models together",
+        "--device sim --model vim_tiny,deit_tiny --gpus v100 --r 0,11 --quick --together --baseline deit_tiny/r11 --out s5",
+        {
+            "--together": lambda d: [arm["rounds"] for arm in d.arms("s5")] == [d.arms("s5")[0]["rounds"]] * 4,
+            "--baseline": lambda d: d.says("2 models over deit_tiny/r11") and d.arms("s5")[0]["speedup"]["value"] == 1,
+        },
+    ),
     Row("simulated once", f"{SIMULATED} --gpus v100 --quick --out s3", {"--gpus": lambda d: d.says("V100 .simulated.")}),
     Row(
         "dry run",
@@ -259,6 +267,15 @@ EVAL = [
             )
         },
         needs=("retrain",),
+    ),
+    Row(
+        "eval of models together",
+        "eval --gpus none --model vim_nano,vim_nano_14 --r 0 --data v --class-map map.txt --on-error skip --together "
+        "--baseline vim_nano_14 --out e9",
+        {
+            "--together": lambda d: d.arms("e9")[1]["delta_top1"]["value"] > 0,
+            "--baseline": lambda d: [arm["arm"] for arm in d.arms("e9")] == ["vim_nano_14/r0", "vim_nano/r0"],
+        },
     ),
     Row(
         "eval by less than no process",

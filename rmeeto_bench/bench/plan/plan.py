@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ class BenchPlan:
     """One run, as it is asked for."""
 
     models: tuple[str, ...] = ("vim_nano",)  # names
+    together: bool = False  # the arms of all models share their rounds, and are compared with one of them
+    baseline: str | None = None  # that one, as in vim_small/r0; None: the first
     ratios: tuple[float, ...] = TABLE_12_RATIOS  # reduction ratios to measure
     rs: tuple[int, ...] | None = None  # tokens that each merge removes, in place of `ratios`
     gpus: str = "all"  # all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones
@@ -119,11 +121,20 @@ class BenchPlan:
         if self.checkpoints not in (None, *NAMED_CHECKPOINTS) and Path(self.checkpoints).exists():
             object.__setattr__(self, "checkpoints", str(Path(self.checkpoints).absolute()))
         object.__setattr__(self, "models", at_sizes(self.models))
+        if self.baseline is not None and not self.together:
+            raise UsageError("--baseline names the arm that all models are compared with; give --together, too")
 
     @property
     def protocol(self) -> TimingProtocol:
         """The measuring protocol behind the preset."""
         return PRESETS[self.preset]
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Name -> the models whose arms share rounds: all of them together, or each by itself."""
+        if self.together:
+            return {"+".join(self.models): self.models}
+        return {model: (model,) for model in self.models}
 
     @property
     def evaluated_images(self) -> int | None:
@@ -183,6 +194,23 @@ class Cell:
     def name(self) -> str:
         """Id of the arm within a device."""
         return f"{self.model}/r{self.r}"
+
+
+def group_cells(plan: BenchPlan, group: str) -> tuple[Cell, ...]:
+    """The cells of all models of a group, the baseline first."""
+    return baseline_first(plan, [cell for model in plan.groups[group] for cell in cells(plan, model)])
+
+
+def baseline_first(plan: BenchPlan, found: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells of a group with the one in front that the others are compared with. Raises `UsageError` if it is not there."""
+    if plan.baseline is None:
+        return tuple(found)
+    names = [cell.name for cell in found]
+    for name in (plan.baseline, f"{plan.baseline}/r0"):
+        if name in names:
+            first = names.index(name)
+            return (found[first], *found[:first], *found[first + 1 :])
+    raise UsageError(f"--baseline {plan.baseline:.60} is no arm of this run; choose {', '.join(names)}")
 
 
 def cells(plan: BenchPlan, model: str) -> tuple[Cell, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.plan import BenchPlan, group_cells
 from rmeeto_bench.bench.plan.resolve import Resolved, resolve, without_weights
 from rmeeto_bench.errors import CheckpointError, DataError, UsageError
 from rmeeto_bench.records.run import DeviceRecord
@@ -23,10 +23,18 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
     simulated = all(device.kind == "sim" for device in devices)
     if simulated and plan.accuracy_only:
         raise UsageError("a simulated device classifies no images; evaluate on --gpus none or on a GPU")
+    for group in plan.groups:
+        group_cells(plan, group)  # the baseline is there
     found = {model: (without_weights if simulated else resolve)(plan, model) for model in dict.fromkeys(plan.models)}
     for name, weights in (item for model in found.values() for item in model.weights.items()):
         if plan.accuracy_only and weights.path is None:
             raise CheckpointError(f"{name} has no weights to evaluate; give --checkpoints a folder, a file or zoo")
+    classes = {name: resolved.num_classes for name, resolved in found.items()}
+    if plan.data is not None and len(set(classes.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in classes.items())
+        raise UsageError(
+            f"the models have other numbers of classes ({told}): one --data cannot be for all; evaluate them apart"
+        )
     if plan.data is not None or plan.accuracy_only:
         from rmeeto_bench.bench.session.workload import load_data  # needs torch
 

@@ -61,6 +61,11 @@ class BuiltArm:
     forward: Callable[[Tensor], Tensor]  # images [B, ...] -> logits [B, classes], as it is timed
     known_by: str = ""  # what tells how the weights were trained: catalogue, metadata, arguments, file name or unknown
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One input, without the batch."""
+        return self.model.config.input_shape
+
     def account(self) -> str:
         """Which kernels it runs on, for the user."""
         return f"{self.cell.model} runs on {self.model.kernels_account}"
@@ -94,9 +99,8 @@ def build(cell: Cell, plan: BenchPlan, setting: Setting, resolved: Resolved) -> 
     return BuiltArm(cell, model, weights.label, provenance, forward, weights.known_by)
 
 
-def resident_batches(model: ReducedModel, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
-    """A few full batches on the device: real images where there is data, else standard normal noise."""
-    shape = model.config.input_shape
+def resident_batches(shape: tuple[int, ...], data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
+    """A few full batches of inputs of this shape on the device: real images where there is data, else standard normal noise."""
     if data is None:
         generator = torch.Generator().manual_seed(seed)
         return [setting.place(torch.randn(setting.batch_size, *shape, generator=generator)) for _ in range(RESIDENT_BATCHES)]

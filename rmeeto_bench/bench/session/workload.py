@@ -1,15 +1,15 @@
-"""The arms of one model on one device, ready to be timed: real ones here, simulated ones in `simulated`."""
+"""The arms of a group on one device, ready to be timed: real ones here, simulated ones in `simulated`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from rmeeto_bench.bench.plan.plan import BenchPlan, Cell
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, baseline_first
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, Step, build, resident_batches, setting_for
 from rmeeto_bench.bench.store.store import Facts, Probe
@@ -23,11 +23,16 @@ from rmeeto_bench.models.sizes import config
 
 
 class Workload(Protocol):
-    """All arms of one model on one device."""
+    """All arms of a group on one device."""
+
+    @property
+    def baseline(self) -> str:
+        """The arm that the others are compared with."""
+        ...
 
     @property
     def names(self) -> list[str]:
-        """The arms that run, the baseline first."""
+        """The arms that run, the baseline first if it does."""
         ...
 
     @property
@@ -86,20 +91,24 @@ class ModelWorkload:
     kept as failed.
     """
 
-    def __init__(self, plan: BenchPlan, device: Device, resolved: Resolved, workers: int | None = None) -> None:
+    def __init__(self, plan: BenchPlan, device: Device, resolved: Sequence[Resolved], workers: int | None = None) -> None:
         self.setting: Setting = setting_for(plan, device)
         self.plan = plan
-        self.data = load_data(plan, resolved, workers)
-        if plan.inputs in ("real", "both") and self.data is None:
-            raise UsageError(f"--inputs {plan.inputs} needs images for {resolved.model}; give --data")
+        models = {one.model: one for one in resolved}
+        self.data = _shared({model: load_data(plan, one, workers) for model, one in models.items()})
+        without = [model for model, data in self.data.items() if data is None]
+        if plan.inputs in ("real", "both") and without:
+            raise UsageError(f"--inputs {plan.inputs} needs images for {', '.join(without)}; give --data")
         self.built: dict[str, BuiltArm] = {}
         self.failed: dict[str, Cell] = {}
-        self._batches: dict[tuple[int, bool], list[Tensor]] = {}
+        self._batches: dict[tuple[object, ...], list[Tensor]] = {}
         self._peaks: dict[str, float] = {}
-        for cell in resolved.cells:
+        arms = baseline_first(plan, [cell for one in resolved for cell in one.cells])
+        self.baseline = arms[0].name
+        for cell in arms:
             try:
                 held = _start_counting_memory(device)
-                arm = build(cell, plan, self.setting, resolved)
+                arm = build(cell, plan, self.setting, models[cell.model])
                 self.built[cell.name] = arm
                 self.step(cell.name, self.batch_size)()
                 if held is not None:
@@ -121,43 +130,55 @@ class ModelWorkload:
 
     @property
     def data_name(self) -> str | None:
-        """The evaluation set."""
-        return None if self.data is None else self.data.name
+        """The evaluation set of the first model that has one."""
+        return next((data.name for data in self.data.values() if data is not None), None)
 
     @property
     def views(self) -> int:
-        """Views of each item of the evaluation set."""
-        return 1 if self.data is None else self.data.views
+        """Views of each item of the evaluation set, the most of any."""
+        return max((data.views for data in self.data.values() if data is not None), default=1)
 
     @property
     def evaluated(self) -> int:
         """Images of the accuracy pass: none without weights or data."""
-        trained = any(arm.provenance is not None for arm in self.built.values())
-        return len(self.data) * self.views if self.data is not None and trained else 0
+        return max((len(data) * data.views for data, _ in self.evaluations()), default=0)
+
+    def evaluations(self) -> list[tuple[ImageSet, list[BuiltArm]]]:
+        """The passes over images: each set with the arms that see it in one go. Arms with random weights see none."""
+        found: dict[str, tuple[ImageSet, list[BuiltArm]]] = {}
+        for arm in self.built.values():
+            data = self.data[arm.cell.model]
+            if data is not None and arm.provenance is not None:
+                found.setdefault(data.fingerprint, (data, []))[1].append(arm)
+        return list(found.values())
 
     @property
     def batch_size(self) -> int:
         """Images per step."""
         return self.setting.batch_size
 
-    def batches(self, batch_size: int, *, noise: bool = False) -> list[Tensor]:
-        """Resident batches of this size, made once and shared by all arms."""
-        noise = noise or self.data is None or self.plan.inputs == "random" or self.plan.accuracy_only
-        key = (batch_size, noise)
+    def sees_noise(self, model: str) -> bool:
+        """Whether the arms of a model are timed on noise alone."""
+        return self.data[model] is None or self.plan.inputs == "random" or self.plan.accuracy_only
+
+    def batches(self, arm: str, batch_size: int, *, noise: bool = False) -> list[Tensor]:
+        """Resident batches of this size, made once and shared by all arms that take the same."""
+        built = self.built[arm]
+        data = None if noise or self.sees_noise(built.cell.model) else self.data[built.cell.model]
+        key = (batch_size, built.input_shape, None if data is None else data.fingerprint)
         if key not in self._batches:
-            model = next(iter(self.built.values())).model
-            data = None if noise else self.data
-            self._batches[key] = resident_batches(model, data, replace(self.setting, batch_size=batch_size), self.plan.seed)
+            setting = replace(self.setting, batch_size=batch_size)
+            self._batches[key] = resident_batches(built.input_shape, data, setting, self.plan.seed)
         return self._batches[key]
 
     def step(self, arm: str, batch_size: int, *, noise: bool = False) -> Callable[[], Any]:
         """One forward of the next resident batch."""
-        return Step(self.built[arm].forward, self.batches(batch_size, noise=noise))
+        return Step(self.built[arm].forward, self.batches(arm, batch_size, noise=noise))
 
     def upstream_step(self, arm: str, batch_size: int) -> Callable[[], Any]:
         """Noise of standard deviation 1, eager, inside autocast on a GPU, as the paper's code does."""
         model, device = self.built[arm].model, self.setting.device.torch_device
-        images = self.batches(batch_size, noise=True)[0]
+        images = self.batches(arm, batch_size, noise=True)[0]
         on_gpu = device.type == "cuda"
 
         @torch.inference_mode()
@@ -187,23 +208,29 @@ class ModelWorkload:
                 token_counts=self.counted[name],
                 planned_token_counts=arm.model.planned_token_counts(),
                 peak_memory_mib=self._peaks.get(name),
+                noise=self.sees_noise(arm.cell.model),
             )
         return found
 
     def account(self) -> str:
-        """Which kernels the baseline runs on."""
-        return next(iter(self.built.values())).account()
+        """Which kernels each model runs on."""
+        return "; ".join({arm.cell.model: arm.account() for arm in self.built.values()}.values())
 
     def probes(self) -> dict[str, Probe]:
         """The answers to the resident real images, through the forward that is timed."""
         from rmeeto_bench.bench.session.probe import probe
 
-        trained = {name: arm for name, arm in self.built.items() if arm.provenance is not None}
-        if self.data is None or not trained:
-            return {}
-        model = next(iter(self.built.values())).model
-        batches = resident_batches(model, self.data, self.setting, self.plan.seed)
-        return {name: probe(arm.forward, batches) for name, arm in trained.items()}
+        found: dict[str, Probe] = {}
+        for data, arms in self.evaluations():
+            batches = resident_batches(arms[0].input_shape, data, self.setting, self.plan.seed)
+            found |= {arm.cell.name: probe(arm.forward, batches) for arm in arms}
+        return found
+
+
+def _shared(data: dict[str, ImageSet | None]) -> dict[str, ImageSet | None]:
+    """The same with one object for all sets of the same images and preprocessing."""
+    first: dict[str, ImageSet] = {}
+    return {model: None if one is None else first.setdefault(one.fingerprint, one) for model, one in data.items()}
 
 
 def load_data(plan: BenchPlan, resolved: Resolved, workers: int | None = None) -> ImageSet | None:

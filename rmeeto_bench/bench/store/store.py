@@ -47,6 +47,8 @@ class Facts:
     reduction: str = ""
     # Classes of the head; the model's own where None.
     num_classes: int | None = None
+    # Whether it was timed on noise.
+    noise: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For the store."""

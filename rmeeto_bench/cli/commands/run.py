@@ -28,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--model", metavar="NAMES", help="with commas (default: vim_small on GPUs, the bundled vim_nano on a CPU)"
     )
+    what.add_argument(
+        "--together", action="store_true", help="the arms of all models in the same rounds, compared with one of them"
+    )
+    what.add_argument("--baseline", metavar="ARM", help="that one, as in vim_small/r0 (default: the first model's r = 0)")
     add_img_size(what)
     amount = what.add_mutually_exclusive_group()
     amount.add_argument("--ratios", metavar="LIST", help="reduction ratios (default: 0,0.14,...,0.54, the paper's)")
@@ -147,6 +151,8 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
     sweep = arguments.batch_size == "sweep"
     return BenchPlan(
         models=_models(arguments, gpus),
+        together=arguments.together,
+        baseline=arguments.baseline,
         ratios=TABLE_12_RATIOS if arguments.ratios is None else parse_ratios(arguments.ratios),
         rs=None if arguments.r is None else parse_rs(arguments.r),
         gpus=gpus,
