@@ -13,7 +13,7 @@ from rmeeto_bench.models import timm_hook as _timm_hook
 from rmeeto_bench.version import __version__
 
 if TYPE_CHECKING:
-    from rmeeto_bench.api import load_run, resume, run
+    from rmeeto_bench.api import load_run, measure, resume, run
     from rmeeto_bench.bench.plan.plan import BenchPlan
     from rmeeto_bench.checkpoints.reader import load_checkpoint
     from rmeeto_bench.models.zoo import create_model
@@ -33,6 +33,7 @@ __all__ = [
     "create_model",
     "load_checkpoint",
     "load_run",
+    "measure",
     "merge_tokens",
     "resume",
     "run",
@@ -48,6 +49,7 @@ _HOME = {
     "create_model": "models.zoo",
     "load_checkpoint": "checkpoints.reader",
     "load_run": "api",
+    "measure": "api",
     "merge_tokens": "reduction.merging",
     "resume": "api",
     "run": "api",

@@ -110,7 +110,8 @@ def _arm(arm: Arm, where: str) -> None:
             _number(value, TINY if key in needed else 0.0, LARGEST, f"{where}.{name}.{key}")
     if arm.arm != f"{arm.model}/r{arm.r}":
         raise DataError(f"{where} is called {arm.arm!r} but is {arm.model} at r = {arm.r}; it was tampered with")
-    if not arm.token_counts or min(arm.token_counts) < 0 or arm.token_counts[-1] != arm.final_tokens:
+    counts = arm.token_counts or (0,)  # of a model of others nothing is known
+    if min(counts) < 0 or counts[-1] != arm.final_tokens:
         raise DataError(f"{where}.token_counts do not end with its {arm.final_tokens} final tokens; it was tampered with")
 
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rmeeto_bench.bench.environment import environment
+from rmeeto_bench.bench.plan.others import OWN, check_allowed
 from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.require import require
 from rmeeto_bench.bench.plan.resolve import Resolved
@@ -41,7 +42,7 @@ from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN
 def new_run_id(plan: BenchPlan) -> str:
     """Sortable by time, readable, unique."""
     kind = "eval-" if plan.accuracy_only else ""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}{plain('+'.join(plan.models))}-{secrets.token_hex(2)}"
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}{plain('+'.join(plan.names))}-{secrets.token_hex(2)}"
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Running:
             jobs.append(("energy", 0))
         last = store.sessions(device.id, group, "timing")[-1]
         facts = store.facts(device.id, last.session).values()
-        trained = any(fact["checkpoint_sha256"] and fact["failure"] is None for fact in facts)
+        trained = any((fact["checkpoint_sha256"] or fact["weights"] == OWN) and fact["failure"] is None for fact in facts)
         if trained and last.result.get("data") and not done("accuracy"):
             jobs.append(("accuracy", 0))
         return jobs
@@ -273,6 +274,7 @@ def run(
     """
     if (folder / DATABASE).exists():
         Store.create(folder)  # says what to do, before anything that takes long
+    check_allowed(plan, controls.arms, "this plan")
     devices = discover(plan.gpus)
     if plan.gpus == "all" and devices[0].kind == "cpu":
         controls.note("no GPU that torch can use was found: measuring on the CPU")
@@ -344,6 +346,7 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
         record = load(folder)
         check_stored(folder)
         plan = BenchPlan.from_dict(record.plan)
+        check_allowed(plan, controls.arms, str(folder))
         here = {device.id for device in discover(_spec(record))}
         resolved = require(plan, record.devices)
         check_weights(record, resolved)

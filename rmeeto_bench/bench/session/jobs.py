@@ -36,6 +36,8 @@ def _keep_facts(desk: Desk, workload: Workload, bound: Collection[str] = ()) -> 
         desk.store.add_facts(desk.owner, desk.session, name, facts.as_dict())
         if facts.failure == "OOM":
             desk.note(f"{name} does not fit into memory at batch {facts.batch_size}")
+        if facts.failure == "ARM_FAILED":
+            desk.note(f"{name} failed: {facts.failure_detail}")
 
 
 def _say_views(desk: Desk, batch: int, views: int) -> None:
@@ -52,7 +54,11 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     steps."""
     desk.stage(f"session {desk.job.session + 1}: building")
     began = time.monotonic()
-    workload = prepare(desk.plan, desk.device, desk.resolved)
+    return time_rounds(desk, prepare(desk.plan, desk.device, desk.resolved), began)
+
+
+def time_rounds(desk: Desk, workload: Workload, began: float | None = None) -> dict[str, Any]:
+    """The rounds of arms that are built, in this process. began: when building did, on the monotonic clock."""
     _keep_facts(desk, workload)
     described = {"data": workload.data_name, "noise": workload.data_name is None or desk.plan.inputs == "random"}
     if workload.baseline not in workload.names:
@@ -70,7 +76,7 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session, desk.device.kind))
     keep = desk.store.add_block
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
-        told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began)
+        told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began or time.monotonic())
         keep = told.add_block
     watch = Watch(keep, desk.progress, desk.should_stop)
     result = measure(desk.device, arms, workload.baseline, protocol, watch, session=desk.session)
@@ -161,6 +167,7 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
     share = Pass(workload.setting, desk.store, report, desk.note, desk.should_stop, desk.job.shard, desk.owner)
     for data, arms in passes:
         one_pass(arms, data, share)
+    _keep_facts(desk, workload)
     return {"views": workload.views}
 
 

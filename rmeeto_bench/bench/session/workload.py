@@ -16,10 +16,10 @@ from rmeeto_bench.bench.store.store import Facts, Probe
 from rmeeto_bench.checkpoints.trained import written
 from rmeeto_bench.data.find import Where, find_data
 from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.data.preprocessing import declared
 from rmeeto_bench.data.reading import Reading
-from rmeeto_bench.errors import UsageError
+from rmeeto_bench.errors import ArmError, RmeetoError, UsageError, in_one_line
 from rmeeto_bench.measure.devices.device import Device
-from rmeeto_bench.models.sizes import config
 
 
 class Workload(Protocol):
@@ -100,24 +100,54 @@ class ModelWorkload:
         if plan.inputs in ("real", "both") and without:
             raise UsageError(f"--inputs {plan.inputs} needs images for {', '.join(without)}; give --data")
         self.built: dict[str, BuiltArm] = {}
-        self.failed: dict[str, Cell] = {}
+        self.failed: dict[str, tuple[str, str]] = {}  # arm -> verdict code, what went wrong
         self._batches: dict[tuple[object, ...], list[Tensor]] = {}
         self._peaks: dict[str, float] = {}
+        self._labels = {name: weights.label for one in resolved for name, weights in one.weights.items()}
         arms = baseline_first(plan, [cell for one in resolved for cell in one.cells])
         self.baseline = arms[0].name
         for cell in arms:
             try:
                 held = _start_counting_memory(device)
-                arm = build(cell, plan, self.setting, models[cell.model])
-                self.built[cell.name] = arm
+                self.built[cell.name] = self._ready(cell, models[cell.model])
                 self.step(cell.name, self.batch_size)()
                 if held is not None:
                     self._peaks[cell.name] = (torch.cuda.max_memory_allocated(device.torch_device) - held) / 2**20
             except torch.OutOfMemoryError:
                 self.built.pop(cell.name, None)
-                self.failed[cell.name] = cell
+                self.failed[cell.name] = ("OOM", "")
                 torch.cuda.empty_cache()
+            except ArmError as error:
+                self.built.pop(cell.name, None)
+                self.failed[cell.name] = ("ARM_FAILED", str(error))
         self._count_tokens()
+
+    def _ready(self, cell: Cell, resolved: Resolved) -> BuiltArm:
+        """The arm, built; one of others has given its first logits. Raises `ArmError` for one of others that cannot."""
+        if not resolved.program:
+            return build(cell, self.plan, self.setting, resolved)
+        from rmeeto_bench.bench.session.other_arm import build_other, refused_graph
+
+        torch.manual_seed(self.plan.seed)
+        try:
+            arm = build_other(cell, self.setting, resolved)
+        except (torch.OutOfMemoryError, RmeetoError):
+            raise
+        except Exception as error:  # whatever the code of others raises
+            raise ArmError(in_one_line(error)) from error
+        self.built[cell.name] = arm
+        logits = self.step(cell.name, self.batch_size)()
+        data = self._images(arm)
+        if arm.is_evaluated and data is not None and logits.shape[1] != data.num_classes:
+            raise ArmError(f"it gives {logits.shape[1]} classes, and the images have {data.num_classes}")
+        if refused := refused_graph(arm):
+            raise ArmError(refused)
+        return arm
+
+    def _images(self, arm: BuiltArm) -> ImageSet | None:
+        """The images of an arm's model, if they are of the arm's own shape."""
+        data = self.data[arm.cell.model]
+        return data if data is not None and data.shape == arm.input_shape else None
 
     def _count_tokens(self) -> None:
         """Realised tokens are read off a real forward of the timed program, before timing."""
@@ -147,8 +177,8 @@ class ModelWorkload:
         """The passes over images: each set with the arms that see it in one go. Arms with random weights see none."""
         found: dict[str, tuple[ImageSet, list[BuiltArm]]] = {}
         for arm in self.built.values():
-            data = self.data[arm.cell.model]
-            if data is not None and arm.provenance is not None:
+            data = self._images(arm)
+            if data is not None and arm.is_evaluated:
                 found.setdefault(data.fingerprint, (data, []))[1].append(arm)
         return list(found.values())
 
@@ -157,14 +187,14 @@ class ModelWorkload:
         """Images per step."""
         return self.setting.batch_size
 
-    def sees_noise(self, model: str) -> bool:
-        """Whether the arms of a model are timed on noise alone."""
-        return self.data[model] is None or self.plan.inputs == "random" or self.plan.accuracy_only
+    def sees_noise(self, arm: BuiltArm) -> bool:
+        """Whether an arm is timed on noise alone."""
+        return self._images(arm) is None or self.plan.inputs == "random" or self.plan.accuracy_only
 
     def batches(self, arm: str, batch_size: int, *, noise: bool = False) -> list[Tensor]:
         """Resident batches of this size, made once and shared by all arms that take the same."""
         built = self.built[arm]
-        data = None if noise or self.sees_noise(built.cell.model) else self.data[built.cell.model]
+        data = None if noise or self.sees_noise(built) else self._images(built)
         key = (batch_size, built.input_shape, None if data is None else data.fingerprint)
         if key not in self._batches:
             setting = replace(self.setting, batch_size=batch_size)
@@ -191,7 +221,10 @@ class ModelWorkload:
     def facts(self) -> dict[str, Facts]:
         """What is known of every arm."""
         base = Facts(self.setting.precision, self.batch_size, self.setting.backend)
-        found = {name: replace(base, failure="OOM") for name in self.failed}
+        found = {
+            name: replace(base, weights=self._labels[name], failure=code, failure_detail=why)
+            for name, (code, why) in self.failed.items()
+        }
         for name, arm in self.built.items():
             origin = arm.provenance
             found[name] = replace(
@@ -208,7 +241,9 @@ class ModelWorkload:
                 token_counts=self.counted[name],
                 planned_token_counts=arm.model.planned_token_counts(),
                 peak_memory_mib=self._peaks.get(name),
-                noise=self.sees_noise(arm.cell.model),
+                noise=self.sees_noise(arm),
+                failure="ARM_FAILED" if arm.failure else None,
+                failure_detail=arm.failure,
             )
         return found
 
@@ -238,14 +273,15 @@ def load_data(plan: BenchPlan, resolved: Resolved, workers: int | None = None) -
 
     Raises `DataError`, and `UsageError` for images of another size than the model's.
     """
-    shape = config(resolved.model).input_shape
+    shape = resolved.input_shape
+    declared_by = None if resolved.preprocessing is None or plan.data is None else declared(resolved.preprocessing)
     data = find_data(
         plan.data,
         shape=shape,
         num_classes=resolved.num_classes,
         images=plan.evaluated_images,
         where=Where(plan.labels, plan.class_map, resolved.class_names),
-        reading=Reading(plan.on_error, workers),
+        reading=Reading(plan.on_error, workers, declared_by),
     )
     if data is not None and data.shape != shape:
         taken = f"{resolved.model} takes {shape}; choose another --data or --model"

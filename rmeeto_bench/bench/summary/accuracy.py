@@ -55,7 +55,7 @@ def accuracy_of(store: Store, device: str, group: str) -> Accuracy | None:
         return None
     last = next((session for session in reversed(passes) if store.probes(device, session.session)), passes[-1])
     kept, facts = Predictions(store, device), store.facts(device, last.session)
-    arms = [name for name in facts if kept.done([name])]
+    arms = [name for name in facts if facts[name]["failure"] is None and kept.done([name])]
     results, images = kept.results(arms), {arm: found for arm in arms if (found := kept.evaluated(arm)) is not None}
     if not images or not len(results.labels):
         return None

@@ -21,7 +21,7 @@ from rmeeto_bench.measure.rounds import RoundsResult
 from rmeeto_bench.measure.statistics import complete_rounds, half_width, run_rate, run_speedup
 from rmeeto_bench.measure.steadiness import still_warming, unsteady
 from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, Printed, judge, judge_run, labels
-from rmeeto_bench.models.sizes import config
+from rmeeto_bench.models.sizes import config, is_other
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records.run import Arm, Block, DeviceRecord, Estimate
 from rmeeto_bench.reduction.schedule import reduction_ratio
@@ -113,6 +113,8 @@ def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
 
 def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
     """The row of a cell before anything is measured."""
+    if is_other(cell.model):
+        return _other(cell, here, facts)
     sized = config(cell.model, **({} if facts.num_classes is None else {"num_classes": facts.num_classes}))
     reduction = read_reduction(facts.reduction) if facts.reduction else cell.reduction
     planned = sized.token_counts(reduction)
@@ -140,6 +142,14 @@ def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
         averaged=facts.averaged,
         reduction=in_words(reduction),
     )
+
+
+def _other(cell: Cell, here: Place, facts: Facts) -> Arm:
+    """The row of a model that is not ours: nothing is known of its tokens and operations."""
+    counts: dict[str, Any] = {"r": 0, "ratio_requested": 0.0, "reduction_ratio": 0.0, "token_counts": (), "final_tokens": 0}
+    names = ("precision", "backend", "batch_size", "weights", "checkpoint", "checkpoint_sha256", "labels", "averaged")
+    same = {name: getattr(facts, name) for name in (*names, "peak_memory_mib", "known_by")}
+    return Arm(here.device.id, cell.name, cell.model, **counts, **same)
 
 
 def _fingerprint(session: Session) -> tuple[str, ...]:
@@ -232,6 +242,7 @@ def _verdict_of_evaluation(arm: Arm, here: Place, facts: Facts) -> Arm:
     passes = here.store.sessions(here.device.id, here.group, "accuracy")
     evidence = Evidence(
         out_of_memory=facts.failure == "OOM",
+        arm_failed=facts.failure == "ARM_FAILED",
         tokens_mismatch=facts.token_counts != facts.planned_token_counts,
         slow_path=facts.failure == "SLOW_PATH",
     )
@@ -246,6 +257,7 @@ def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None, printed
     evidence = Evidence(
         simulated=here.device.kind == "sim",
         out_of_memory=facts.failure == "OOM",
+        arm_failed=facts.failure == "ARM_FAILED",
         tokens_mismatch=facts.token_counts != facts.planned_token_counts,
         identity_failed=different is not None,
         slow_path=facts.failure == "SLOW_PATH",
@@ -264,7 +276,7 @@ def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None, printed
         code = "INTERRUPTED"
     marked = dict.fromkeys(label for result in results for label in labels(result, evidence))
     drifted = printed.unsteady or "speed was still drifting after warm-up"
-    reason = {"IDENTITY_FAILED": different, "NOT_STEADY": drifted}.get(code)
+    reason = {"IDENTITY_FAILED": different, "NOT_STEADY": drifted, "ARM_FAILED": facts.failure_detail}.get(code)
     detail = REMEDIES[code] if reason is None else f"{reason}; {REMEDIES[code]}"
     return replace(arm, verdict=code, verdict_detail=detail, labels=(*arm.labels, *marked))
 

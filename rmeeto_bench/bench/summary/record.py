@@ -58,7 +58,7 @@ def _data(here: Place, rows: list[Arm]) -> dict[str, Any]:
     if sessions:
         facts = store.facts(device, sessions[-1].session)
         noise = result.get("noise", True) or any(facts[name].get("noise") for name in names if name in facts)
-        known["inputs"] = "noise" if noise else "real images"
+        known["inputs"] = result.get("inputs", "noise" if noise else "real images")
     energy = [s.result["energy"] for s in store.sessions(device, group, "energy") if s.result.get("energy")]
     doubts = [how["reason"] for how in energy[-1].values() if how["reason"]] if energy else []
     if doubts:

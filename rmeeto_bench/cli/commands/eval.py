@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--resume", action="store_true", help="continue the interrupted evaluation in --out")
     add_output(out)
     parser.set_defaults(accuracy_only=True, device="auto", preset="default", inputs="auto", seed=0, schedule="serial")
-    parser.set_defaults(no_graphs=False, paper_mode=False, energy=False, dry_run=False)
+    parser.set_defaults(arm=None, no_graphs=False, paper_mode=False, energy=False, dry_run=False)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -26,10 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("auto", "sim"), default="auto", help="sim: no GPU, but a simulator that shows the whole flow"
     )
     what.add_argument(
-        "--model", metavar="NAMES", help="with commas (default: vim_small on GPUs, the bundled vim_nano on a CPU)"
+        "--model",
+        metavar="NAMES",
+        help="with commas; timm:NAME is any of timm's (default: vim_small on GPUs, the bundled vim_nano on a CPU)",
     )
     what.add_argument(
         "--together", action="store_true", help="the arms of all models in the same rounds, compared with one of them"
+    )
+    what.add_argument(
+        "--arm",
+        action="append",
+        metavar="NAME=MODULE:FUNCTION",
+        help="code of your own, which returns a module or a callable for a batch; repeatable, always --together",
     )
     what.add_argument("--baseline", metavar="ARM", help="that one, as in vim_small/r0 (default: the first model's r = 0)")
     add_img_size(what)
@@ -124,6 +132,8 @@ def _models(arguments: argparse.Namespace, gpus: str) -> tuple[str, ...]:
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.models.sizes import at_sizes
 
+    if arguments.arm and not arguments.model:
+        return ()
     models = tuple((arguments.model or ("vim_small" if _on_gpus(gpus) else "vim_nano")).split(","))
     if arguments.img_size is None:
         return models
@@ -152,6 +162,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
     return BenchPlan(
         models=_models(arguments, gpus),
         together=arguments.together,
+        arms=tuple(arguments.arm or ()),
         baseline=arguments.baseline,
         ratios=TABLE_12_RATIOS if arguments.ratios is None else parse_ratios(arguments.ratios),
         rs=None if arguments.r is None else parse_rs(arguments.r),
@@ -232,7 +243,8 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
     for resolved in require(plan, devices).values():
         for arm, weights in resolved.weights.items():
             known = f", known by {weights.known_by}" if weights.known_by != "unknown" else ""
-            lines.append(f"  {arm}: " + (f"{weights.path} ({weights.label}{known})" if weights.path else "random weights"))
+            loaded = f"{weights.path} ({weights.label}{known})" if weights.path else f"{weights.label} weights"
+            lines.append(f"  {arm}: " + (resolved.program if resolved.program in plan.own.values() else loaded))
         lines += [f"note: {note}" for note in resolved.notes]
     for line in (*outline(plan, devices), *lines):
         console.print(line, soft_wrap=True)
@@ -262,6 +274,6 @@ def begin_or_continue(arguments: argparse.Namespace, add_arguments: Callable[[ar
         raise UsageError("--resume needs the folder of the run: --out DIR, or: rmeeto-bench resume DIR")
     if arguments.resume and (folder / MANIFEST).is_file():
         check_same(folder, plan, given(add_arguments, arguments))
-        return carry_out(lambda controls: resume(folder, controls), folder, arguments.json, readers)
+        return carry_out(lambda controls: resume(folder, controls), folder, arguments.json, readers, plan.arms)
     argv = tuple(sys.argv[1:])
-    return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json, readers)
+    return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json, readers, plan.arms)

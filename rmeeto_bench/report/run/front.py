@@ -52,7 +52,7 @@ def _on_front(arms: Sequence[Arm]) -> str:
     known = placed(arms)
     without = [arm for arm in arms if arm.images_per_second and not arm.top1]
     if len(known) < 2:
-        return "accuracy is not known of two arms, so only speeds are compared" if len(arms) > 1 else ""
+        return "no two arms have an accuracy, so only speeds are compared" if len(arms) > 1 else ""
     rest = f"; the accuracy of {_names(without)} is not known" if without else ""
     if all(arm.front_p is None for arm in known):
         best = _names(front_by_values(known))

@@ -102,13 +102,13 @@ def _p_text(p: float | None) -> str:
 def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]:
     """Column -> (value, interval) of one row. `common`: labels that need not stand in it."""
     marks = [f"[{label}]" for label in sorted(_marks(arm) - set(common))]
-    speed = arm.speedup
+    speed, known = arm.speedup, bool(arm.token_counts)  # nothing is known of the tokens of a model of others
     return {
         "model": (arm.model, ""),
-        "ratio": (f"{arm.ratio_requested:.2f}", ""),
-        "r": (str(arm.r), ""),
-        "realised": (f"{arm.reduction_ratio:.4f}", ""),
-        "tokens": (str(arm.final_tokens), ""),
+        "ratio": (f"{arm.ratio_requested:.2f}" if known else DASH, ""),
+        "r": (str(arm.r) if known else DASH, ""),
+        "realised": (f"{arm.reduction_ratio:.4f}" if known else DASH, ""),
+        "tokens": (str(arm.final_tokens) if known else DASH, ""),
         "images/s": (rate_text(arm.images_per_second), ""),
         "speed-up": (DASH if speed is None else f"{speed.value:.3f}x", "" if arm.is_baseline else interval(speed, 3)),
         "top-1 %": (DASH if arm.top1 is None else f"{arm.top1.value:.2f}", interval(arm.top1, 2) if speed is None else ""),
@@ -144,6 +144,10 @@ def _columns(arms: list[Arm], *, every: bool = False) -> list[str]:
     common = _common(arms)
     rows = [_cells(arm, common) for arm in arms]
     hidden = {"model", "r"} - _keys(arms)
+    if not any(arm.token_counts for arm in arms):
+        hidden |= {"ratio", "r", "realised", "tokens", "GFLOPs"} | (
+            set() if any(arm.top1 for arm in arms) else {"top-1 %", "Δ points"}
+        )
     hidden |= {name for name in (*OPTIONAL, *DETAILS) if all(row[name][0] in ("", DASH) for row in rows)}
     evaluated = any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms)
     hidden |= set(SPEED if evaluated else () if every else DETAILS)
