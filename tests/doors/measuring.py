@@ -171,6 +171,24 @@ RUN = [
             "--baseline": lambda d: d.says("2 models over deit_tiny/r11") and d.arms("s5")[0]["speedup"]["value"] == 1,
         },
     ),
+    Row(
+        "run of one's own code",
+        "--gpus none --accuracy-only --model vim_nano --r 0 --arm own=mine:constant --data v --class-map map.txt "
+        "--on-error skip --out o1",
+        {"--arm": lambda d: d.says(r"own .* own code") and d.arms("o1")[1]["n_images"] == 20},
+    ),
+    Row(
+        "resume of one's own code",
+        "resume o1 --arm own=mine:constant",
+        {"--arm": lambda d: d.says("own code")},
+        needs=("run of one's own code",),
+    ),
+    Row(
+        "rerun of one's own code",
+        "rerun o1 --arm own=mine:constant --out o2",
+        {"--arm": lambda d: d.arms("o2")[1]["top1"] == d.arms("o1")[1]["top1"]},
+        needs=("run of one's own code",),
+    ),
     Row("simulated once", f"{SIMULATED} --gpus v100 --quick --out s3", {"--gpus": lambda d: d.says("V100 .simulated.")}),
     Row(
         "dry run",

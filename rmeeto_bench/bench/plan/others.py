@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.bench.plan.plan import BenchPlan, cells
 from rmeeto_bench.bench.plan.resolve import Resolved, Weights
-from rmeeto_bench.bench.plan.weights import ZOO, in_folder
 from rmeeto_bench.errors import CheckpointError, UsageError
 from rmeeto_bench.models.sizes import TIMM
 
@@ -40,6 +39,7 @@ def resolve_timm(plan: BenchPlan, model: str) -> Resolved:
 
 def _file(plan: BenchPlan, name: str, address: str) -> Path | None:
     """timm's own file for `zoo`, a file of the model's name in a folder, or the one file of a run of nothing else."""
+    from rmeeto_bench.bench.plan.weights import ZOO, in_folder  # needs torch
     from rmeeto_bench.checkpoints.hub import resolve
 
     if plan.checkpoints in (None, "none", "bundled"):

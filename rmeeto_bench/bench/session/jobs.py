@@ -36,7 +36,7 @@ def _keep_facts(desk: Desk, workload: Workload, bound: Collection[str] = ()) -> 
         desk.store.add_facts(desk.owner, desk.session, name, facts.as_dict())
         if facts.failure == "OOM":
             desk.note(f"{name} does not fit into memory at batch {facts.batch_size}")
-        if facts.failure == "ARM_FAILED":
+        if facts.failure == "ARM_FAILED" and desk.job.session == 0 and (desk.job.kind == "timing" or desk.plan.accuracy_only):
             desk.note(f"{name} failed: {facts.failure_detail}")
 
 

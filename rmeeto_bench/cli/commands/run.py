@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from rmeeto_bench.bench.plan.plan import BenchPlan
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    what = parser.add_argument_group("what to measure")
+def _add_what(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1, UUIDs, or names: 4090"
     )
@@ -51,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--inputs", default="auto", metavar="KIND", help="timed on: real images, random noise, or both, compared round by round"
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    _add_what(parser.add_argument_group("what to measure"))
     images = parser.add_argument_group("images")
     add_data(images)
     images.add_argument("--images", type=int, metavar="N", help="evaluate on N images, in the class proportions of the whole")
