@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import OutOfMemoryError, Tensor, nn
 
 from rmeeto_bench.errors import ArmError, in_one_line
 from rmeeto_bench.reduction.config import ReductionConfig
@@ -53,21 +53,25 @@ class Guarded:
     From then on it gives its last logits, so that the arms beside it go on; whoever measures it looks at `failure` in the end.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Tensor], num_classes: int | None) -> None:
-        self.forward, self.num_classes = forward, num_classes
+    def __init__(self, forward: Callable[[Tensor], Tensor], num_classes: int | None = None) -> None:
+        self.forward = forward
+        self.num_classes = num_classes  # of the logits; None: as many as the first call gives
         self.failure = ""
         self._last: Tensor | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images [B, ...] -> logits [B, classes]. Raises `ArmError` if it never gave any."""
+    def __call__(self, images: Tensor, by: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Images [B, ...] -> logits [B, classes], through the program or another form of it. Raises `ArmError` if it never gave
+        any, and `torch.OutOfMemoryError`."""
         if not self.failure:
             try:
-                self._last = self._checked(self.forward(images), len(images))
-            except Exception as error:
+                self._last = self._checked((by or self.forward)(images), len(images))
+            except (Exception, SystemExit) as error:
+                if self._last is None and isinstance(error, OutOfMemoryError):
+                    raise
                 self.failure = in_one_line(error)
         if self._last is None:
             raise ArmError(self.failure)
-        return self._last if len(self._last) >= len(images) else self._last[:1].expand(len(images), -1)
+        return self._last[: len(images)] if len(self._last) >= len(images) else self._last[:1].expand(len(images), -1)
 
     def _checked(self, logits: Tensor, batch: int) -> Tensor:
         classes = self.num_classes
@@ -75,4 +79,5 @@ class Guarded:
             raise ArmError(f"it returned {type(logits).__name__}, not a tensor of logits [{batch}, {classes or 'classes'}]")
         if logits.dim() != 2 or len(logits) != batch or (classes is not None and logits.shape[1] != classes):
             raise ArmError(f"it returned logits {list(logits.shape)}, not [{batch}, {classes or 'classes'}]")
+        self.num_classes = logits.shape[1]
         return logits

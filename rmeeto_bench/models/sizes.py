@@ -239,9 +239,7 @@ def config(name: str, **sizes: Any) -> Sizes:
     """
     base, img_size = without_size(name)
     if base not in MODELS:
-        raise UsageError(
-            f"unknown model {name!r}; choose {', '.join(MODELS)}, with an image size as in vim_tiny_384, or timm:NAME"
-        )
+        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}, with an image size as in vim_tiny_384")
     known = MODELS[base]
     if img_size is not None:
         sizes = {"img_size": img_size, **sizes}

@@ -64,6 +64,10 @@ class BuiltArm:
     known_by: str = ""  # what tells how the weights were trained: catalogue, metadata, arguments, file name or unknown
     on_gpu: bool = False  # where it runs
 
+    def eager(self, images: Tensor) -> Tensor:
+        """Images [B, ...] -> logits [B, classes] without a CUDA graph: an odd batch is not worth one of its own."""
+        return self.forward(images, self.model) if isinstance(self.forward, Guarded) else self.model(images)
+
     @property
     def is_evaluated(self) -> bool:
         """Whether its answers mean something: it has trained weights, or is the user's own code, who must know."""

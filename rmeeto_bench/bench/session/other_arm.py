@@ -77,7 +77,7 @@ def imported(target: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-    except Exception as error:  # whatever the user's module raises
+    except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise UsageError(f"--arm {target} cannot be imported ({in_one_line(error)}); give MODULE:FUNCTION") from error
     finally:
         sys.path.remove(here)

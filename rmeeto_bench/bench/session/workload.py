@@ -133,7 +133,7 @@ class ModelWorkload:
             arm = build_other(cell, self.setting, resolved)
         except (torch.OutOfMemoryError, RmeetoError):
             raise
-        except Exception as error:  # whatever the code of others raises
+        except (Exception, SystemExit) as error:  # whatever the code of others raises
             raise ArmError(in_one_line(error)) from error
         self.built[cell.name] = arm
         logits = self.step(cell.name, self.batch_size)()
@@ -207,14 +207,14 @@ class ModelWorkload:
 
     def upstream_step(self, arm: str, batch_size: int) -> Callable[[], Any]:
         """Noise of standard deviation 1, eager, inside autocast on a GPU, as the paper's code does."""
-        model, device = self.built[arm].model, self.setting.device.torch_device
+        built, device = self.built[arm], self.setting.device.torch_device
         images = self.batches(arm, batch_size, noise=True)[0]
         on_gpu = device.type == "cuda"
 
         @torch.inference_mode()
         def forward() -> Tensor:
             with torch.autocast(device.type, torch.float16, enabled=on_gpu):
-                return model(images)
+                return built.eager(images)
 
         return forward
 
