@@ -45,7 +45,7 @@ def of_worker(model: str) -> float:
     resolved = require(plan, [device])[model].as_dict()
     with tempfile.TemporaryDirectory() as folder:
         Store.create(Path(folder)).close()
-        job = Job("timing", folder, plan.as_dict(), device.id, model, resolved)
+        job = Job("timing", folder, plan.as_dict(), device.id, model, [resolved])
         worker = Worker(job, launch(job))
         try:
             while (event := worker.next_event(lambda: False)) is not None:

@@ -57,7 +57,7 @@ def _blocks(device: DeviceRecord, asked: Calibration, folder: Path, *, together:
     """All processes of a device, one group after the other. A simulated device needs none: its noise is that of its seed."""
     (model,) = asked.plan.models
     resolved = require(asked.plan, [device])[model].as_dict()
-    job = Job("noise", str(folder), asked.plan.as_dict(), device.id, model, resolved, protocol=asdict(asked.protocol))
+    job = Job("noise", str(folder), asked.plan.as_dict(), device.id, model, [resolved], protocol=asdict(asked.protocol))
     with Store.create(folder) as store:
         for start in range(0, asked.processes, together):
             numbers = range(start, min(start + together, asked.processes))

@@ -67,7 +67,8 @@ def find_data(
             raise DataError(f"{path} has class numbers, not names; leave --class-map out")
         files = fashion_mnist.load("test", path)
         return files if images is None else files.subset(images)
-    found = image_set(find_source(path, classes, where), preprocessing_for(shape), num_classes, reading)
+    prepared = reading.preprocessing or preprocessing_for(shape)
+    found = image_set(find_source(path, classes, where), prepared, num_classes, reading)
     return found if images is None else found.subset(images)
 
 

@@ -198,6 +198,14 @@ Sizes = VimConfig | DeitConfig
 MODELS: dict[str, Sizes] = {**VIM, **IMAGE, **VIDEO, **DEIT}
 
 
+TIMM = "timm:"  # before the name of any of timm's models
+
+
+def is_other(name: str) -> bool:
+    """Whether a model is not ours: timm's, or the user's own code."""
+    return without_size(name)[0] not in MODELS
+
+
 def without_size(name: str) -> tuple[str, int | None]:
     """A name as in `vim_tiny_384` -> the model's own name and the image size in pixels, None for the model's own."""
     base, _, size = name.rpartition("_")
@@ -209,6 +217,11 @@ def at_sizes(models: Sequence[str], img_sizes: Sequence[int] = ()) -> tuple[str,
     is `vim_tiny`. Raises `UsageError`."""
     found = []
     for name in models:
+        if name.startswith(TIMM):
+            if img_sizes:
+                raise UsageError(f"--img-size is for our models; {name} takes images of its own size")
+            found.append(name)
+            continue
         base, named = without_size(name)
         if named is not None and img_sizes:
             raise UsageError(f"{name} has an image size in its name; leave out --img-size, or write {base}")

@@ -114,6 +114,24 @@ class Arm:
     reduction: str = ""  # the whole reduction in words, as in "r = 11, prune"
     calibration_error: float | None = None  # expected calibration error in percentage points
     agreement: float | None = None  # percent of the images with the same first class as the r = 0 arm
+    # name of the arm that the arms of several models are compared with, where those above say r = 0 arm; empty: that arm
+    baseline: str = ""
+    front_p: float | None = None  # p-value that some other arm is as fast and as accurate, by Holm's method over the arms
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether speed-ups and points are over this arm."""
+        return self.arm == self.baseline if self.baseline else self.r == 0
+
+    @property
+    def title(self) -> str:
+        """What people call it: a model of others has no r."""
+        return self.arm if self.token_counts else self.model
+
+    @property
+    def group(self) -> str:
+        """The same for the arms of a device that shared their rounds."""
+        return self.baseline or self.model
 
     @property
     def known(self) -> bool:

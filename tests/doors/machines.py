@@ -112,8 +112,11 @@ FLEET = [
     ),
     Row(
         "fleet simulated",
-        "fleet --engine local --device sim --kinds v100,a4000 --model vim_tiny --ratios 0,0.31 --sustained --seed 4 --out f3",
+        "fleet --engine local --device sim --kinds v100,a4000 --model vim_tiny --ratios 0,0.31 --sustained --seed 4 --together "
+        "--baseline vim_tiny/r11 --out f3",
         {
+            "--together": lambda d: {len(task["plan"]["models"]) for task in d.json("f3/fleet.json")["tasks"]} == {1},
+            "--baseline": lambda d: {arm["baseline"] for arm in d.arms("f3")} == {"vim_tiny/r11"},
             "--device": lambda d: {arm["verdict"] for arm in d.arms("f3")} == {"SIMULATED"},
             "--kinds": lambda d: {device["profile"] for device in d.json("f3/manifest.json")["devices"]} == {"v100", "a4000"},
             "--model": lambda d: {arm["model"] for arm in d.arms("f3")} == {"vim_tiny"},

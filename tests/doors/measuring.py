@@ -178,6 +178,32 @@ RUN = [
         },
         needs=("simulated",),
     ),
+    Row(
+        "simulated models together",
+        "--device sim --model vim_tiny,deit_tiny --gpus v100 --r 0,11 --quick --together --baseline deit_tiny/r11 --out s5",
+        {
+            "--together": lambda d: [arm["rounds"] for arm in d.arms("s5")] == [d.arms("s5")[0]["rounds"]] * 4,
+            "--baseline": lambda d: d.says("2 models over deit_tiny/r11") and d.arms("s5")[0]["speedup"]["value"] == 1,
+        },
+    ),
+    Row(
+        "run of one's own code",
+        "--gpus none --accuracy-only --model vim_nano --r 0 --arm own=mine:constant --data v --class-map map.txt "
+        "--on-error skip --out o1",
+        {"--arm": lambda d: d.says(r"own .* own code") and d.arms("o1")[1]["n_images"] == 20},
+    ),
+    Row(
+        "resume of one's own code",
+        "resume o1 --arm own=mine:constant",
+        {"--arm": lambda d: d.says("own code")},
+        needs=("run of one's own code",),
+    ),
+    Row(
+        "rerun of one's own code",
+        "rerun o1 --arm own=mine:constant --out o2",
+        {"--arm": lambda d: d.arms("o2")[1]["top1"] == d.arms("o1")[1]["top1"]},
+        needs=("run of one's own code",),
+    ),
     Row("simulated once", f"{SIMULATED} --gpus v100 --quick --out s3", {"--gpus": lambda d: d.says("V100 .simulated.")}),
     Row(
         "dry run",
@@ -274,6 +300,15 @@ EVAL = [
             )
         },
         needs=("retrain",),
+    ),
+    Row(
+        "eval of models together",
+        "eval --gpus none --model vim_nano,vim_nano_14 --r 0 --data v --class-map map.txt --on-error skip --together "
+        "--baseline vim_nano_14 --out e9",
+        {
+            "--together": lambda d: d.arms("e9")[1]["delta_top1"]["value"] > 0,
+            "--baseline": lambda d: [arm["arm"] for arm in d.arms("e9")] == ["vim_nano_14/r0", "vim_nano/r0"],
+        },
     ),
     Row(
         "eval by less than no process",

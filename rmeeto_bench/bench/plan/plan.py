@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import short
 from rmeeto_bench.measure.protocol import CPU_BLOCK, CPU_TARGET, CPU_WARMUP_LIMIT, PRESETS, TimingProtocol
-from rmeeto_bench.models.sizes import at_sizes, config
+from rmeeto_bench.models.sizes import at_sizes, config, is_other
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
@@ -26,7 +27,8 @@ NAMED_CHECKPOINTS = ("bundled", "none", "zoo")
 PATHS = ("data", "labels", "class_map")
 QUICK_IMAGES = 2000
 TABLE_12_RATIOS = tuple(ratio for ratio in PAPER_RATIOS if ratio != 0.36)
-FLAGS = {"models": "model", "rs": "r"}  # fields whose flag has another name
+ARM = re.compile(r"[A-Za-z_][\w.-]{0,60}=([A-Za-z_][\w.]*:[A-Za-z_][\w.]*)?")
+FLAGS = {"models": "model", "rs": "r", "arms": "arm"}  # fields whose flag has another name
 SIZES = tuple(2**power for power in range(10))  # batch sizes of a sweep
 ROUNDS = (6, 12)  # of a sweep, fewest and most: a knee needs a per cent, not a quarter of one
 
@@ -76,6 +78,9 @@ class BenchPlan:
     """One run, as it is asked for."""
 
     models: tuple[str, ...] = ("vim_nano",)  # names
+    together: bool = False  # the arms of all models share their rounds, and are compared with one of them
+    baseline: str | None = None  # that one, as in vim_small/r0; None: the first
+    arms: tuple[str, ...] = ()  # of the user's own code, NAME=MODULE:FUNCTION; nothing after `=` for what Python hands over
     ratios: tuple[float, ...] = TABLE_12_RATIOS  # reduction ratios to measure
     rs: tuple[int, ...] | None = None  # tokens that each merge removes, in place of `ratios`
     gpus: str = "all"  # all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones
@@ -116,11 +121,42 @@ class BenchPlan:
         if self.checkpoints not in (None, *NAMED_CHECKPOINTS) and Path(self.checkpoints).exists():
             object.__setattr__(self, "checkpoints", str(Path(self.checkpoints).absolute()))
         object.__setattr__(self, "models", at_sizes(self.models))
+        object.__setattr__(self, "together", self.together or bool(self.arms))
+        self._check_arms()
+        if self.baseline is not None and not self.together:
+            raise UsageError("--baseline names the arm that all models are compared with; give --together, too")
+
+    def _check_arms(self) -> None:
+        names = [arm.partition("=")[0] for arm in self.arms]
+        for arm, name in zip(self.arms, names, strict=True):
+            if not ARM.fullmatch(arm):
+                raise UsageError(f"--arm is NAME=MODULE:FUNCTION, as in mine=my_models:merged, not {arm!r:.80}")
+            if not is_other(name) or names.count(name) > 1:
+                raise UsageError(f"--arm {arm:.60}: another model has the name {name}; choose another")
+        if not self.names:
+            raise UsageError("there is nothing to measure; give --model or --arm")
+
+    @property
+    def own(self) -> dict[str, str]:
+        """Name of an arm of the user's own code -> MODULE:FUNCTION."""
+        return {name: target for name, _, target in (arm.partition("=") for arm in self.arms)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all models: ours, timm's and the user's."""
+        return (*self.models, *self.own)
 
     @property
     def protocol(self) -> TimingProtocol:
         """The measuring protocol behind the preset."""
         return PRESETS[self.preset]
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Name -> the models whose arms share rounds: all of them together, or each by itself."""
+        if self.together:
+            return {"+".join(self.names): self.names}
+        return {model: (model,) for model in self.models}
 
     @property
     def evaluated_images(self) -> int | None:
@@ -155,7 +191,7 @@ class BenchPlan:
                 f"the run was planned with {', '.join(unknown)}, which this version does not know; upgrade rmeeto-bench"
             )
         try:
-            tuples = {name: tuple(value[name]) for name in ("models", "ratios", "rs") if value.get(name) is not None}
+            tuples = {name: tuple(value[name]) for name in ("models", "ratios", "rs", "arms") if value.get(name) is not None}
             paths = {name: Path(value[name]) for name in PATHS if value.get(name) is not None}
             return cls(**{**value, **tuples, **paths})
         except (KeyError, TypeError) as error:
@@ -182,8 +218,27 @@ class Cell:
         return f"{self.model}/r{self.r}"
 
 
+def group_cells(plan: BenchPlan, group: str) -> tuple[Cell, ...]:
+    """The cells of all models of a group, the baseline first."""
+    return baseline_first(plan, [cell for model in plan.groups[group] for cell in cells(plan, model)])
+
+
+def baseline_first(plan: BenchPlan, found: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells of a group with the one in front that the others are compared with. Raises `UsageError` if it is not there."""
+    if plan.baseline is None:
+        return tuple(found)
+    names = [cell.name for cell in found]
+    for name in (plan.baseline, f"{plan.baseline}/r0"):
+        if name in names:
+            first = names.index(name)
+            return (found[first], *found[:first], *found[first + 1 :])
+    raise UsageError(f"--baseline {plan.baseline:.60} is no arm of this run; choose {', '.join(names)}")
+
+
 def cells(plan: BenchPlan, model: str) -> tuple[Cell, ...]:
     """The cells of one model in ascending r; the baseline r = 0 is always among them, as every speed-up needs it."""
+    if is_other(model):
+        return (Cell(model, ReductionConfig(), 0.0, 0.0),)
     sized = config(model)
 
     def ratio_of(r: int) -> float:

@@ -22,7 +22,7 @@ def forecast(protocol: TimingProtocol, session_seconds: float, accuracy_seconds:
         parts += f", {minutes(longer)} to warm up a device that tells no temperature"
     if accuracy_seconds:
         parts += f" and {minutes(accuracy_seconds)} of accuracy"
-    text = f"this model will take about {minutes(total)} on this device: {parts}"
+    text = f"these arms will take about {minutes(total)} on this device: {parts}"
     if total > LATE * 60 * protocol.minutes:
         shorter = "fewer --ratios, fewer --images" + ("" if protocol.name == "quick" else " or --quick")
         text += (

@@ -38,6 +38,8 @@ def _keep_facts(desk: Desk, workload: Workload, bound: Collection[str] = ()) -> 
         desk.store.add_facts(desk.owner, desk.session, name, facts.as_dict())
         if facts.failure == "OOM":
             desk.note(f"{name} does not fit into memory at batch {facts.batch_size}")
+        if facts.failure == "ARM_FAILED" and desk.job.session == 0 and (desk.job.kind == "timing" or desk.plan.accuracy_only):
+            desk.note(f"{name} failed: {facts.failure_detail}")
 
 
 def _say_views(desk: Desk, batch: int, views: int) -> None:
@@ -54,10 +56,14 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     steps."""
     desk.stage(f"session {desk.job.session + 1}: building")
     began = time.monotonic()
-    workload = prepare(desk.plan, desk.device, desk.resolved)
+    return time_rounds(desk, prepare(desk.plan, desk.device, desk.resolved), began)
+
+
+def time_rounds(desk: Desk, workload: Workload, began: float | None = None) -> dict[str, Any]:
+    """The rounds of arms that are built, in this process. began: when building did, on the monotonic clock."""
     _keep_facts(desk, workload)
     described = {"data": workload.data_name, "noise": workload.data_name is None or desk.plan.inputs == "random"}
-    if not workload.names or not workload.names[0].endswith("/r0"):
+    if workload.baseline not in workload.names:
         return {**described, "rounds": None}
     if desk.job.session == 0 and (account := workload.account()):
         desk.note(account)
@@ -72,10 +78,10 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session, desk.device.kind))
     keep = desk.store.add_block
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
-        told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began)
+        told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began or time.monotonic())
         keep = told.add_block
     watch = Watch(keep, desk.progress, desk.should_stop)
-    result = measure(desk.device, arms, workload.names[0], protocol, watch, session=desk.session)
+    result = measure(desk.device, arms, workload.baseline, protocol, watch, session=desk.session)
     bound: set[str] = set()
     if not desk.should_stop():
         if desk.device.kind != "cpu" and batch > 1:
@@ -102,7 +108,7 @@ def run_paper(desk: Desk) -> dict[str, Any]:
     workload = prepare(plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
     arms = [TimedArm(name, workload.upstream_step(name, PAPER_BATCH), PAPER_BATCH) for name in workload.names]
-    rates = replay_paper_protocol(desk.device, arms, arms[0].name) if arms else {}
+    rates = replay_paper_protocol(desk.device, arms, arms[0].name) if workload.baseline in workload.names else {}
     return {"images_per_second": rates, "precision": precision}
 
 
@@ -144,10 +150,10 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
     desk.stage("accuracy: building")
     workload = prepare(desk.plan, desk.device, desk.resolved, desk.job.workers)
     _keep_facts(desk, workload)
-    if not isinstance(workload, ModelWorkload) or workload.data is None:
+    if not isinstance(workload, ModelWorkload):
         return {}
-    trained = [arm for arm in workload.built.values() if arm.provenance is not None]
-    if not trained:
+    passes = workload.evaluations()
+    if not passes:
         return {}
     if desk.plan.accuracy_only:
         desk.note(workload.account())
@@ -160,7 +166,9 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
         desk.emit("evaluating", progress=asdict(progress))
 
     share = Pass(workload.setting, desk.store, report, desk.note, desk.should_stop, desk.job.shard, desk.owner)
-    one_pass(trained, workload.data, share)
+    for data, arms in passes:
+        one_pass(arms, data, share)
+    _keep_facts(desk, workload)
     return {"views": workload.views}
 
 
@@ -169,10 +177,11 @@ def check_images(desk: Desk) -> dict[str, Any]:
     from rmeeto_bench.bench.session.workload import load_data
     from rmeeto_bench.bench.store.predictions import Predictions
 
-    data = load_data(desk.plan, desk.resolved)
-    if data is not None:
-        desk.stage("checking the images")
-        Predictions(desk.store, desk.owner).check_same(data)
+    for resolved in desk.resolved:
+        data = load_data(desk.plan, resolved)
+        if data is not None:
+            desk.stage("checking the images")
+            Predictions(desk.store, desk.owner).check_same(data)
     return {}
 
 
@@ -201,7 +210,8 @@ def perform(job: Job, emit: Callable[..., None], should_stop: Callable[[], bool]
             job.owner or job.device, job.model, job.kind, environment(gpu, torch=not job.device.startswith("sim:"))
         )
         device = own_device(job.device, plan, session)
-        desk = Desk(job, plan, Resolved.from_dict(job.resolved), device, store, session, emit, should_stop, orders)
+        resolved = tuple(Resolved.from_dict(model) for model in job.resolved)
+        desk = Desk(job, plan, resolved, device, store, session, emit, should_stop, orders)
         result = WORK[job.kind](desk)
         status = "stopped" if should_stop() else "done" if job.shard[1] == 1 else "share"
         store.end_session(desk.owner, session, status, result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,14 +29,18 @@ def run_trace(desk: Desk) -> dict[str, Any]:
     workload = prepare(desk.plan, desk.device, desk.resolved)
     folder = Path(desk.job.folder) / FOLDER
     pages = []
-    for cell in desk.resolved.cells:
+    for cell in (cell for model in desk.resolved for cell in model.cells):
         if cell.name in workload.names and not desk.should_stop():
             step = workload.step(cell.name, workload.batch_size)
-            rows = _profiled(desk, step, folder / f"{cell.name.replace('/', '_')}.json.gz")
+            rows = _profiled(desk, step, folder / f"{_file(cell.name)}.json.gz")
             pages.append(_page(desk, cell, rows, workload.batch_size))
-    write_atomic(folder / f"operations_{desk.job.model}.md", "\n".join(pages))
+    write_atomic(folder / f"operations_{_file(desk.job.model)}.md", "\n".join(pages))
     desk.note(f"traces and the heaviest operations of {desk.job.model} are in {folder}; open a trace in ui.perfetto.dev")
     return {"arms": list(workload.names)}
+
+
+def _file(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _profiled(desk: Desk, step: Callable[[], Any], path: Path) -> list[tuple[str, int, float]]:

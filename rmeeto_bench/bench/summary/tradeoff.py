@@ -145,21 +145,32 @@ def with_tradeoffs(
 
 
 def with_beaten(rows: list[Arm], sessions: Sequence[Mapping[str, list[float]]], correct: Correct) -> list[Arm]:
-    """The rows with the p-value of being slower and less accurate than one other arm. Of two claims that must both hold the
-    weaker counts; the largest p-value of a pair is adjusted for all pairs."""
+    """The rows with two p-values. `beaten_p`: that no other arm is both faster and more accurate; of two claims that must both
+    hold the weaker counts, and the p-value of a pair is adjusted for all pairs. `front_p`, where models are compared: that some
+    other arm is at least as fast and as accurate; the stronger of two claims counts twice (Bonferroni), the worst of all other
+    arms counts, and it is adjusted for all arms."""
     known = [row.arm for row in rows if row.arm in correct and row.rounds >= FEWEST_ROUNDS]
     if len(sessions) < ENOUGH_SESSIONS or len(known) < 2:
         return rows
     pairs = [(arm, other) for arm in known for other in known if arm != other]
-    p_values = []
+    p_beaten, p_ahead = [], dict.fromkeys(known, 0.0)
     for arm, other in pairs:
         faster = run_speedup([session[arm] for session in sessions], [session[other] for session in sessions])
-        p_faster = p_same(faster, len(sessions)) / 2 if faster.value > 1 else 1.0
-        p_values.append(max(p_faster, more_accurate(correct[arm], correct[other])))
+        p_faster, p_slower = _one_sided(faster, len(sessions))
+        p_beaten.append(max(p_faster, more_accurate(correct[arm], correct[other])))
+        p_ahead[arm] = max(p_ahead[arm], min(1.0, 2 * min(p_slower, more_accurate(correct[other], correct[arm]))))
     found: dict[str, float] = {}
-    for (arm, _), p in zip(pairs, holm(p_values), strict=True):
+    for (arm, _), p in zip(pairs, holm(p_beaten), strict=True):
         found[arm] = min(p, found.get(arm, 1.0))
-    return [replace(row, beaten_p=found.get(row.arm)) for row in rows]
+    rows = [replace(row, beaten_p=found.get(row.arm)) for row in rows]
+    ahead = dict(zip(known, holm([p_ahead[arm] for arm in known]), strict=True))
+    return [replace(row, front_p=ahead.get(row.arm) if row.baseline else None) for row in rows]
+
+
+def _one_sided(speedup: Estimate, sessions: int) -> tuple[float, float]:
+    """P-values of the claims that a speed-up is above 1, and that it is below."""
+    p = p_same(speedup, sessions) / 2
+    return (p, 1.0) if speedup.value > 1 else (1.0, p)
 
 
 def _with_prices(rows: list[Arm], sessions: Sequence[Mapping[str, list[float]]], correct: Correct, seed: int) -> list[Arm]:
@@ -174,7 +185,8 @@ def _with_prices(rows: list[Arm], sessions: Sequence[Mapping[str, list[float]]],
     for index, row in enumerate(timed):
         price = tradeoff.images_per_second_per_point(index) if index else None
         found[row.arm] = replace(row, images_per_second_per_point=price)
-    found[rows[0].arm] = replace(found[rows[0].arm], break_even=tradeoff.break_even())
+    if not rows[0].baseline:  # over one model's ratios
+        found[rows[0].arm] = replace(found[rows[0].arm], break_even=tradeoff.break_even())
     return [found.get(row.arm, row) for row in rows]
 
 
