@@ -11,11 +11,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import sample_runs
 import torch
 from bench_harness import Heard, controls, sim_plan
 
 from rmeeto_bench.bench.plan.estimate import true_seconds
 from rmeeto_bench.bench.plan.plan import SIZES, BenchPlan, cells, protocol_for
+from rmeeto_bench.bench.plan.require import require
+from rmeeto_bench.bench.run.devices import device_record
 from rmeeto_bench.bench.run.processes import death, worker_environment
 from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.bench.session.context import Job
@@ -23,6 +26,7 @@ from rmeeto_bench.bench.session.equivalence import equivalent, verdict
 from rmeeto_bench.bench.session.latency import single_steps
 from rmeeto_bench.bench.session.sweep import measure_sweep
 from rmeeto_bench.bench.session.trace import expected
+from rmeeto_bench.bench.session.workload import ModelWorkload
 from rmeeto_bench.bench.summary.arm_records import percentiles
 from rmeeto_bench.bench.summary.record import knee, spread_arms
 from rmeeto_bench.cost.roofline import limit
@@ -34,7 +38,8 @@ from rmeeto_bench.measure.devices.simulated import SimDevice
 from rmeeto_bench.measure.protocol import QUICK, Watch
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import load_profiles, profile_named
-from rmeeto_bench.records.run import RunRecord, require_measured
+from rmeeto_bench.records.run import DeviceRecord, RunRecord, require_measured
+from rmeeto_bench.report.run.summary import sentences
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +291,34 @@ def test_a_trace_shows_the_limit_of_every_kernel_and_refuses_a_device_without_op
     assert "not known" in "".join(expected(cpu, cell, 128)) or "No limit" in "".join(expected(cpu, cell, 128))
     with pytest.raises(UsageError, match="leave --trace out"):
         run(BenchPlan(gpus="sim:v100", trace=True), tmp_path / "run", controls())
+
+
+def test_a_training_step_trains_and_its_epoch_is_projected() -> None:
+    """Weights move, memory of the optimizer stays, and the projection is arithmetic on the rate."""
+    plan = BenchPlan(models=("vim_nano",), rs=(0, 11), gpus="none", batch_size=2, what="train", inputs="random")
+    (cpu,) = find_devices("none")
+    workload = ModelWorkload(plan, cpu, list(require(plan, (device_record(cpu),)).values()))
+    before = workload.built["vim_nano/r11"].model.state_dict()["layers.0.mixer.in_proj.weight"].clone()
+    losses = [float(workload.step("vim_nano/r11", 2)()) for _ in range(3)]
+    assert all(0 < loss < 20 for loss in losses)
+    assert not torch.equal(before, workload.built["vim_nano/r11"].model.state_dict()["layers.0.mixer.in_proj.weight"])
+    assert workload.evaluations() == []
+    gpu = DeviceRecord("cuda:x", "Some GPU", "cuda")
+    arms = [replace(arm, what="train", top1=None) for arm in sample_runs.arms(gpu.id, "vim_small", {0: 1000.0, 11: 2000.0})]
+    text = " ".join(sentences(sample_runs.record((gpu,), tuple(arms))))
+    assert "would take 21.4, 10.7 min at ratio 0.00, 0.31" in text
+    assert "25.2 min on 1x8xH100" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"accuracy_only": True}, "leave out --accuracy-only"),
+        ({"inputs": "both"}, "leave out others and --inputs both"),
+        ({"models": ("timm:resnet18",)}, "leave out others and --inputs both"),
+        ({"gpus": "sim:v100"}, "a simulated device trains nothing"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(words: dict[str, object], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        run(BenchPlan(**{"gpus": "none", "what": "train", **words}), tmp_path / "run", controls())  # type: ignore[arg-type]

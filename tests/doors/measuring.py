@@ -152,6 +152,11 @@ RUN = [
         "--gpus none --r 0,11 --accuracy-only --images 12 --out a2",
         {"--accuracy-only": lambda d: {(arm["n_images"], arm["rounds"]) for arm in d.arms("a2")} == {(12, 0)}},
     ),
+    Row(
+        "run of training steps",
+        "--gpus none --quick --model vim_nano --r 0,20 --batch-size 2 --what train --out tr",
+        {"--what": lambda d: [arm["what"] for arm in d.arms("tr")] == ["train"] * 2 and d.says("vim_nano in training")},
+    ),
     Row("run twice", "--gpus none --out a", {}, code=2, refusal="already holds a run", needs=("run",)),
     Row(
         "simulated",

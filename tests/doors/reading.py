@@ -91,6 +91,14 @@ SHOW = [
 ]
 MERGE = [
     Row(
+        "compare a training",
+        "compare a tr",
+        {"a": lambda d: d.warns("a timed inference, tr train")},
+        code=2,
+        refusal="compare runs of one kind of step",
+        needs=("run", "run of training steps"),
+    ),
+    Row(
         "merge",
         "merge a f --prefer {id:a} --json m.json --out m",
         {

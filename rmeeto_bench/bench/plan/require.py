@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rmeeto_bench.bench.plan.others import OWN, resolve_own, resolve_timm
-from rmeeto_bench.bench.plan.plan import BenchPlan, group_cells
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, group_cells
 from rmeeto_bench.bench.plan.resolve import Resolved, resolve, without_weights
 from rmeeto_bench.errors import CheckpointError, DataError, UsageError
 from rmeeto_bench.models.sizes import TIMM, is_other
@@ -25,6 +25,12 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
     simulated = all(device.kind == "sim" for device in devices)
     if simulated and plan.accuracy_only:
         raise UsageError("a simulated device classifies no images; evaluate on --gpus none or on a GPU")
+    if plan.what == TRAIN and (plan.inputs == "both" or any(map(is_other, plan.names))):
+        raise UsageError(
+            "--what train times models of this package, on one kind of inputs; leave out others and --inputs both"
+        )
+    if plan.what == TRAIN and simulated:
+        raise UsageError("a simulated device trains nothing; leave --what out")
     for group in plan.groups:
         group_cells(plan, group)  # the baseline is there
     found: dict[str, Resolved] = {}

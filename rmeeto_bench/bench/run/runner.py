@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.plan.others import OWN, check_allowed
-from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.require import require
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.run.controls import Controls, Telling
@@ -84,6 +84,8 @@ class Running:
             jobs.append(("energy", 0))
         if self.plan.trace and not done("trace"):
             jobs.append(("trace", 0))
+        if self.plan.what == TRAIN:
+            return jobs  # the weights change: there is nothing to evaluate
         last = store.sessions(device.id, group, "timing")[-1]
         facts = store.facts(device.id, last.session).values()
         trained = any((fact["checkpoint_sha256"] or fact["weights"] == OWN) and fact["failure"] is None for fact in facts)

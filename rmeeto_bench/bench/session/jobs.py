@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
 from rmeeto_bench.bench.session.equivalence import serve_blocks
@@ -84,11 +84,11 @@ def time_rounds(desk: Desk, workload: Workload, began: float | None = None) -> d
     result = measure(desk.device, arms, workload.baseline, protocol, watch, session=desk.session)
     bound: set[str] = set()
     if not desk.should_stop():
-        if desk.device.kind != "cpu" and batch > 1:
+        if desk.device.kind != "cpu" and batch > 1 and desk.plan.what != TRAIN:
             bound = host_bound_arms(desk.device, workload)
         for name, found in workload.probes().items():
             desk.store.add_probe(desk.device.id, desk.session, name, found)
-        if batch == 1:
+        if batch == 1 and desk.plan.what != TRAIN:
             desk.stage("latency")
             for name, seconds in single_steps(desk.device, {arm.name: arm.step for arm in arms}, desk.should_stop).items():
                 desk.store.add_latencies(desk.device.id, desk.session, name, seconds)

@@ -141,6 +141,7 @@ def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
         known_by=facts.known_by,
         averaged=facts.averaged,
         reduction=in_words(reduction),
+        what=here.plan.what,
     )
 
 

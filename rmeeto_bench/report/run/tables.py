@@ -180,6 +180,9 @@ def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
     data: dict[str, Any] = evaluated[0] if evaluated else {}
     images = f"{data['images']} images of {data['name']}" if data.get("images") else "no accuracy"
     what = f"{len(models)} models over {first.baseline}" if first.baseline else first.model
+    if first.what != "inference":
+        what += " in training"
+        images = "no accuracy of weights that change"
     backends = "" if first.baseline else f"{first.backend} kernels · "
     return (
         f"{record.device(device).name} · {what} · {first.precision} · batch {first.batch_size} · "
