@@ -93,7 +93,7 @@ MERGE = [
     Row(
         "compare a training",
         "compare a tr",
-        {"a": lambda d: d.warns("a timed inference, tr train")},
+        {},
         code=2,
         refusal="compare runs of one kind of step",
         needs=("run", "run of training steps"),
