@@ -32,7 +32,7 @@ from rmeeto_bench.bench.summary.record import knee, spread_arms
 from rmeeto_bench.cost.roofline import limit
 from rmeeto_bench.cost.traffic import model_operations
 from rmeeto_bench.cpus import quota
-from rmeeto_bench.errors import MeasurementError, UsageError
+from rmeeto_bench.errors import DataError, MeasurementError, UsageError
 from rmeeto_bench.measure.devices.device import find_devices
 from rmeeto_bench.measure.devices.simulated import SimDevice
 from rmeeto_bench.measure.protocol import QUICK, Watch
@@ -289,8 +289,11 @@ def test_a_trace_shows_the_limit_of_every_kernel_and_refuses_a_device_without_op
     assert shown == sorted(shown, reverse=True)
     (cpu,) = find_devices("none")
     assert "not known" in "".join(expected(cpu, cell, 128)) or "No limit" in "".join(expected(cpu, cell, 128))
-    with pytest.raises(UsageError, match="leave --trace out"):
-        run(BenchPlan(gpus="sim:v100", trace=True), tmp_path / "run", controls())
+    for words in ({"trace": True}, {"fed": True}):
+        with pytest.raises(UsageError, match="leave --trace and --fed out"):
+            run(BenchPlan(gpus="sim:v100", **words), tmp_path / "run", controls())  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no images for vim_tiny ship"):
+        run(BenchPlan(models=("vim_tiny",), gpus="none", fed=True), tmp_path / "run", controls())
 
 
 def test_a_training_step_trains_and_its_epoch_is_projected() -> None:

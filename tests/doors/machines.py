@@ -82,8 +82,9 @@ FLEET = [
     Row(
         "fleet",
         "fleet plan.toml --engine local --kinds cpu --quick --r 0,11 --checkpoints ck --data v --on-error skip --images 12 "
-        "--batch-size 4 --out f",
+        "--batch-size 4 --fed --out f",
         {
+            "--fed": lambda d: all(arm["fed"] for arm in d.arms("f")),
             "plan": lambda d: {arm["model"] for arm in d.arms("f")} == {"vim_nano"},
             "--engine": lambda d: d.warns("2 of 2 cells measured"),
             "--kinds": lambda d: [device["kind"] for device in d.json("f/manifest.json")["devices"]] == ["cpu"],

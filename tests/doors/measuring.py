@@ -94,7 +94,7 @@ RUN = [
     Row(
         "run",
         "run --gpus none --quick --r 0,11 --batch-size 4 --backend chunked --checkpoints ck --data flat --labels listed.txt "
-        "--class-map map.txt --on-error skip --images 12 --inputs random --no-graphs --trace --json a.json --out a",
+        "--class-map map.txt --on-error skip --images 12 --inputs random --no-graphs --trace --fed --json a.json --out a",
         {
             "--gpus": lambda d: [device["id"] for device in d.json("a/manifest.json")["devices"]] == ["cpu"],
             "--quick": lambda d: {(arm["verdict"], arm["sessions"]) for arm in d.arms("a")} == {("EXPLORATORY", 1)},
@@ -109,6 +109,7 @@ RUN = [
             "--images": lambda d: d.says("12 of 21"),
             "--inputs": lambda d: d.json("a/manifest.json")["data"]["vim_nano"]["inputs"] != "real images",
             "--no-graphs": lambda d: d.plan("a")["graphs"] is False,  # what it changes needs a GPU
+            "--fed": lambda d: d.says("fed images/s") and all(len(arm["fed"]) == 4 for arm in d.arms("a")),
             "--trace": lambda d: (
                 d.files("a/trace") == {"operations_vim_nano.md", "vim_nano_r0.json.gz", "vim_nano_r11.json.gz"}
                 and len(re.findall("aten::.*mm", d.text("a/trace/operations_vim_nano.md"))) >= 2

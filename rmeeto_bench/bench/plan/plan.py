@@ -120,6 +120,7 @@ class BenchPlan:
     paper_mode: bool = False  # also replay the paper's protocol
     energy: bool = False  # also run every arm alone for its joules per image
     trace: bool = False  # also profile one step of every arm
+    fed: bool = False  # also time the whole pipeline, from encoded images to logits
     what: str = "inference"  # what a step is: a forward, or train, a step of the optimizer by the model's recipe
     schedule: str = "serial"  # serial: one GPU after the other; parallel: together, if that changes nothing
     accuracy_only: bool = False  # time nothing; all devices share the images of one accuracy pass
@@ -129,11 +130,13 @@ class BenchPlan:
             one_of(flag(name), getattr(self, name), choices)
         one_of("the preset", self.preset, PRESETS)
         at_least(1, {flag(name): getattr(self, name) for name in ("batch_size", "images")})
-        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy or self.trace):
-            raise UsageError("an evaluation times nothing; leave out --batch-size sweep, --paper-mode, --energy and --trace")
-        if self.what == TRAIN and (self.accuracy_only or self.sweep or self.paper_mode):
+        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy or self.trace or self.fed):
             raise UsageError(
-                "--what train times training steps alone; leave out --accuracy-only, --batch-size sweep and --paper-mode"
+                "an evaluation times nothing; leave out --batch-size sweep, --paper-mode, --energy, --trace, --fed"
+            )
+        if self.what == TRAIN and (self.accuracy_only or self.sweep or self.paper_mode or self.fed):
+            raise UsageError(
+                "--what train times training steps alone; leave out --accuracy-only, --batch-size sweep, --paper-mode and --fed"
             )
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be 0 or more, not {self.seed}")

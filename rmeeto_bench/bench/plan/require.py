@@ -43,11 +43,11 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
         raise UsageError(
             f"the models have other numbers of classes ({told}): one --data cannot be for all; evaluate them apart"
         )
-    if plan.data is not None or plan.accuracy_only:
+    if plan.data is not None or plan.accuracy_only or plan.fed:
         from rmeeto_bench.bench.session.workload import load_data  # needs torch
 
         for resolved in found.values():
-            if load_data(plan, resolved) is None and plan.accuracy_only:
+            if load_data(plan, resolved) is None and (plan.accuracy_only or plan.fed):
                 raise DataError(f"no images for {resolved.model} ship with rmeeto-bench; give --data")
     return found
 

@@ -84,6 +84,8 @@ class Running:
             jobs.append(("energy", 0))
         if self.plan.trace and not done("trace"):
             jobs.append(("trace", 0))
+        if self.plan.fed and not done("fed"):
+            jobs.append(("fed", 0))
         if self.plan.what == TRAIN:
             return jobs  # the weights change: there is nothing to evaluate
         last = store.sessions(device.id, group, "timing")[-1]
@@ -284,8 +286,8 @@ def run(
         controls.note("no GPU that torch can use was found: measuring on the CPU")
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
-    if plan.trace and any(device.kind == "sim" for device in devices):
-        raise UsageError("a simulated device runs no operations; leave --trace out")
+    if (plan.trace or plan.fed) and any(device.kind == "sim" for device in devices):
+        raise UsageError("a simulated device runs no operations and reads no images; leave --trace and --fed out")
     resolved = require(plan, devices)
     _tell(resolved, controls)
     with folder_lock(folder, controls.note, controls.should_stop):

@@ -13,6 +13,7 @@ from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
 from rmeeto_bench.bench.session.equivalence import serve_blocks
+from rmeeto_bench.bench.session.fed import run_fed
 from rmeeto_bench.bench.session.forecast import Forecast
 from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
 from rmeeto_bench.bench.session.noise import run_noise
@@ -195,6 +196,7 @@ WORK: dict[str, Callable[[Desk], dict[str, Any]]] = {
     "equivalence": serve_blocks,
     "noise": run_noise,
     "trace": run_trace,
+    "fed": run_fed,
 }
 
 

@@ -183,10 +183,17 @@ class ModelWorkload:
         that train change theirs."""
         if self.plan.what == TRAIN:
             return []
+        return self._by_images([arm for arm in self.built.values() if arm.is_evaluated])
+
+    def fed(self) -> list[tuple[ImageSet, list[BuiltArm]]]:
+        """Each set of images with all arms that can read it, random weights or not."""
+        return self._by_images(list(self.built.values()))
+
+    def _by_images(self, arms: list[BuiltArm]) -> list[tuple[ImageSet, list[BuiltArm]]]:
         found: dict[str, tuple[ImageSet, list[BuiltArm]]] = {}
-        for arm in self.built.values():
+        for arm in arms:
             data = self._images(arm)
-            if data is not None and arm.is_evaluated:
+            if data is not None:
                 found.setdefault(data.fingerprint, (data, []))[1].append(arm)
         return list(found.values())
 
