@@ -124,6 +124,11 @@ class Arm:
         return self.arm == self.baseline if self.baseline else self.r == 0
 
     @property
+    def is_over_own(self) -> bool:
+        """Whether speed-up and points are over r = 0 of the same model, so that they say what merging does."""
+        return self.baseline in ("", f"{self.model}/r0")
+
+    @property
     def title(self) -> str:
         """What people call it: a model of others has no r."""
         return self.arm if self.token_counts else self.model
