@@ -65,9 +65,9 @@ class Guarded:
         if not self.failure:
             try:
                 self._last = self._checked((by or self.forward)(images), len(images))
+            except OutOfMemoryError:
+                raise
             except (Exception, SystemExit) as error:
-                if self._last is None and isinstance(error, OutOfMemoryError):
-                    raise
                 self.failure = in_one_line(error)
         if self._last is None:
             raise ArmError(self.failure)

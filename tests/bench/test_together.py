@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_harness import Heard, controls, sim_plan
 from fresh import commands
 
 from rmeeto_bench.bench.plan.plan import BenchPlan, group_cells
+from rmeeto_bench.bench.run.runner import resume, run
 from rmeeto_bench.bench.summary.tradeoff import with_beaten
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.records.run import Arm, Estimate, load
@@ -118,5 +120,18 @@ def test_arms_that_are_alike_are_not_resolved() -> None:
     found = front_of([100.0, 100.0], [0.9, 0.9])
     assert compared(found)[0] == "no arm is shown to be on the front; not resolved: m0/r0, m1/r0"
     few = compared(front_of([100.0, 200.0], [0.9, 0.7], sessions=2))
-    assert few[0].startswith("who is on the front of speed and accuracy is not resolved")
-    assert few[0].endswith("by the values alone it is m1/r0, m0/r0")
+    assert few[0].startswith(
+        "who is faster, and who is on the front of speed and accuracy, is not resolved, as that takes three"
+    )
+    assert few[0].endswith("by the values alone the front is m1/r0, m0/r0")
+
+
+def test_a_run_cut_short_goes_on_with_all_its_models(tmp_path: Path) -> None:
+    told = Heard()
+    plan = sim_plan(models=("vim_tiny", "deit_tiny"), together=True, baseline="deit_tiny")
+    cut = run(plan, tmp_path, controls(tell=told, should_stop=lambda: len(told.stages) > 3))
+    assert cut.status == "interrupted"
+    whole = resume(tmp_path, controls())
+    assert whole.status == "complete"
+    assert whole.arms[0].arm == "deit_tiny/r0"
+    assert {(arm.sessions, arm.rounds, arm.baseline) for arm in whole.arms} == {(6, 48, "deit_tiny/r0")}

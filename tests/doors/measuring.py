@@ -193,6 +193,11 @@ RUN = [
         },
     ),
     Row(
+        "run of a model of timm",
+        "--gpus none --model vim_nano,timm:test_vit --r 0 --together --dry-run",
+        {"--model": lambda d: d.says("timm:test_vit: as it is") and d.says("timm:test_vit/r0: random weights")},
+    ),
+    Row(
         "run of one's own code",
         "--gpus none --accuracy-only --model vim_nano --r 0 --arm own=mine:constant --data v --class-map map.txt "
         "--on-error skip --out o1",

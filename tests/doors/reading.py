@@ -73,7 +73,7 @@ SHOW = [
     Row(
         "report an evaluation",
         "report e",
-        {"run": lambda d: "each decoded once for all ratios" in d.text("e/report.html")},
+        {"run": lambda d: "each decoded once for all arms" in d.text("e/report.html")},
         needs=("eval",),
     ),
     Row(

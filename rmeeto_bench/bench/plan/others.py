@@ -50,7 +50,8 @@ def _file(plan: BenchPlan, name: str, address: str) -> Path | None:
         return resolve(address)
     if Path(plan.checkpoints).is_dir():
         found = in_folder(Path(plan.checkpoints), name, 0)
-        return None if found is None else found.path
+        path = None if found is None else found.path
+        return path if path is not None and path.name.startswith(name) else None  # r0.pth is one of ours
     return resolve(plan.checkpoints) if plan.names == (TIMM + name,) else None
 
 

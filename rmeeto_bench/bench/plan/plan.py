@@ -158,6 +158,8 @@ class BenchPlan:
                 raise UsageError(f"--arm is NAME=MODULE:FUNCTION, as in mine=my_models:merged, not {arm!r:.80}")
             if not is_other(name) or names.count(name) > 1:
                 raise UsageError(f"--arm {arm:.60}: another model has the name {name}; choose another")
+        if self.arms and self.sweep:
+            raise UsageError("--batch-size sweep is for models by name: code of your own may be made for one batch size")
         if not self.names:
             raise UsageError("there is nothing to measure; give --model or --arm")
 

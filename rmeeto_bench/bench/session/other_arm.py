@@ -80,8 +80,7 @@ def imported(target: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # whatever the user's module raises
         raise UsageError(f"--arm {target} cannot be imported ({in_one_line(error)}); give MODULE:FUNCTION") from error
     finally:
-        sys.path.remove(here)
-        sys.path.append(here)  # for what it imports later; it hides no package
+        sys.path[:] = [*(place for place in sys.path if place != here), here]  # for what it imports later; it hides no package
     if not callable(found):
         raise UsageError(f"--arm {target} is no function but {type(found).__name__}; give MODULE:FUNCTION")
     return found

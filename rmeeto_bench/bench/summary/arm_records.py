@@ -320,6 +320,9 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
             rows.append(_verdict_of_evaluation(arm, here, facts[cell.name]))
             continue
         printed = _printed(arm, baseline, timed, middle, blocks)
-        rows.append(_verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy), printed))
+        row = _verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy), printed)
+        if row.verdict == "NOT_MEASURED" and facts[baseline].failure is not None:
+            row = replace(row, verdict_detail=f"{baseline} did not run, with which all are compared; choose another --baseline")
+        rows.append(row)
     correct = {} if accuracy is None else {name: accuracy.results.correct(name) for name in accuracy.results.best}
     return with_tradeoffs(rows, sessions, correct, here.plan.seed)

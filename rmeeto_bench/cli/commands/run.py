@@ -200,6 +200,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
 
 PLANNED = {
     "model": ("models",),
+    "arm": ("arms",),
     "img_size": ("models",),
     "ratios": ("ratios", "rs"),
     "r": ("ratios", "rs"),

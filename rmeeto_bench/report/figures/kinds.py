@@ -136,8 +136,11 @@ def _token_bound(axes: Axes, largest: float) -> Name:
 
 def speedup(records: Sequence[RunRecord], style: str) -> Figure:
     """Speed-up over the ratio with its interval, and the bound that the tokens set; published values as crosses."""
-    if not any(arm.r and arm.speedup for record in records for arm in record.arms):
+    if not any(arm.speedup and not arm.is_baseline for record in records for arm in record.arms):
         raise DataError("these runs have no speed-up; measure r = 0 and at least one other")
+    if is_comparison(records):
+        with drawing(style):
+            return over_baseline(records, style)
     return _speedup(records, style)
 
 

@@ -71,7 +71,7 @@ def _doubts(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _evaluated(data: Mapping[str, Any]) -> str:
     """What an evaluation, which timed nothing, is of."""
-    return f"{data.get('images', 0)} of {data.get('of', 0)} images of {data.get('name')}, each decoded once for all ratios"
+    return f"{data.get('images', 0)} of {data.get('of', 0)} images of {data.get('name')}, each decoded once for all arms"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def story(record: RunRecord) -> Story:
     for model in dict.fromkeys(model for _, model, _ in known):
         mine = {device: arms for device, of, arms in known if of == model}
         data = {name: record.data.get(name, {}) for name in dict.fromkeys(arm.model for arms in mine.values() for arm in arms)}
-        said = {device: _conclusion(arms, next(iter(data.values()))) for device, arms in mine.items()}
+        seen: Mapping[str, Any] = next((one for one in data.values() if one.get("images")), {})
+        said = {device: _conclusion(arms, seen) for device, arms in mine.items()}
         first = next(iter(said))
         alike = [part for part in said[first] if all(part in parts for parts in said.values())]
         if len(mine) == 1 or mine[first][0].baseline:
@@ -118,7 +119,8 @@ def story(record: RunRecord) -> Story:
 
 def _conclusion(arms: list[Arm], data: Mapping[str, Any]) -> list[str]:
     """In parts, so that those in which all devices agree can be said once."""
-    if any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms):
+    missing = arms[0].baseline and not any(arm.known for arm in arms if arm.is_baseline)
+    if any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms) and not missing:
         return [_evaluated(data)]
     if arms[0].baseline:
         return compared(arms)
