@@ -18,6 +18,7 @@ os.environ.setdefault("RMEETO_BENCH_LOCKS", tempfile.mkdtemp(prefix="rmeeto-benc
 
 from fresh import commands
 from made_images import write_grey_folders
+from programs import BRIEF, measure, once, program
 
 
 class Retrained(NamedTuple):
@@ -36,12 +37,27 @@ class Retrained(NamedTuple):
 @pytest.fixture(scope="session")
 def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
     """vim_nano, re-trained for three steps on three classes with pruning at r = 11."""
-    place = tmp_path_factory.mktemp("retrained")
-    write_grey_folders(place / "data", {"coat": 4, "bag": 8, "shoe": 9})
     flags = ("--device", "cpu", "--workers", "0", "--epochs", "1", "--batch-size", "8", "-r", "11", "--prune")
-    (done,) = commands(["retrain", *flags, "--data", "data", "--out", "checkpoints"], cwd=place)
-    assert done.code == 0, done
+
+    def train(place: Path) -> None:
+        write_grey_folders(place / "data", {"coat": 4, "bag": 8, "shoe": 9})
+        (done,) = commands(["retrain", *flags, "--data", "data", "--out", "checkpoints"], cwd=place)
+        assert done.code == 0, done
+
+    place = once(tmp_path_factory, "retrained", train)
     return Retrained(place / "checkpoints", place / "checkpoints" / "vim_nano_r11-prune.safetensors", place / "data", flags)
+
+
+@pytest.fixture(scope="session")
+def brief(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, for PYTHONPATH, whose --quick takes a second."""
+    return once(tmp_path_factory, "brief", lambda folder: program(folder, {"measure/protocol.py": BRIEF}))
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory, brief: Path) -> Path:
+    """A folder with pictures, `v`, and the run of two ratios on them, `a`, by processes of its own."""
+    return once(tmp_path_factory, "measured", lambda folder: measure(folder, brief))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

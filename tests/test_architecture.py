@@ -187,7 +187,9 @@ def test_a_worker_starts_without_what_it_does_not_need() -> None:
     """torchvision and scipy.stats took twice as long to import as torch: every session of every run paid for them."""
     code = (
         "import sys, torch, rmeeto_bench as rb, rmeeto_bench.bench.session.jobs, rmeeto_bench.bench.session.accuracy_pass; "
-        "model = rb.create_model('vim_nano', r=5, depth=2).eval(); "
+        "from rmeeto_bench.models.zoo import build; from rmeeto_bench.models.sizes import config; "
+        "torch.device('meta').__enter__(); build(config('vim_nano'), rb.ReductionConfig()); "  # as the plan of a run does
+        "torch.set_default_device('cpu'); model = rb.create_model('vim_nano', r=5, depth=2).eval(); "
         "torch.inference_mode()(model)(torch.zeros(1, *model.config.input_shape)); "
         "slow = {'torchvision', 'scipy.stats', 'matplotlib', 'timm', 'pandas', 'torch._dynamo', 'huggingface_hub', 'triton'}; "
         "assert not slow & set(sys.modules), slow & set(sys.modules)"

@@ -1,52 +1,20 @@
-"""What one command wrote, taken up by others: a run with accuracy in a fresh process, merged, shown, resumed, compared."""
+"""A run with accuracy that processes of its own wrote is taken up again, and what cannot be taken up is refused."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from programs import copied
 
 from rmeeto_bench.cli.main import main
-from rmeeto_bench.data.layouts import fashion_mnist
-from rmeeto_bench.records.run import load
-
-FAST = ("--gpus", "none", "--quick", "--r", "0", "--batch-size", "10")
-
-
-def write_pictures(folder: Path, count: int = 20) -> Path:
-    data = fashion_mnist.load("test").subset(count)  # every class is there
-    for i in range(count):
-        place = folder / str(int(data.labels[i]))
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(data.pixels[i, 0].numpy()).save(place / f"i{i:04d}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `v` (pictures) and the run `a` on them, made by the program as typed."""
-    root = tmp_path_factory.mktemp("doors")
-    write_pictures(root / "v")
-    words = [sys.executable, "-m", "rmeeto_bench", *FAST, "--data", "v", "--out", "a"]
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return root
-
-
-def test_a_run_with_accuracy_is_merged_shown_and_compared(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run, out = runs / "a", tmp_path / "merged"
-    assert main(["merge", str(run), "--out", str(out)]) == 0
-    assert load(out).arms[0].top1 == load(run).arms[0].top1
-    assert main(["show", str(out)]) == 0
-    capsys.readouterr()
-    assert main(["compare", str(run), str(out), "--json", "-"]) in (0, 4)
-    changes = json.loads(capsys.readouterr().out)["changes"]
-    assert [change["detail"] for change in changes if change["metric"] == "top-1"] == ["paired by image"]
+def runs(measured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures, `v`, and the run `a` on them, which may be changed."""
+    return copied(measured, tmp_path_factory.mktemp("doors") / "place")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +22,7 @@ def test_a_run_with_accuracy_is_merged_shown_and_compared(runs: Path, tmp_path: 
     [
         (("--model", "vim_tiny"), "--model vim_nano, not vim_tiny"),
         (("--ratios", "0,0.31"), "other ratios"),
-        (("--r", "0,5"), "--r 0, not 0,5"),
+        (("--r", "0,5"), "--r 0,20, not 0,5"),
         (("--data", "nosuch"), "--data"),
         (("--precision", "bf16"), "--precision auto, not bf16"),
         (("--seed", "3"), "--seed 0, not 3"),
@@ -78,18 +46,12 @@ def test_resuming_from_another_folder_finds_the_data_and_notices_other_images(
     monkeypatch.chdir(tmp_path)
     assert main(["resume", str(runs / "a")]) == 0
     capsys.readouterr()
-    kept = runs / "kept"
-    shutil.copytree(runs / "v", kept)
-    try:
-        changed = next((runs / "v").rglob("*.png"))
-        Image.effect_noise((28, 28), 90).save(changed)
-        assert main(["resume", str(runs / "a")]) == 2
-        error = capsys.readouterr().err
-        assert changed.name in error
-        assert "is not the image it was" in error
-    finally:
-        shutil.rmtree(runs / "v")
-        kept.rename(runs / "v")
+    changed = next((runs / "v").rglob("*.png"))
+    Image.effect_noise((28, 28), 90).save(changed)
+    assert main(["resume", str(runs / "a")]) == 2
+    error = capsys.readouterr().err
+    assert changed.name in error
+    assert "is not the image it was" in error
 
 
 @pytest.mark.parametrize("flag", ["--data", "--checkpoints", "--backend"])

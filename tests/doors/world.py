@@ -8,9 +8,7 @@ import os
 import re
 import shlex
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fresh import PLAIN, start
 from PIL import Image
+from programs import BRIEF, program
 from safetensors.torch import load_file
 
-import rmeeto_bench
 from rmeeto_bench.checkpoints.catalogue import BUNDLED
 from rmeeto_bench.data.layouts import fashion_mnist
 
-SOURCE = Path(rmeeto_bench.__file__).parents[1]
 NAMES = [f"kind-{letter}" for letter in "jihgfedcba"]  # of the ten classes: the alphabet would number them backwards
 PLACE = re.compile(r"\{(\w+)(?::(\w+))?\}")
+# What the gate must fail: each forward of a Vim takes more than twice as long.
 SLOW = """
 
 def _slow(self, images, _forward=Vim.forward):
@@ -127,7 +126,7 @@ Check = Callable[[Done], object]
 class Row:
     """One command line and what each of its flags must have changed.
 
-    `line`: words; {bundled} is the folder of the weights that ship, {source} that of the program, {id:a} the run in `a`.
+    `line`: words; {bundled} is the folder of the weights that ship, {id:a} the run in `a`.
     `shows`: flag or positional argument -> a check of its result. `code`: the exit code. `needs`: names of rows before it.
     `says`: what standard output holds, for a command without flags.
     `refusal`: what the one line on standard error says where the command is refused.
@@ -171,27 +170,15 @@ class World:
 
     def _run(self, row: Row) -> Done:
         steps = row.prepare(self.root) if row.prepare else iter([{}])
-        more = next(steps)
-        done = self.start(self.words(row), more)
+        done = start(self.words(row), self.root, self.variables | next(steps))
         for _ in steps:
             pass  # what it does afterwards
-        return Done(row, done.returncode, done.stdout, done.stderr, self)
-
-    def start(self, words: Sequence[str], more: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-        """A command in a fresh process."""
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "rmeeto_bench", *words],
-            cwd=self.root,
-            env={**self.variables, **more},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return Done(row, *done, self)
 
     @cached_property
     def variables(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "COV_", "PYTEST"))}
-        own = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(SOURCE)}
+        own = {**PLAIN, "COLUMNS": "200", "PYTHONPATH": str(self.root / "brief")}
         return {**kept, **own, "HF_HOME": str(self.root / "hub")}
 
     def words(self, row: Row) -> list[str]:
@@ -199,14 +186,16 @@ class World:
             kind, name = found.groups()
             if kind == "id":
                 return str(json.loads((self.root / name / "manifest.json").read_text(encoding="utf-8"))["run_id"])
-            return str({"bundled": BUNDLED, "source": SOURCE}[kind])
+            return str({"bundled": BUNDLED}[kind])
 
         return [PLACE.sub(value, word) for word in shlex.split(row.line)]
 
 
-def furnish(root: Path) -> None:
+def furnish(root: Path, brief: Path) -> None:
     """What people bring: class folders `v`, a flat folder `flat` with a list, each with a file that is no image; a class
-    map; training files `fm`; a plan of a fleet; and a program `slow` that takes longer."""
+    map; training files `fm`; a plan of a fleet; and two programs, `brief` and `slow`, which is as brief and takes longer."""
+    (root / "brief").symlink_to(brief)
+    program(root / "slow", {"measure/protocol.py": BRIEF, "models/vim.py": SLOW})
     data = fashion_mnist.load("test").subset(20)  # every class is there
     listed = []
     for i in range(20):
