@@ -52,18 +52,3 @@ def test_resuming_from_another_folder_finds_the_data_and_notices_other_images(
     error = capsys.readouterr().err
     assert changed.name in error
     assert "is not the image it was" in error
-
-
-@pytest.mark.parametrize("flag", ["--data", "--checkpoints", "--backend"])
-def test_a_dry_run_finds_what_is_not_there(flag: str, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert main(["--dry-run", "--gpus", "none", "--r", "0", flag, str(tmp_path / "nosuch")]) == 2
-    captured = capsys.readouterr()
-    assert "nosuch" in captured.err
-    assert captured.err.count("\n") == 1
-    assert not captured.out
-
-
-def test_a_negative_seed_is_refused_in_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert main(["--device", "sim", "--gpus", "v100", "--quick", "--r", "0", "--seed", "-1", "--out", str(tmp_path / "s")]) == 2
-    assert "--seed must be 0 or more, not -1" in capsys.readouterr().err
-    assert not (tmp_path / "s").exists()

@@ -272,31 +272,6 @@ def test_a_dry_run_speaks_of_no_timing(capsys: Any) -> None:
     assert "timing" not in said
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--checkpoints", "none"], "no weights to evaluate"),
-        (["--workers", "-1"], "--workers must be 0"),
-        (["--resume"], "--resume needs the folder of the run"),
-        (["--data", "no/such/set"], "no folder and no file"),
-        (["--images", "0"], "at least 1"),
-        (["--batch-size", "sweep"], "an evaluation times nothing"),
-        (["--gpus", "sim"], "a simulated device classifies no images"),
-        (["--model", "vim_small"], "no weights to evaluate"),
-    ],
-)
-def test_what_cannot_be_evaluated_is_one_line(
-    words: list[str], says: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["eval", "--gpus", "none", "--r", "0", *words]) == 2
-    error = capsys.readouterr().err
-    assert says in error
-    assert error.startswith("rmeeto-bench: ")
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())  # nothing half begun is in the way of the next try
-
-
 def test_images_of_another_size_are_refused_before_anything_starts(tmp_path: Path) -> None:
     plan = replace(PLAN, models=("vim_tiny",), checkpoints="none", data=fashion_mnist.BUNDLED, accuracy_only=False)
     with pytest.raises(UsageError, match=r"has images of \(1, 28, 28\), vim_tiny takes \(3, 224, 224\)"):
