@@ -4,7 +4,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -17,21 +16,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each of hundreds of fresh 
 os.environ.setdefault("RMEETO_BENCH_LOCKS", tempfile.mkdtemp(prefix="rmeeto-bench-locks-"))  # no queue behind real runs
 
 from fresh import commands
-from made_images import write_grey_folders
-from programs import BRIEF, measure, once, program
-
-
-class Retrained(NamedTuple):
-    """What `retrain` wrote in a process of its own, for tests that only read it."""
-
-    # The folder of checkpoints.
-    folder: Path
-    # The file of the pruning at r = 11.
-    file: Path
-    # The data, with train/ and val/ of three classes.
-    data: Path
-    # The flags of the training, --data and --out left out.
-    flags: tuple[str, ...]
+from made_images import Made, render, write_grey_folders
+from programs import BRIEF, Retrained, measure, once, program
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +44,12 @@ def brief(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(tmp_path_factory: pytest.TempPathFactory, brief: Path) -> Path:
     """A folder with pictures, `v`, and the run of two ratios on them, `a`, by processes of its own."""
     return once(tmp_path_factory, "measured", lambda folder: measure(folder, brief))
+
+
+@pytest.fixture(scope="session")
+def made() -> Made:
+    """The rendered data set."""
+    return render()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

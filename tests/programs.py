@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from fresh import PLAIN, start
@@ -20,6 +21,19 @@ SOURCE = Path(rmeeto_bench.__file__).parents[1]
 BRIEF = """
 QUICK = PRESETS["quick"] = TimingProtocol("quick", 0.05, 1, 6, 6, 0.1, 0.5, 35.0, 2, max_rejected=4, reject=(THROTTLED,))
 """
+
+
+class Retrained(NamedTuple):
+    """What `retrain` wrote in a process of its own, for tests that only read it."""
+
+    # The folder of checkpoints.
+    folder: Path
+    # The file of the pruning at r = 11.
+    file: Path
+    # The data, with train/ and val/ of three classes.
+    data: Path
+    # The flags of the training, --data and --out left out.
+    flags: tuple[str, ...]
 
 
 def program(folder: Path, changes: Mapping[str, str]) -> None:

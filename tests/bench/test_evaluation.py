@@ -30,7 +30,7 @@ from rmeeto_bench.bench.summary.raw import raw_of
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.data.image_set import stratified
 from rmeeto_bench.data.layouts import fashion_mnist
-from rmeeto_bench.errors import CheckpointError, DataError, UsageError
+from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.measure.devices.device import CpuDevice
 from rmeeto_bench.measure.protocol import PRESETS, QUICK
 from rmeeto_bench.records.run import DATABASE, DeviceRecord, RunRecord, load
@@ -237,16 +237,6 @@ def test_the_files_say_what_the_record_says(tmp_path: Path, capsys: pytest.Captu
         assert f"{float(row['top1']):.2f}" in heard.out
 
 
-def test_evaluations_are_compared_and_listed(alone_in: tuple[RunRecord, Path], tmp_path: Path, capsys: Any) -> None:
-    other = run(replace(PLAN, rs=(0, 11, 20)), tmp_path / "other", controls())
-    assert main(["compare", str(alone_in[1]), str(tmp_path / "other")]) == 0
-    assert "SAME: 2 quantities" in capsys.readouterr().out
-    assert main(["ls", str(tmp_path)]) == 0
-    assert main(["show", str(tmp_path / "other")]) == 0
-    assert "100 of 100 images of Fashion-MNIST" in " ".join(capsys.readouterr().out.split())
-    assert [arm.arm for arm in other.arms] == ["vim_nano/r0", "vim_nano/r11", "vim_nano/r20"]
-
-
 def test_a_run_with_accuracy_is_merged_with_an_evaluation(
     alone: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,14 +265,6 @@ def test_a_dry_run_speaks_of_no_timing(capsys: Any) -> None:
 def test_images_of_another_size_are_refused_before_anything_starts(tmp_path: Path) -> None:
     plan = replace(PLAN, models=("vim_tiny",), checkpoints="none", data=fashion_mnist.BUNDLED, accuracy_only=False)
     with pytest.raises(UsageError, match=r"has images of \(1, 28, 28\), vim_tiny takes \(3, 224, 224\)"):
-        run(plan, tmp_path / "run", controls())
-
-
-def test_the_zoo_says_offline_which_file_goes_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmeeto_bench.checkpoints.hub._download", lambda repo, filename: None)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    plan = replace(PLAN, models=("vim_small",), rs=(0, 11), checkpoints="zoo")
-    with pytest.raises(CheckpointError, match=r"hf download hustvl/Vim-small-midclstok vim_s_midclstok_80p5acc\.pth"):
         run(plan, tmp_path / "run", controls())
 
 

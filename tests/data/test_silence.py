@@ -246,21 +246,8 @@ def test_eval_reads_a_folder_as_people_have_it(tmp_path: Path) -> None:
     os.utime(files[3], (time.time() + 36_000,) * 2)
     os.rename(os.fsencode(files[5]), os.fsencode(files[5].parent) + b"/bild_\xe4.png")
     (root / "bag" / "\x1b[31mred.png").symlink_to("/nowhere/x.png")
-    command = [
-        sys.executable,
-        "-m",
-        "rmeeto_bench",
-        "eval",
-        "--r",
-        "0",
-        "--gpus",
-        "none",
-        "--workers",
-        "0",
-        "--data",
-        root.name,
-    ]
-    command += ["--out", "o", "--on-error", "skip", "--json", "record.json"]
+    words = "-m rmeeto_bench eval --r 0 --gpus none --workers 0 --out o --on-error skip --json record.json --data"
+    command = [sys.executable, *words.split(), root.name]
     environment = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="ascii", check=False)
     assert done.returncode == 0, done.stderr

@@ -210,15 +210,6 @@ def test_ctrl_c_in_a_terminal_reaches_the_decoding_processes_and_still_saves_the
     assert said.count("finishing this step") == 1  # and not once more from each of them
 
 
-def test_any_setting_of_the_merging_can_be_trained_with_and_names_the_files(data: Path, tmp_path: Path) -> None:
-    words = ["retrain", "--preset", "nano", "--data", str(data), "--out", str(tmp_path), *QUICK, "-r", "5", "--fraction", "0.5"]
-    assert main([*words, "--unordered", "--reduce", "distance=l1", "--reduce", "ablation.shuffle=0.3"]) == 0
-    (log,) = tmp_path.glob("*.jsonl")
-    assert log.stem == "vim_nano_r5-unordered-distance-l1-shuffle-0_3"
-    known = lines(log)[0]["reduction"]
-    assert (known["ordered"], known["distance"], known["ablation"]["shuffle"], known["mode"]) == (False, "l1", 0.3, "sum")
-
-
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
