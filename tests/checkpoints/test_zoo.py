@@ -47,7 +47,6 @@ def test_every_public_checkpoint_of_the_paper_is_listed() -> None:
 )
 def test_the_zoo_has_the_retrained_weights_of_a_ratio_or_the_baselines(model: str, r: int, name: str) -> None:
     entry = for_model(model, r)
-    assert entry is not None
     assert entry.name == name
     assert find(name) == entry
 
@@ -78,8 +77,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_cache_serves_the_zoo_offline(here: Path) -> None:
     baseline, merged = cells(BenchPlan(models=("vim_small",), rs=(0, 11)), "vim_small")
     first, second = choose(baseline, "zoo"), choose(merged, "zoo")
-    assert first.path is not None
-    assert second.path is not None
     assert (first.path.name, first.published) == ("vim_s_midclstok_80p5acc.pth", find("vim_small"))
     assert (second.path.name, second.published) == ("checkpoint.pth", find("vim_small_rmeeto_r11"))
     (other,) = [cell for cell in cells(BenchPlan(models=("vim_small",), rs=(5,)), "vim_small") if cell.r == 5]
@@ -100,7 +97,6 @@ def test_offline_the_message_says_which_file_goes_where(here: Path) -> None:
 
 def test_a_download_that_is_not_the_published_file_is_refused(here: Path) -> None:
     entry = find("deit_small")
-    assert entry is not None
     path = here / "torch" / "checkpoints" / entry.filename
     path.parent.mkdir(parents=True)
     path.write_bytes(b"something else")

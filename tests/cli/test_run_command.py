@@ -50,7 +50,6 @@ def test_the_record_says_what_was_measured_with_what(folder: Path) -> None:
     assert merged.reduction_ratio == pytest.approx(0.5397, abs=2e-3)
     assert merged.n_images == 100
     assert merged.rounds >= 6
-    assert merged.speedup is not None
     assert merged.speedup.low is not None
     assert record.environment["packages"]["torch"]
     assert record.environment["variables"]["GOMP_SPINCOUNT"], "beside other programs, threads that wait actively burn the cores"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from world import Row
+from world import Row, refused
 
 FILES = {"run.sqlite", "manifest.json", "report.html", "table.csv", "table.md", "table.tex"}
 DRAWN = {f"speed_accuracy.{end}" for end in ("png", "pdf", "svg")}
@@ -94,12 +94,11 @@ FLEET = [
         "fleet --engine local --kinds cpu --model vim_nano --r 0 --accuracy-only --images 12 --out f9",
         {"--accuracy-only": lambda d: [(arm["n_images"], arm["rounds"]) for arm in d.arms("f9")] == [(12, 0)]},
     ),
-    Row(
+    refused(
         "fleet at a size that leaves a rest",
         "fleet --engine local --kinds cpu --model vim_nano --img-size 15 --out f10",
-        {"--img-size": lambda d: d.warns("14 or 16")},
-        code=2,
-        refusal="img_size 15 does not fit",
+        "--img-size",
+        "img_size 15 does not fit.*14 or 16",
     ),
     Row(
         "fleet simulated",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from machines import crowded
-from world import Row
+from world import Row, refused
 
 RUNS = ("run", "fleet")
 SHOW = [
@@ -13,7 +13,7 @@ SHOW = [
         {"folder": lambda d: all(d.says(rf"\b{name} .*complete") for name in ("a", "f", "m", "s3", "s4"))},
         needs=("run", "fleet", "merge", "rerun"),
     ),
-    Row("ls of none", "ls", {}, code=2, refusal="runs is no folder"),
+    refused("ls of none", "ls", "", "runs is no folder"),
     Row(
         "show",
         "show a --rounds --plan",
@@ -233,20 +233,13 @@ DRAW = [
         {"--r": lambda d: d.says("i00_r5")},
         needs=("retrain",),
     ),
-    Row(
-        "visualize another model",
-        "visualize flat/i00.png --model vim_nono",
-        {"--model": lambda d: d.warns("vim_nono")},
-        code=2,
-        refusal="vim_nano",
-    ),
-    Row(
+    refused("visualize another model", "visualize flat/i00.png --model vim_nono", "--model", "vim_nano"),
+    refused(
         "visualize other weights",
         "visualize flat/i00.png --checkpoint published/README.md",
-        {"--checkpoint": lambda d: d.warns("README.md")},
-        code=2,
-        refusal="README.md",
-        needs=("push",),
+        "--checkpoint",
+        "README.md",
+        "push",
     ),
     Row("visualize again", "visualize flat/i01.png --r 20", {"--r": lambda d: "i01_r20.png" in d.files("pictures")}),
     Row(
@@ -322,12 +315,11 @@ COUNT = [
         },
         needs=("retrain",),
     ),
-    Row(
+    refused(
         "the paper with no ablations",
         "paper --list --ablations fm",
-        {"--ablations": lambda d: d.warns("ablate --out")},
-        code=2,
-        refusal="fm holds no .json of `rmeeto-bench ablate --out`",
+        "--ablations",
+        "fm holds no .json of `rmeeto-bench ablate --out`",
     ),
     Row(
         "doctor",

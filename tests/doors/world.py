@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from fresh import PLAIN, start
+from made_images import write_fashion_mnist
 from PIL import Image
 from programs import BRIEF, program
 from safetensors.torch import load_file
@@ -150,6 +151,11 @@ class Row:
         return first if first in COMMANDS else "run"
 
 
+def refused(name: str, line: str, flag: str, says: str, *needs: str) -> Row:
+    """A command that ends in one line, which says this of its flag, if it is for one."""
+    return Row(name, line, {flag: lambda d: d.warns(says)} if flag else {}, code=2, refusal=says, needs=needs)
+
+
 @dataclass
 class World:
     """Runs rows, each once, after those that it needs."""
@@ -186,7 +192,7 @@ class World:
             kind, name = found.groups()
             if kind == "id":
                 return str(json.loads((self.root / name / "manifest.json").read_text(encoding="utf-8"))["run_id"])
-            return str({"bundled": BUNDLED}[kind])
+            return str(BUNDLED)
 
         return [PLACE.sub(value, word) for word in shlex.split(row.line)]
 
@@ -212,7 +218,7 @@ def furnish(root: Path, brief: Path) -> None:
     state = load_file(BUNDLED / "vim_nano_r0.safetensors")
     torch.save({"model": state, "model_ema": {name: value.clone() for name, value in state.items()}}, root / "averaged.pth")
     (root / "plan.toml").write_text('quick = true\nmodel = "vim_nano"\nclass-map = "map.txt"\nr = [0]\n', encoding="utf-8")
-    _training(root / "fm", 16, 10)
+    write_fashion_mnist(root / "fm", 16, 10)
     for part in ("train", "val"):
         for label in range(2):
             place = root / "folders" / part / f"class{label}"
@@ -220,14 +226,3 @@ def furnish(root: Path, brief: Path) -> None:
             for i in range(4):
                 Image.new("RGB", (28, 28), (60 + 90 * label + 7 * i,) * 3).save(place / f"{i}.png")
     (root / "folders" / "train" / "class0" / "odd.png").write_bytes(b"no image")
-
-
-def _training(folder: Path, training: int, test: int) -> None:
-    """Fashion-MNIST's own files, with a few of the images that ship."""
-    every = fashion_mnist.load("test")
-    folder.mkdir()
-    for prefix, part in (("train", slice(0, training)), ("t10k", slice(training, training + test))):
-        images, labels = every.pixels[part, 0].numpy(), every.labels[part].numpy().astype("u1")
-        for kind, code, values in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
-            head = bytes([0, 0, 8, code]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
-            (folder / f"{prefix}-{kind}-ubyte").write_bytes(head + values.tobytes())

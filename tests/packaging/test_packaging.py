@@ -33,8 +33,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 def module_of(path: Path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
@@ -215,7 +213,6 @@ def test_the_version_comes_from_the_tags_and_is_there_without_any() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", options["fallback-version"])
     pattern = re.compile(options["raw-options"]["tag_regex"])
     match = pattern.match("v1.2.3rc1")
-    assert match is not None
     assert match["version"] == "1.2.3rc1"
     assert pattern.match("paper-1.0") is None
 

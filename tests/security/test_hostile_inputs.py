@@ -424,7 +424,6 @@ def picture(content: bytes, name: str = "x.png") -> Attack:
 
         def read() -> None:
             data = find_data(folder, **IMAGENET)
-            assert data is not None
             list(data.batches(4))
 
         return read
