@@ -55,6 +55,7 @@ MISTAKES = {
     "calibrate --device sim --processes 2": "--processes must be at least 4, not 2",
     "calibrate --device sim --processes 5": "--processes must be even, not 5",
     "calibrate --device sim --rounds 5": "--rounds must be at least 6, not 5",
+    "calibrate --device sim --block-seconds 0.005": "--block-seconds lies between 0.01 and 600",
     "calibrate --gpus none --batch-size 0": "--batch-size must be at least 1, not 0",
     "calibrate --gpus none --model vim_none": "vim_none",
     "ablate colour": "choose metric",

@@ -77,7 +77,11 @@ RETRAIN = [
         {"--force": lambda d: d.says(r"ck3/.* done top-1") and d.warns("step 2/2")},
         needs=("retrain pruned",),
     ),
-    Row("recipe", "retrain --show --epochs 7", {"--show": lambda d: d.says("7 epochs|epochs=7|epochs.? 7")}),
+    Row(
+        "recipe",
+        "retrain --preset upstream_exact --show --epochs 3 --teacher none",
+        {"--show": lambda d: d.says(r"epochs=3\.0.*upstream_accumulation=True.*source='none'")},
+    ),
 ]
 SIMULATED = "--device sim --model vim_tiny --ratios 0,0.31"
 RUN = [

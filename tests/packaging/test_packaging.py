@@ -310,20 +310,9 @@ nvcc = module_of(ROOT / "docker" / "nvcc_archs.py")
 
 
 def test_nvcc_is_given_the_chosen_architectures() -> None:
-    given = [
-        "-O3",
-        "-gencode",
-        "arch=compute_53,code=sm_53",
-        "-gencode=arch=compute_62,code=sm_62",
-        "-c",
-        "x.cu",
-        "-arch=sm_70",
-    ]
-    assert nvcc.rewrite(given, ["80", "90"]) == [
-        "-O3", "-c", "x.cu",
-        "-gencode", "arch=compute_80,code=sm_80", "-gencode", "arch=compute_90,code=sm_90",
-        "-gencode", "arch=compute_90,code=compute_90",
-    ]  # fmt: skip
+    given = "-g -gencode arch=compute_53,code=sm_53 -gencode=arch=compute_62,code=sm_62 -c x.cu -arch=sm_70"
+    wanted = "-g -c x.cu -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90"
+    assert nvcc.rewrite(given.split(), ["80", "90"]) == [*wanted.split(), "-gencode", "arch=compute_90,code=compute_90"]
     assert nvcc.rewrite(["-V"], ["80"]) == ["-V"]
     for wrong in ([], ["80;rm"], ["sm_80"]):
         with pytest.raises(SystemExit, match="NVCC_ARCHS"):

@@ -234,14 +234,6 @@ def test_mistakes_end_in_one_line(
     assert says in message[0]
 
 
-def test_show_prints_the_recipe_and_trains_nothing(capsys: pytest.CaptureFixture) -> None:
-    assert main(["retrain", "--preset", "upstream_exact", "--epochs", "3", "--teacher", "none", "--show"]) == 0
-    shown = capsys.readouterr().out
-    assert "epochs=3.0" in shown
-    assert "upstream_accumulation=True" in shown
-    assert "source='none'" in shown
-
-
 def test_image_folders_train_end_to_end(tmp_path: Path) -> None:
     recipe = tiny_recipe(img_size=28, optimisation__batch_size=4, augmentation__crop="resized", augmentation__mixup=0.5)
     folders = Training("vim_nano", recipe, write_folders(tmp_path / "set"), "none", Files(tmp_path / "out"), workers=1)

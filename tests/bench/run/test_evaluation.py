@@ -8,15 +8,14 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_harness import Heard, controls
-from made_images import Made, write_folders, write_parquet, write_tars
+from bench_harness import Heard, controls, short
+from made_images import Made, write_folders
 from PIL import Image
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
@@ -32,7 +31,6 @@ from rmeeto_bench.data.image_set import stratified
 from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.measure.devices.device import CpuDevice
-from rmeeto_bench.measure.protocol import PRESETS, QUICK
 from rmeeto_bench.records.run import DATABASE, DeviceRecord, RunRecord, load
 
 PLAN = BenchPlan(rs=(0, 20), gpus="none", batch_size=16, images=100, accuracy_only=True)
@@ -168,16 +166,6 @@ def pictures() -> Made:
     return Made(tuple(sorted(items)), tuple(str(i) for i in range(10)))
 
 
-@pytest.mark.parametrize("layout", ["folders", "parquet", "tar"])
-def test_every_layout_gives_the_accuracy_of_the_images(layout: str, pictures: Made, alone: RunRecord, tmp_path: Path) -> None:
-    write: Callable[[Made, Path], Path] = {"folders": write_folders, "parquet": write_parquet, "tar": write_tars}[layout]
-    plan = replace(PLAN, data=write(pictures, tmp_path / "data"), images=None)
-    record = run(plan, tmp_path / "run", controls(workers=0))
-    assert [(arm.arm, arm.n_images, arm.top1) for arm in record.arms] == [
-        (arm.arm, arm.n_images, arm.top1) for arm in alone.arms
-    ]
-
-
 def test_bad_files_stop_or_are_counted_as_asked(pictures: Made, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = write_folders(pictures, tmp_path / "data")
     name, file, data = pictures.items[37]
@@ -237,8 +225,7 @@ def test_the_files_say_what_the_record_says(tmp_path: Path, capsys: pytest.Captu
 def test_a_run_with_accuracy_is_merged_with_an_evaluation(
     alone: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brief = {"block_seconds": 0.01, "min_rounds": 3, "max_rounds": 3, "warmup_seconds": 0.0, "warmup_limit": 0.5}
-    monkeypatch.setitem(PRESETS, "quick", replace(QUICK, **brief, max_rejected=50))
+    short(monkeypatch)
     timed = run(replace(PLAN, accuracy_only=False, preset="quick"), tmp_path / "timed", controls())
     assert [arm.rounds for arm in timed.arms] == [3, 3]
     assert accuracies(timed) == accuracies(alone)  # the same weights on the same images
