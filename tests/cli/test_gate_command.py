@@ -95,6 +95,7 @@ def test_refs_are_measured_by_turns_and_judged(repository: Path, tmp_path: Path,
     assert [line.split(": ")[1] for line in lines] == 3 * ["base, head", "head, base"]
     argv = [json.loads((tmp_path / "runs" / name / "manifest.json").read_text())["argv"] for name in ("head-1", "head-2")]
     assert [words[words.index("--images") + 1] for words in argv] == ["21410", "32"]
+    assert all("--quick" in words for words in argv)
     assert ElementTree.parse(report).getroot().get("failures") != "0"
     assert len(list((tmp_path / "runs").iterdir())) == 12
     assert main([*WORDS, "--head", "same"]) == 0
@@ -174,19 +175,9 @@ def test_a_side_that_cannot_be_measured_is_refused(
     assert says in capsys.readouterr().err
 
 
-def test_the_processes_get_the_flags_and_only_quick_ones(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    (repository / "images").mkdir()
-    runs = tmp_path / "runs"
-    words = ["--model", "vim_nano", "--r", "0,5", "--data", "images", "--batch-size", "4", "--pairs", "2", "--out", str(runs)]
-    assert main([*WORDS, "--head", "same", *words]) == 0
-    argv = json.loads((runs / "base-1" / "manifest.json").read_text())["argv"]
-    for flag, value in (("--r", "0,5"), ("--batch-size", "4"), ("--data", str(repository / "images")), ("--gpus", "none")):
-        assert argv[argv.index(flag) + 1] == value
-    assert "--quick" in argv
-    capsys.readouterr()
-    assert main([*WORDS, "--head", "same", "--out", str(runs)]) == 2
+def test_a_folder_that_is_not_empty_is_refused(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "old").touch()
+    assert main([*WORDS, "--head", "same", "--out", str(tmp_path)]) == 2
     assert "not empty" in capsys.readouterr().err
 
 

@@ -27,7 +27,7 @@ from rmeeto_bench.data.layouts import fashion_mnist
 
 NAMES = [f"kind-{letter}" for letter in "jihgfedcba"]  # of the ten classes: the alphabet would number them backwards
 PLACE = re.compile(r"\{(\w+)(?::(\w+))?\}")
-# What the gate must fail: each forward of a Vim takes seven times as long, which no load of other programs hides.
+# What the gate must fail: each forward of a Vim takes twenty times as long, which two pairs show beside any load.
 SLOW = """
 
 def _slow(self, images, _forward=Vim.forward):
@@ -35,7 +35,7 @@ def _slow(self, images, _forward=Vim.forward):
 
     start = time.perf_counter()
     logits = _forward(self, images)
-    time.sleep(6 * (time.perf_counter() - start))
+    time.sleep(19 * (time.perf_counter() - start))
     return logits
 
 
