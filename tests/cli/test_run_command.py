@@ -127,7 +127,7 @@ def test_training_free_arms_say_so_and_without_weights_accuracy_is_a_dash(brief:
     shutil.copy(BUNDLED / "vim_nano_r0.safetensors", tmp_path / "only")
     variables = {**os.environ, **PLAIN, "PYTHONPATH": str(brief), "CUDA_VISIBLE_DEVICES": ""}
     words = "run --gpus all --model vim_nano --quick --images 20 --batch-size 4"
-    for more in ("--r 0,20 --checkpoints only --out free", "--r 0 --checkpoints none --out dash"):
+    for more in ("--r 0,20 --checkpoints only --accuracy-only --out free", "--r 0 --checkpoints none --out dash"):
         done = start([*words.split(), *more.split()], tmp_path, variables)
         assert done.code == 0, done
         assert "measuring on the CPU" in done.err

@@ -33,9 +33,11 @@ RETRAIN = [
             "--device": lambda d: d.warns("1 x cpu"),
             "--workers": lambda d: d.log("ck/vim_nano_r11")[-1]["unreadable"] == [],
             "--save-every": lambda d: not (d.world.root / "ck" / "vim_nano_r11.state").exists(),  # removed when it is done
-            "--log-every": lambda d: len(d.log("ck/vim_nano_r11")) == 4,
+            "--log-every": lambda d: len(d.log("ck/vim_nano_r11")) == 4 and d.warns("images/s") and d.warns("data wait"),
             "--half": lambda d: {str(tensor.dtype) for tensor in d.tensors("ck/vim_nano_r11.safetensors")} >= {"torch.float16"},
-            "--out": lambda d: d.says(r"ck/vim_nano_r11\.safetensors done top-1"),
+            "--out": lambda d: (
+                d.says(r"ck/vim_nano_r11\.safetensors done top-1") and d.files("ck") >= {"curves.png", "minutes.md"}
+            ),
         },
     ),
     Row(

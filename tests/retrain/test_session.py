@@ -89,23 +89,6 @@ def test_a_head_for_other_classes_starts_anew_but_other_shapes_are_an_error(data
         build(replace(plain, model="vim_tiny", init=initial_weights(plain)), 0, 10)
 
 
-def test_the_command_trains_several_ratios_resumes_and_draws(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ["retrain", "--preset", "nano", "--data", str(data), "--ratios", "0.14,0.54", *QUICK, "--fraction", "1"]
-    assert main([*words, "--out", str(tmp_path)]) == 0
-    shown = capsys.readouterr()
-    assert shown.out.count("done") == 2
-    assert "images/s" in shown.err
-    assert "data wait" in shown.err
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "vim_nano_r5.safetensors", "vim_nano_r5.jsonl", "vim_nano_r20.safetensors", "vim_nano_r20.jsonl",
-        "curves.png", "minutes.md",
-    }  # fmt: skip
-    assert main([*words, "--out", str(tmp_path), "--resume"]) == 0
-    assert capsys.readouterr().out.count("already done") == 2
-    table = (tmp_path / "minutes.md").read_text(encoding="utf-8")
-    assert "| vim_nano_r20 | 20 | cpu | 1 | 1.00 |" in table
-
-
 def test_stopped_while_it_is_evaluated_the_command_keeps_the_trained_state(tmp_path: Path) -> None:
     data, log = write_fashion_mnist(tmp_path / "set", test=400), tmp_path / "out" / "vim_nano_r5.jsonl"
     words = ["retrain", "--preset", "nano", "--data", str(data), "--r", "5", "--epochs", "1", "--batch-size", "16"]
