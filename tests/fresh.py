@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,12 @@ def _ready() -> subprocess.Popen[str]:
     script = Path(__file__).with_name("ready.py")
     environment = {**os.environ, **PLAIN}
     process = subprocess.Popen(
-        [sys.executable, "-P", script], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", script],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdin is not None
     atexit.register(process.stdin.close)  # it ends then
@@ -49,9 +55,14 @@ def start(words: Sequence[object], cwd: Path, variables: Mapping[str, str]) -> D
     process = _ready()
     with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
         told = {"words": [str(word) for word in words], "cwd": str(cwd), "variables": dict(variables)}
-        print(json.dumps(told | {"files": [out.name, err.name]}), file=process.stdin, flush=True)
-        assert process.stdout is not None
-        code = int(process.stdout.readline())
+        try:
+            print(json.dumps(told | {"files": [out.name, err.name]}), file=process.stdin, flush=True)
+            assert process.stdout is not None
+            code = int(process.stdout.readline())
+        except BaseException:  # a time limit, or Ctrl-C: neither the command nor its late answer may stay
+            os.killpg(process.pid, signal.SIGKILL)
+            _ready.cache_clear()
+            raise
         return Done(code, out.read(), err.read())
 
 

@@ -63,6 +63,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
         if not lock.read():
+            shutil.rmtree(shared, ignore_errors=True)  # what was begun and failed
             shared.mkdir()
             make(shared)
             lock.write("made")
