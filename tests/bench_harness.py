@@ -8,10 +8,11 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
 import torch
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
@@ -20,6 +21,7 @@ from rmeeto_bench.bench.session import accuracy_pass, jobs, workload
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.session.worker import serve
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.measure.protocol import PRESETS, QUICK
 
 LOADED = (accuracy_pass, jobs, workload)  # before any fork: importing them in each of them would take seconds
 set_num_threads = torch.set_num_threads  # as it is before any test replaces it
@@ -137,6 +139,12 @@ class Heard:
 
 def controls(before: Callable[[Job], None] = lambda _: None, **changes: Any) -> Controls:
     return Controls(**{"tell": Heard(), "launch": Nursery(before), **changes})
+
+
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let --quick be three rounds of ten milliseconds: what is tested is not how well it measures."""
+    brief = {"block_seconds": 0.01, "min_rounds": 3, "max_rounds": 3, "warmup_seconds": 0.0, "warmup_limit": 0.5}
+    monkeypatch.setitem(PRESETS, "quick", replace(QUICK, **brief, max_rejected=50))
 
 
 def sim_plan(devices: str = "rtx4090", **changes: Any) -> BenchPlan:

@@ -4,7 +4,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -17,31 +16,47 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each of hundreds of fresh 
 os.environ.setdefault("RMEETO_BENCH_LOCKS", tempfile.mkdtemp(prefix="rmeeto-bench-locks-"))  # no queue behind real runs
 
 from fresh import commands
-from made_images import write_grey_folders
-
-
-class Retrained(NamedTuple):
-    """What `retrain` wrote in a process of its own, for tests that only read it."""
-
-    # The folder of checkpoints.
-    folder: Path
-    # The file of the pruning at r = 11.
-    file: Path
-    # The data, with train/ and val/ of three classes.
-    data: Path
-    # The flags of the training, --data and --out left out.
-    flags: tuple[str, ...]
+from made_images import Made, render, write_grey_folders
+from programs import BRIEF, Retrained, measure, once, program
 
 
 @pytest.fixture(scope="session")
 def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
     """vim_nano, re-trained for three steps on three classes with pruning at r = 11."""
-    place = tmp_path_factory.mktemp("retrained")
-    write_grey_folders(place / "data", {"coat": 4, "bag": 8, "shoe": 9})
     flags = ("--device", "cpu", "--workers", "0", "--epochs", "1", "--batch-size", "8", "-r", "11", "--prune")
-    (done,) = commands(["retrain", *flags, "--data", "data", "--out", "checkpoints"], cwd=place)
-    assert done.code == 0, done
+
+    def train(place: Path) -> None:
+        write_grey_folders(place / "data", {"coat": 4, "bag": 8, "shoe": 9})
+        (done,) = commands(["retrain", *flags, "--data", "data", "--out", "checkpoints"], cwd=place)
+        assert done.code == 0, done
+
+    place = once(tmp_path_factory, "retrained", train)
     return Retrained(place / "checkpoints", place / "checkpoints" / "vim_nano_r11-prune.safetensors", place / "data", flags)
+
+
+@pytest.fixture(scope="session")
+def brief(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, for PYTHONPATH, whose --quick takes a second."""
+    return once(tmp_path_factory, "brief", lambda folder: program(folder, {"measure/protocol.py": BRIEF}))
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory, brief: Path) -> Path:
+    """A folder with pictures, `v`, and the run of two ratios on them, `a`, by processes of its own."""
+    return once(tmp_path_factory, "measured", lambda folder: measure(folder, brief))
+
+
+@pytest.fixture(scope="session")
+def made() -> Made:
+    """The rendered data set."""
+    return render()
+
+
+FIRST = ("doors", "rehearsal", "packaging")  # minutes each: a process that began one last would keep the other waiting
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((place for place, room in enumerate(FIRST) if room in item.path.parts), len(FIRST)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

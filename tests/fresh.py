@@ -1,29 +1,20 @@
-"""Commands as a user gives them, several in one fresh process: importing torch is what a process costs."""
+"""Commands as a user gives them, each in a fresh process, and what it said."""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-PROGRAM = """
-import contextlib, io, json, sys
-from rmeeto_bench.cli.main import main
-done = []
-for words in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main(words)
-        except SystemExit as error:
-            code = error.code
-    done.append((code, out.getvalue(), err.getvalue()))
-json.dump(done, sys.stdout)
-"""
+PLAIN = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 class Done(NamedTuple):
@@ -41,12 +32,40 @@ class Done(NamedTuple):
         return [line for line in self.err.splitlines() if part in line]
 
 
-def commands(*words: Sequence[object], cwd: Path, columns: int = 160) -> list[Done]:
-    """Each command's exit code and what it said, run one after the other in one fresh process in `cwd`."""
-    told = json.dumps([[str(word) for word in command] for command in words])
-    environment = {**os.environ, "COLUMNS": str(columns), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM], input=told, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+@functools.cache
+def _ready() -> subprocess.Popen[str]:
+    """The process that forks."""
+    script = Path(__file__).with_name("ready.py")
+    environment = {**os.environ, **PLAIN}
+    process = subprocess.Popen(
+        [sys.executable, "-P", script],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    assert process.returncode == 0, process.stderr
-    return [Done(*parts) for parts in json.loads(process.stdout)]
+    assert process.stdin is not None
+    atexit.register(process.stdin.close)  # it ends then
+    return process
+
+
+def start(words: Sequence[object], cwd: Path, variables: Mapping[str, str]) -> Done:
+    """A command with these variables and no others."""
+    process = _ready()
+    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+        told = {"words": [str(word) for word in words], "cwd": str(cwd), "variables": dict(variables)}
+        try:
+            print(json.dumps(told | {"files": [out.name, err.name]}), file=process.stdin, flush=True)
+            assert process.stdout is not None
+            code = int(process.stdout.readline())
+        except BaseException:  # a time limit, or Ctrl-C: neither the command nor its late answer may stay
+            os.killpg(process.pid, signal.SIGKILL)
+            _ready.cache_clear()
+            raise
+        return Done(code, out.read(), err.read())
+
+
+def commands(*words: Sequence[object], cwd: Path, columns: int = 160) -> list[Done]:
+    """What each command did, one after the other in `cwd`."""
+    return [start(command, cwd, {**os.environ, **PLAIN, "COLUMNS": str(columns)}) for command in words]

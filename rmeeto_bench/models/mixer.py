@@ -49,7 +49,9 @@ class Mixer(nn.Module):
             self.add_module(f"conv1d{suffix}", nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1))
             self.add_module(f"x_proj{suffix}", nn.Linear(inner, rank + 2 * d_state, bias=False))
             self.add_module(f"dt_proj{suffix}", nn.Linear(rank, inner))
-        states = torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(inner, 1)  # [D, N]
+        # [D, N], worked out on the CPU: on the meta device torch would import its compiler for it, a second of every run.
+        states = torch.arange(1, d_state + 1, dtype=torch.float32, device="cpu").log().repeat(inner, 1)
+        states = states.to(self.in_proj.weight.device)
         self.A_log, self.A_b_log = nn.Parameter(states), nn.Parameter(states.clone())
         self.D, self.D_b = nn.Parameter(torch.ones(inner)), nn.Parameter(torch.ones(inner))
         self._kept: dict[torch.dtype, Stacked] | None = None  # None: not frozen

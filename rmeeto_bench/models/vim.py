@@ -144,6 +144,8 @@ class Vim(ReducedModel):
 
     @torch.no_grad()
     def _initialise(self) -> None:
+        if self.head.weight.is_meta:
+            return  # a model of shapes alone
         for parameter in (self.cls_token, self.pos_embed, self.head.weight):
             nn.init.trunc_normal_(parameter, std=0.02)
         nn.init.zeros_(self.head.bias)

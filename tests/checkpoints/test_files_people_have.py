@@ -6,21 +6,21 @@ import argparse
 import collections
 import json
 import pathlib
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fresh import commands
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
-from rmeeto_bench.checkpoints.reader import read_checkpoint
+from rmeeto_bench.checkpoints.reader import load_checkpoint, read_checkpoint, sha256
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import CheckpointError
+from rmeeto_bench.models.zoo import create_model
 
 SOURCE = bundled_checkpoint("vim_nano", 11)
 OTHER = bundled_checkpoint("vim_nano", 0)
@@ -43,6 +43,14 @@ def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 WRAPPINGS: dict[str, Any] = {
+    "flat": lambda s: s,
+    "model": lambda s: {"model": s, "epoch": 3, "optimizer": {"lr": 1.0}},
+    "state_dict": lambda s: {"state_dict": s},
+    "module": lambda s: {"module": s},
+    "nested": lambda s: {"model": {"module": s}},
+    "data parallel": lambda s: {"model": under("module.", s)},
+    "backbone": lambda s: under("backbone.", s),
+    "distill head": lambda s: {"model": {**s, "distill_head.0.weight": torch.ones(3)}},
     "torch.compile": lambda s: under("_orig_mod.", s),
     "compiled and parallel": lambda s: {"model": under("module._orig_mod.", s)},
     "lightning": lambda s: {"state_dict": under("model.", s), "hyper_parameters": {"lr": 1.0}},
@@ -57,12 +65,15 @@ WRAPPINGS: dict[str, Any] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.* holds averaged weights alone")
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_wrappings_load_equal(wrapping: str, state: dict, tmp_path: Path) -> None:
-    torch.save(WRAPPINGS[wrapping](state), tmp_path / "c.pth")
-    found = read_checkpoint(tmp_path / "c.pth").state_dict
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[key], value) for key, value in state.items())
+    for zipped in (True, False):
+        torch.save(WRAPPINGS[wrapping](state), tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
+        provenance = load_checkpoint(create_model("vim_nano"), tmp_path / "c.pth")
+        found = read_checkpoint(tmp_path / "c.pth").state_dict
+        assert (provenance.sha256, provenance.epoch) == (sha256(tmp_path / "c.pth"), 3 if wrapping == "model" else None)
+        assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
 def test_the_content_decides_and_not_the_name(state: dict, tmp_path: Path) -> None:
@@ -127,15 +138,10 @@ def test_damaged_and_doubled_files_do_not_pass_verify(state: dict, other: dict, 
         "constant.safetensors": "0.0999756 throughout", "head.safetensors": "head.weight is zero",
         "int8.safetensors": "quantised", "two.pth": "2 models", "both.pth": "2 models", "bomb.pth": "fill the memory",
     }  # fmt: skip
-    code = "import sys\nfrom rmeeto_bench.cli.main import main\n"
-    code += "for n in sys.argv[1:]: print(main(['verify', '--model', 'vim_nano', n]))"
-    done = subprocess.run([sys.executable, "-c", code, *expected], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.split() == ["2"] * len(expected), done
-    lines = done.stderr.splitlines()
-    assert len(lines) == len(expected)
-    for line, (name, says) in zip(lines, expected.items(), strict=True):
-        assert name in line
-        assert any(word in line for word in says.split("|")), line
+    every = commands(*(["verify", "--model", "vim_nano", name] for name in expected), cwd=tmp_path)
+    for done, (name, says) in zip(every, expected.items(), strict=True):
+        assert (done.code, done.err.count("\n"), name in done.err) == (2, 1, True), done
+        assert any(word in done.err for word in says.split("|")), done
 
 
 def test_verify_says_that_averages_are_there(state: dict, other: dict, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

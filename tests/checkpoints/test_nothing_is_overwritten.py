@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from conftest import Retrained
 from fresh import commands
+from programs import Retrained
 from safetensors import safe_open
 
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint

@@ -25,7 +25,6 @@ from rmeeto_bench.models.zoo import create_model
 def odd_files(folder: Path) -> dict[str, str]:
     """Name of a file in `folder` -> a word of the line about it."""
     good = bundled_checkpoint("vim_nano", 0)
-    assert good is not None
     state, content = load_file(good), good.read_bytes()
     (folder / "folder.safetensors").mkdir()
     (folder / "empty.pth").write_bytes(b"")

@@ -1,14 +1,10 @@
-"""Checkpoints of every wrapping load; damaged, foreign and hostile ones are refused in one line."""
+"""Checkpoints cut anywhere or of another model are refused in one line, and what is written reads back."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from rmeeto_bench.checkpoints.hub import resolve
-from rmeeto_bench.checkpoints.reader import load_checkpoint, read_checkpoint, sha256
+from rmeeto_bench.checkpoints.reader import load_checkpoint, read_checkpoint
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.errors import CheckpointError, UnavailableError
 from rmeeto_bench.models.zoo import create_model
@@ -35,111 +31,11 @@ def write(path: Path, value: Any, **options: Any) -> Path:
     return path
 
 
-WRAPPINGS = {
-    "flat": lambda s: s,
-    "model": lambda s: {"model": s, "epoch": 3, "optimizer": {"lr": 1.0}},
-    "state_dict": lambda s: {"state_dict": s},
-    "module": lambda s: {"module": s},
-    "nested": lambda s: {"model": {"module": s}},
-    "data parallel": lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
-    "backbone": lambda s: {f"backbone.{k}": v for k, v in s.items()},
-    "distill head": lambda s: {"model": {**s, "distill_head.0.weight": torch.ones(3)}},
-}
-
-
-@pytest.mark.parametrize("wrapping", WRAPPINGS)
-@pytest.mark.parametrize("legacy", [False, True])
-def test_every_wrapping_loads(tmp_path: Path, state: dict, wrapping: str, legacy: bool) -> None:
-    path = write(tmp_path / "c.pth", WRAPPINGS[wrapping](state), _use_new_zipfile_serialization=not legacy)
-    model = create_model("vim_nano", **SMALL)
-    provenance = load_checkpoint(model, path)
-    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
-    assert provenance.sha256 == sha256(path)
-    assert provenance.epoch == (3 if wrapping == "model" else None)
-
-
-def test_training_arguments_are_read_not_run(tmp_path: Path, state: dict) -> None:
-    args = argparse.Namespace(num_prune=11, merge_interval=2, if_order=True, lr=2e-5)
-    path = write(tmp_path / "c.pth", {"model": state, "args": args, "best": np.float64(76.1)})
-    provenance = read_checkpoint(path).provenance
-    assert provenance.trained_r == 11
-    assert provenance.args["merge_interval"] == 2
-
-
-def test_ema_weights_only_when_asked_for(tmp_path: Path, state: dict) -> None:
-    averaged = {key: value + 1 for key, value in state.items()}
-    path = write(tmp_path / "c.pth", {"model": state, "model_ema": averaged})
-    assert torch.equal(read_checkpoint(path).state_dict["cls_token"], state["cls_token"])
-    assert torch.equal(read_checkpoint(path, ema=True).state_dict["cls_token"], averaged["cls_token"])
-    with pytest.raises(CheckpointError, match="no EMA"):
-        read_checkpoint(write(tmp_path / "d.pth", {"model": state}), ema=True)
-
-
-class Hostile:
-    """Runs a command when unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple:
-        return os.system, (f"touch {self.marker}",)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_code_in_a_checkpoint_never_runs(tmp_path: Path, state: dict, legacy: bool) -> None:
-    marker = tmp_path / "ran"
-    path = tmp_path / "c.pth"
-    write(path, {"model": state, "extra": Hostile(marker)}, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match="safetensors" if not legacy else "c.pth"):
-        read_checkpoint(path)
-    path.write_bytes(pickle.dumps(Hostile(marker)))
-    with pytest.raises(CheckpointError):
-        read_checkpoint(path)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "empty"),
-        (b"<!doctype html><html>Sign in</html>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs"),
-        (b"PK\x03\x04 not really a zip", "damaged"),
-        (b"\x00" * 100, "damaged"),
-    ],
-)
-@pytest.mark.parametrize("name", ["c.pth", "c.safetensors"])
-def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: bytes, says: str, name: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=says):
-        read_checkpoint(path)
-
-
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not there"):
         read_checkpoint(tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="folder"):
         read_checkpoint(tmp_path)
-
-
-@pytest.mark.parametrize("value", [[1, 2], torch.ones(3), {"epoch": 3}, {"model": 5}])
-def test_what_holds_no_model_is_named(tmp_path: Path, value: Any) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        read_checkpoint(write(tmp_path / "c.pth", value))
-
-
-def test_a_huge_safetensors_header_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
-    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
-    with pytest.raises(CheckpointError, match="damaged"):
-        read_checkpoint(path)
-
-
-def test_non_finite_weights_are_refused(tmp_path: Path, state: dict) -> None:
-    broken = {**state, "head.bias": torch.full_like(state["head.bias"], float("nan"))}
-    with pytest.raises(CheckpointError, match="head.bias holds NaN"):
-        read_checkpoint(write(tmp_path / "c.pth", broken))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

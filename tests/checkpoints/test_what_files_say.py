@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from bench_harness import controls
-from conftest import Retrained
 from fresh import commands
 from made_images import write_grey_folders
+from programs import Retrained
 from safetensors.torch import load_file
 
 import rmeeto_bench as rb

@@ -47,7 +47,6 @@ def test_every_public_checkpoint_of_the_paper_is_listed() -> None:
 )
 def test_the_zoo_has_the_retrained_weights_of_a_ratio_or_the_baselines(model: str, r: int, name: str) -> None:
     entry = for_model(model, r)
-    assert entry is not None
     assert entry.name == name
     assert find(name) == entry
 
@@ -78,13 +77,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_cache_serves_the_zoo_offline(here: Path) -> None:
     baseline, merged = cells(BenchPlan(models=("vim_small",), rs=(0, 11)), "vim_small")
     first, second = choose(baseline, "zoo"), choose(merged, "zoo")
-    assert first.path is not None
-    assert second.path is not None
     assert (first.path.name, first.published) == ("vim_s_midclstok_80p5acc.pth", find("vim_small"))
-    assert (second.path.name, second.published) == (
-        "checkpoint.pth",
-        find("vim_small_rmeeto_r11"),
-    )
+    assert (second.path.name, second.published) == ("checkpoint.pth", find("vim_small_rmeeto_r11"))
     (other,) = [cell for cell in cells(BenchPlan(models=("vim_small",), rs=(5,)), "vim_small") if cell.r == 5]
     assert choose(other, "zoo").published == find("vim_small")
 
@@ -103,7 +97,6 @@ def test_offline_the_message_says_which_file_goes_where(here: Path) -> None:
 
 def test_a_download_that_is_not_the_published_file_is_refused(here: Path) -> None:
     entry = find("deit_small")
-    assert entry is not None
     path = here / "torch" / "checkpoints" / entry.filename
     path.parent.mkdir(parents=True)
     path.write_bytes(b"something else")
@@ -162,43 +155,6 @@ def test_verify_reads_the_settings_of_upstreams_training(tmp_path: Path, capsys:
     assert code == 0
     for part in ("in model", "r = 11", "num_prune 11", "merge_interval 2", "if_order True", "epoch       14", "give --model"):
         assert part in out
-
-
-def _spoil(kind: str, tmp_path: Path) -> Path:
-    state = load_file(NANO)
-    path = tmp_path / "spoilt.safetensors"
-    if kind == "missing":
-        del state["layers.3.mixer.D_b"]
-    elif kind == "extra":
-        state["layers.99.norm.weight"] = torch.zeros(3)
-    elif kind == "shape":
-        state["head.weight"] = torch.randn(1000, 32)
-    elif kind == "infinite":
-        state["layers.0.mixer.D"][0] = float("inf")
-    elif kind == "deit":
-        state = {"blocks.0.attn.qkv.weight": torch.zeros(3, 3), "cls_token": torch.zeros(1, 1, 384)}
-    save_file(state, str(path))
-    if kind == "cut":
-        path.write_bytes(path.read_bytes()[:1000])
-    return path
-
-
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [
-        ("missing", "lacks layers.3.mixer.D_b"),
-        ("extra", "also holds layers.99.norm.weight"),
-        ("shape", "head.bias is (10,)"),
-        ("infinite", "layers.0.mixer.D holds NaN or infinity"),
-        ("deit", "width 384"),
-        ("cut", "damaged"),
-    ],
-)
-def test_verify_fails_in_one_line(kind: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    code, out, error = _verify([str(_spoil(kind, tmp_path)), "--model", "vim_nano"], capsys)
-    assert (code, out) == (2, "")
-    assert says in error
-    assert error.count("\n") == 1
 
 
 def test_verify_names_the_family_of_a_foreign_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

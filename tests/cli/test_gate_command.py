@@ -1,4 +1,4 @@
-"""The gate from the command line: refs, folders, wheels and stored runs, with a stand-in program and once for real."""
+"""The gate from the command line: refs, folders, wheels and stored runs, with a stand-in program; for real in tests/doors."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def test_refs_are_measured_by_turns_and_judged(repository: Path, tmp_path: Path,
     assert [line.split(": ")[1] for line in lines] == 3 * ["base, head", "head, base"]
     argv = [json.loads((tmp_path / "runs" / name / "manifest.json").read_text())["argv"] for name in ("head-1", "head-2")]
     assert [words[words.index("--images") + 1] for words in argv] == ["21410", "32"]
+    assert all("--quick" in words for words in argv)
     assert ElementTree.parse(report).getroot().get("failures") != "0"
     assert len(list((tmp_path / "runs").iterdir())) == 12
     assert main([*WORDS, "--head", "same"]) == 0
@@ -174,19 +175,9 @@ def test_a_side_that_cannot_be_measured_is_refused(
     assert says in capsys.readouterr().err
 
 
-def test_the_processes_get_the_flags_and_only_quick_ones(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    (repository / "images").mkdir()
-    runs = tmp_path / "runs"
-    words = ["--model", "vim_nano", "--r", "0,5", "--data", "images", "--batch-size", "4", "--pairs", "2", "--out", str(runs)]
-    assert main([*WORDS, "--head", "same", *words]) == 0
-    argv = json.loads((runs / "base-1" / "manifest.json").read_text())["argv"]
-    for flag, value in (("--r", "0,5"), ("--batch-size", "4"), ("--data", str(repository / "images")), ("--gpus", "none")):
-        assert argv[argv.index(flag) + 1] == value
-    assert "--quick" in argv
-    capsys.readouterr()
-    assert main([*WORDS, "--head", "same", "--out", str(runs)]) == 2
+def test_a_folder_that_is_not_empty_is_refused(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "old").touch()
+    assert main([*WORDS, "--head", "same", "--out", str(tmp_path)]) == 2
     assert "not empty" in capsys.readouterr().err
 
 
@@ -199,7 +190,6 @@ def stored_run(folder: Path, speed: float, sessions: int = 3) -> Path:
             session = store.begin_session("cpu", "vim_nano", "timing", {})
             for number in range(6):
                 for place, arm in enumerate(run.arms):
-                    assert arm.images_per_second is not None
                     seconds = 32 / (speed * arm.images_per_second.value * rng.normal(1, 0.001))
                     store.add_block(Block("cpu", session, number, place, arm.arm, 1, 32, seconds, seconds))
             store.end_session("cpu", session, "done", {})
@@ -213,44 +203,6 @@ def test_stored_runs_only_advise(repository: Path, tmp_path: Path, capsys: pytes
     assert main(["gate", "--base", str(fast), "--head", str(stored_run(tmp_path / "same", 1.0))]) == 0
     assert main(["gate", "--base", str(fast), "--head", "slower", "--gpus", "none"]) == 4
     assert main(["gate", "--base", str(slow), "--head", "same", "--gpus", "none"]) == 0
-
-
-PLANTED = """
-
-def _slow(self, images, _forward=Vim.forward):
-    import time
-
-    start = time.perf_counter()
-    logits = _forward(self, images)
-    time.sleep(4 * (time.perf_counter() - start))
-    return logits
-
-
-Vim.forward = _slow
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("RMEETO_BENCH_TIMED" not in os.environ, reason="takes minutes of a calm machine; set RMEETO_BENCH_TIMED=1")
-def test_for_real_a_planted_slow_down_is_caught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    """The bundled model on this CPU: the working tree against itself with forwards that take five times as long, which no
-    load of other programs can hide; the simulated device tests what small changes do."""
-    for name in [name for name in os.environ if name.startswith("GITHUB_")]:
-        monkeypatch.delenv(name)
-    root = Path(rmeeto_bench.__file__).parents[1]
-    head = tmp_path / "head"
-    head.mkdir()
-    shutil.copytree(root / "rmeeto_bench", head / "rmeeto_bench", ignore=shutil.ignore_patterns("__pycache__"))
-    for data in ("profiles", "results"):
-        if (root / data).is_dir():
-            (head / data).symlink_to(root / data)
-    model = head / "rmeeto_bench" / "models" / "vim.py"
-    model.write_text(model.read_text(encoding="utf-8") + PLANTED, encoding="utf-8")
-    words = ["--pairs", "2", "--margin", "5%", "--gpus", "none", "--r", "0", "--checkpoints", "none", "--batch-size", "2"]
-    assert main(["gate", "--base", str(root), "--head", str(head), *words]) == 3
-    assert "FAIL: images/s of vim_nano/r0" in capsys.readouterr().out
 
 
 def test_what_is_measured_is_passed_on_to_the_processes_of_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def processor_seconds(pid: int) -> float:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_ablating_stopped_in_a_batch_of_minutes_ends_without_it() -> None:
     process = started("-m", "rmeeto_bench", "ablate", "--all", "--images", "10000", "--batch-size", "10000")
-    while processor_seconds(process.pid) < 12 and process.poll() is None:
+    while processor_seconds(process.pid) < 6 and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     err = process.communicate(timeout=60)[1]

@@ -48,21 +48,3 @@ def test_the_list_names_every_item_with_its_needs(
     assert max(map(len, lines)) <= int(width)
     assert len([line for line in lines if not line.startswith(" ")]) == 27
     assert sum(line.startswith("      needs") for line in lines) == sum("      at hand" in line for line in lines) == 27
-
-
-@pytest.mark.parametrize(
-    ("words", "remedy"),
-    [
-        (["paper"], "name an item"),
-        (["paper", "99"], "--list"),
-        (["paper", "fig4"], "--out DIR"),
-        (["paper", "12", "--all"], "exclude each other"),
-        (["paper", "12", "--list"], "only lists"),
-        (["paper", "12", "--runs", "nowhere"], "give the folder of a run"),
-    ],
-)
-def test_bad_input_is_one_line_with_a_remedy(words: list[str], remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert remedy in error
-    assert error.count("\n") == 1

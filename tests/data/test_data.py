@@ -57,20 +57,6 @@ def test_plain_and_gzipped_files_read_alike(tmp_path: Path) -> None:
     assert find_data(tmp_path, **NANO, images=None) is not None
 
 
-@pytest.mark.parametrize(
-    ("images", "labels", "says"),
-    [
-        (_idx(np.zeros((3, 28, 28))), _idx(np.zeros(2)), "3 images but 2 labels"),
-        (_idx(np.zeros((3, 28, 28))), _idx(np.full(3, 10)), "label 10"),
-        (_idx(np.zeros((3, 28, 28)))[:-5], _idx(np.zeros(3)), "cut short"),
-        (b"nonsense", _idx(np.zeros(3)), "no IDX file"),
-    ],
-)
-def test_damaged_idx_files_are_one_line(tmp_path: Path, images: bytes, labels: bytes, says: str) -> None:
-    with pytest.raises(DataError, match=says):
-        fashion_mnist.load("test", _folder(tmp_path, images, labels))
-
-
 def test_a_truncated_gzip_and_a_missing_split_are_one_line(tmp_path: Path) -> None:
     folder = _folder(tmp_path, _idx(np.zeros((3, 28, 28))), _idx(np.zeros(3)))
     path = folder / "t10k-images-idx3-ubyte.gz"

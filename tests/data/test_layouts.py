@@ -70,7 +70,6 @@ def test_decoded_batches_are_equal_in_all_layouts(layouts: dict[str, tuple[Path,
     sums = {}
     for layout, (path, where) in layouts.items():
         data = find_data(path, shape=SMALL, num_classes=CLASSES, images=160, where=where, reading=Reading(workers=0))
-        assert data is not None
         assert len(data) == 160
         batches = list(data.batches(64))
         assert [len(batch.labels) for batch in batches] == [64, 64, 32]
@@ -87,7 +86,6 @@ def test_worker_processes_change_nothing(layouts: dict[str, tuple[Path, Where]])
     found = []
     for workers in (0, 2):
         data = find_data(path, shape=SMALL, num_classes=CLASSES, images=100, where=where, reading=Reading(workers=workers))
-        assert data is not None
         found.append(list(data.batches(16)))
     assert [batch.start for batch in found[1]] == [0, 16, 32, 48, 64, 80, 96]
     for alone, helped in zip(*found, strict=True):
@@ -131,7 +129,6 @@ def test_synset_folders_get_imagenets_numbers_whichever_are_there(tmp_path: Path
     with pytest.raises(DataError, match=r"997 classes have no folder \(n01440764"):
         find_data(tmp_path, shape=SMALL, num_classes=1000, images=None)
     skipping = find_data(tmp_path, shape=SMALL, num_classes=1000, images=None, reading=Reading("skip", 0))
-    assert skipping is not None
     assert len(skipping) == 3
     assert len(skipping.problems) == 997
 

@@ -171,7 +171,6 @@ def test_bad_images_are_named_counted_and_left_out(spoilt: Path, workers: int) -
 
 def test_the_first_bad_image_stops_the_run_unless_told_otherwise(spoilt: Path) -> None:
     data = find_data(spoilt, shape=(3, 28, 28), num_classes=2, images=None)
-    assert data is not None
     with pytest.raises(DataError, match=r"a/.*--on-error skip"):
         list(data.batches(4))
 
@@ -180,7 +179,6 @@ def test_files_that_are_no_images_by_name_and_empty_folders_are_named(spoilt: Pa
     (spoilt / "a" / "notes.txt").write_text("hello")
     (spoilt / "c").mkdir()
     data = find_data(spoilt, shape=(3, 28, 28), num_classes=3, images=None, reading=Reading("skip", 0))
-    assert data is not None
     assert {(Path(p.path).name, p.reason) for p in data.problems} == {
         ("notes.txt", "other file is no image by its name"),
         ("c", "class folder is empty"),

@@ -164,5 +164,4 @@ def test_lists_and_class_folders(clips: Path, tmp_path: Path) -> None:
         (tmp_path / "folders" / name).mkdir(parents=True)
         (tmp_path / "folders" / name / "v.mp4").write_bytes((clips / "val" / f"{i}.mp4").read_bytes())
     data = find_data(tmp_path / "folders", **SHAPE)
-    assert data is not None
     assert [batch.labels.tolist() for batch in data.batches(8)] == [[0, 1]]

@@ -7,7 +7,7 @@ import json
 import re
 
 from machines import DRAWN, FILES
-from world import Done, Row
+from world import Done, Row, refused
 
 
 def traced(done: Done, path: str) -> list[object]:
@@ -43,9 +43,11 @@ RETRAIN = [
             "--device": lambda d: d.warns("1 x cpu"),
             "--workers": lambda d: d.log("ck/vim_nano_r11")[-1]["unreadable"] == [],
             "--save-every": lambda d: not (d.world.root / "ck" / "vim_nano_r11.state").exists(),  # removed when it is done
-            "--log-every": lambda d: len(d.log("ck/vim_nano_r11")) == 4,
+            "--log-every": lambda d: len(d.log("ck/vim_nano_r11")) == 4 and d.warns("images/s") and d.warns("data wait"),
             "--half": lambda d: {str(tensor.dtype) for tensor in d.tensors("ck/vim_nano_r11.safetensors")} >= {"torch.float16"},
-            "--out": lambda d: d.says(r"ck/vim_nano_r11\.safetensors done top-1"),
+            "--out": lambda d: (
+                d.says(r"ck/vim_nano_r11\.safetensors done top-1") and d.files("ck") >= {"curves.png", "minutes.md"}
+            ),
         },
     ),
     Row(
@@ -87,7 +89,11 @@ RETRAIN = [
         {"--force": lambda d: d.says(r"ck3/.* done top-1") and d.warns("step 2/2")},
         needs=("retrain pruned",),
     ),
-    Row("recipe", "retrain --show --epochs 7", {"--show": lambda d: d.says("schedule.epochs=7")}),
+    Row(
+        "recipe",
+        "retrain --preset upstream_exact --show --epochs 3 --teacher none",
+        {"--show": lambda d: d.says(r"upstream_exact schedule.epochs=3\.0.*upstream_accumulation=True.*teacher.source=none")},
+    ),
 ]
 SIMULATED = "--device sim --model vim_tiny --ratios 0,0.31"
 RUN = [
@@ -126,27 +132,10 @@ RUN = [
         {"--resume": lambda d: d.json("a/manifest.json")["run_id"] == d.json("a.json")["run_id"] and "session" not in d.err},
         needs=("run",),
     ),
-    Row(
-        "run of averages",
-        "--gpus none --r 0 --checkpoints ck --ema --dry-run",
-        {"--ema": lambda d: d.warns("EMA")},
-        code=2,
-        refusal="no EMA weights",
-        needs=("retrain",),
-    ),
+    refused("run of averages", "--gpus none --r 0 --checkpoints ck --ema --dry-run", "--ema", "no EMA weights", "retrain"),
     *(
-        Row(
-            f"{command} by less than no process",
-            f"{command} {rest} --workers -1",
-            {"--workers": lambda d: d.warns("--workers must be 0")},
-            code=2,
-            refusal="--workers must be 0",
-        )
-        for command, rest in (
-            ("run", "--gpus none"),
-            ("resume", "a"),
-            ("rerun", "a"),
-        )
+        refused(f"{start} by less than no process", f"{start} --workers -1", "--workers", "--workers must be 0")
+        for start in ("run --gpus none", "resume a", "rerun a")
     ),
     Row(
         "run that only evaluates",
@@ -158,7 +147,7 @@ RUN = [
         "--gpus none --quick --model vim_nano --r 0,20 --batch-size 2 --what train --out tr",
         {"--what": lambda d: [arm["what"] for arm in d.arms("tr")] == ["train"] * 2 and d.says("vim_nano in training")},
     ),
-    Row("run twice", "--gpus none --out a", {}, code=2, refusal="already holds a run", needs=("run",)),
+    refused("run twice", "--gpus none --out a", "", "already holds a run", "run"),
     Row(
         "simulated",
         f"{SIMULATED} --gpus a4000 --sustained --precision bf16 --batch-size sweep --paper-mode --energy --seed 5 --out s1",
@@ -280,26 +269,18 @@ EVAL = [
         {"--resume": lambda d: d.json()["arms"] == d.json("e.json")["arms"]},
         needs=("eval",),
     ),
-    Row(
-        "eval of averages",
-        "eval --gpus none --r 0 --checkpoints ck --ema --out e4",
-        {"--ema": lambda d: d.warns("EMA")},
-        code=2,
-        refusal="no EMA weights",
-        needs=("retrain",),
-    ),
+    refused("eval of averages", "eval --gpus none --r 0 --checkpoints ck --ema --out e4", "--ema", "no EMA weights", "retrain"),
     Row(
         "eval where it cannot",
         "eval --gpus none --r 0 --backend mamba_ssm --images 2 --out e3",
         {"--backend": lambda d: d.warns("mamba-ssm's kernels are for CUDA GPUs")},
         code=6,
     ),
-    Row(
+    refused(
         "eval at a size that leaves a rest",
         "eval --gpus none --img-size 15",
-        {"--img-size": lambda d: d.warns("14 or 16")},
-        code=2,
-        refusal="img_size 15 does not fit",
+        "--img-size",
+        "img_size 15 does not fit.*14 or 16",
     ),
     Row(
         "eval at another size",
@@ -321,13 +302,7 @@ EVAL = [
             "--baseline": lambda d: [arm["arm"] for arm in d.arms("e9")] == ["vim_nano_14/r0", "vim_nano/r0"],
         },
     ),
-    Row(
-        "eval by less than no process",
-        "eval --workers -1",
-        {"--workers": lambda d: d.warns("--workers must be 0")},
-        code=2,
-        refusal="--workers must be 0",
-    ),
+    refused("eval by less than no process", "eval --workers -1", "--workers", "--workers must be 0"),
     Row(
         "eval a list",
         "eval --gpus none --ratios 0,0.31 --data flat --labels listed.txt --class-map map.txt --subset 10 --workers 0 "

@@ -6,7 +6,7 @@ import platform
 import tarfile
 
 from machines import crowded
-from world import Done, Row
+from world import Done, Row, refused
 
 RUNS = ("run", "fleet")
 
@@ -53,8 +53,8 @@ SHOW = [
         {"--check": lambda d: d.says("given.tar.gz: .*without names.*: good.* named.tar.gz: .*with names .*: good")},
         needs=("contribute", "contribute with names"),
     ),
-    Row("contribute what was merged", "contribute m", {}, code=2, refusal="was merged from others", needs=("merge",)),
-    Row("ls of none", "ls", {}, code=2, refusal="runs is no folder"),
+    refused("contribute what was merged", "contribute m", "", "was merged from others", "merge"),
+    refused("ls of none", "ls", "", "runs is no folder"),
     Row(
         "show",
         "show a --rounds --plan",
@@ -282,20 +282,13 @@ DRAW = [
         {"--r": lambda d: d.says("i00_r5")},
         needs=("retrain",),
     ),
-    Row(
-        "visualize another model",
-        "visualize flat/i00.png --model vim_nono",
-        {"--model": lambda d: d.warns("vim_nono")},
-        code=2,
-        refusal="vim_nano",
-    ),
-    Row(
+    refused("visualize another model", "visualize flat/i00.png --model vim_nono", "--model", "vim_nano"),
+    refused(
         "visualize other weights",
         "visualize flat/i00.png --checkpoint published/README.md",
-        {"--checkpoint": lambda d: d.warns("README.md")},
-        code=2,
-        refusal="README.md",
-        needs=("push",),
+        "--checkpoint",
+        "README.md",
+        "push",
     ),
     Row("visualize again", "visualize flat/i01.png --r 20", {"--r": lambda d: "i01_r20.png" in d.files("pictures")}),
     Row(
@@ -371,12 +364,11 @@ COUNT = [
         },
         needs=("retrain",),
     ),
-    Row(
+    refused(
         "the paper with no ablations",
         "paper --list --ablations fm",
-        {"--ablations": lambda d: d.warns("ablate --out")},
-        code=2,
-        refusal="fm holds no .json of `rmeeto-bench ablate --out`",
+        "--ablations",
+        "fm holds no .json of `rmeeto-bench ablate --out`",
     ),
     Row(
         "doctor",

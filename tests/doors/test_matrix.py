@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from machines import MACHINES
@@ -24,9 +28,9 @@ ROWS = {row.name: row for row in (*MEASURING, *MACHINES, *READING, *PUBLISHING)}
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, brief: Path) -> World:
     root = tmp_path_factory.mktemp("doors")
-    furnish(root)
+    furnish(root, brief)
     return World(root, ROWS)
 
 
@@ -75,16 +79,21 @@ def test_a_row_shows_what_its_line_says() -> None:
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_help_and_version_of_each_command(command: str, world: World) -> None:
+def test_help_and_version_of_each_command(command: str) -> None:
     """Help names the command's purpose and every flag, and both answer without an import of torch."""
-    shown = world.start([command, "--help"], {"PYTHONPROFILEIMPORTTIME": "1"})
+
+    def typed(word: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-P", "-m", "rmeeto_bench", command, word]
+        return subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+
+    shown = typed("--help", PYTHONPROFILEIMPORTTIME="1")
     assert shown.returncode == 0
     assert not re.search(r"\| +torch$", shown.stderr, re.MULTILINE)
     text = re.sub(r"\s+", " ", shown.stdout)
     assert COMMANDS[command] in text
     assert all(flag in text for flag in flags(command) if flag.startswith("-")), shown.stdout
-    version = world.start([command, "--version"], {})
+    version = typed("--version")
     assert (version.returncode, version.stdout) == (0, f"rmeeto-bench {__version__}\n")
-    wrong = world.start([command, "--nonsense"], {})
+    wrong = typed("--nonsense")
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr

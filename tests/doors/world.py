@@ -8,9 +8,7 @@ import os
 import re
 import shlex
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fresh import PLAIN, start
+from made_images import write_fashion_mnist
 from PIL import Image
+from programs import BRIEF, program
 from safetensors.torch import load_file
 
-import rmeeto_bench
 from rmeeto_bench.checkpoints.catalogue import BUNDLED
 from rmeeto_bench.data.layouts import fashion_mnist
 
-SOURCE = Path(rmeeto_bench.__file__).parents[1]
 NAMES = [f"kind-{letter}" for letter in "jihgfedcba"]  # of the ten classes: the alphabet would number them backwards
 PLACE = re.compile(r"\{(\w+)(?::(\w+))?\}")
 MINE = """import torch
@@ -34,6 +33,7 @@ MINE = """import torch
 def constant():
     return lambda images: torch.eye(10)[torch.zeros(len(images), dtype=int)]
 """
+# What the gate must fail: each forward of a Vim takes twenty times as long, which two pairs show beside any load.
 SLOW = """
 
 def _slow(self, images, _forward=Vim.forward):
@@ -41,7 +41,7 @@ def _slow(self, images, _forward=Vim.forward):
 
     start = time.perf_counter()
     logits = _forward(self, images)
-    time.sleep(1.5 * (time.perf_counter() - start))
+    time.sleep(19 * (time.perf_counter() - start))
     return logits
 
 
@@ -133,7 +133,7 @@ Check = Callable[[Done], object]
 class Row:
     """One command line and what each of its flags must have changed.
 
-    `line`: words; {bundled} is the folder of the weights that ship, {source} that of the program, {id:a} the run in `a`.
+    `line`: words; {bundled} is the folder of the weights that ship, {id:a} the run in `a`.
     `shows`: flag or positional argument -> a check of its result. `code`: the exit code. `needs`: names of rows before it.
     `says`: what standard output holds, for a command without flags.
     `refusal`: what the one line on standard error says where the command is refused.
@@ -157,6 +157,11 @@ class Row:
         return first if first in COMMANDS else "run"
 
 
+def refused(name: str, line: str, flag: str, says: str, *needs: str) -> Row:
+    """A command that ends in one line, which says this of its flag, if it is for one."""
+    return Row(name, line, {flag: lambda d: d.warns(says)} if flag else {}, code=2, refusal=says, needs=needs)
+
+
 @dataclass
 class World:
     """Runs rows, each once, after those that it needs."""
@@ -177,27 +182,15 @@ class World:
 
     def _run(self, row: Row) -> Done:
         steps = row.prepare(self.root) if row.prepare else iter([{}])
-        more = next(steps)
-        done = self.start(self.words(row), more)
+        done = start(self.words(row), self.root, self.variables | next(steps))
         for _ in steps:
             pass  # what it does afterwards
-        return Done(row, done.returncode, done.stdout, done.stderr, self)
-
-    def start(self, words: Sequence[str], more: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-        """A command in a fresh process."""
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "rmeeto_bench", *words],
-            cwd=self.root,
-            env={**self.variables, **more},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return Done(row, *done, self)
 
     @cached_property
     def variables(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "COV_", "PYTEST"))}
-        own = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(SOURCE)}
+        own = {**PLAIN, "COLUMNS": "200", "PYTHONPATH": str(self.root / "brief")}
         return {**kept, **own, "HF_HOME": str(self.root / "hub")}
 
     def words(self, row: Row) -> list[str]:
@@ -205,14 +198,16 @@ class World:
             kind, name = found.groups()
             if kind == "id":
                 return str(json.loads((self.root / name / "manifest.json").read_text(encoding="utf-8"))["run_id"])
-            return str({"bundled": BUNDLED, "source": SOURCE}[kind])
+            return str(BUNDLED)
 
         return [PLACE.sub(value, word) for word in shlex.split(row.line)]
 
 
-def furnish(root: Path) -> None:
+def furnish(root: Path, brief: Path) -> None:
     """What people bring: class folders `v`, a flat folder `flat` with a list, each with a file that is no image; a class
-    map; training files `fm`; a plan of a fleet; and a program `slow` that takes longer."""
+    map; training files `fm`; a plan of a fleet; and two programs, `brief` and `slow`, which is as brief and takes longer."""
+    (root / "brief").symlink_to(brief)
+    program(root / "slow", {"measure/protocol.py": BRIEF, "models/vim.py": SLOW})
     data = fashion_mnist.load("test").subset(20)  # every class is there
     listed = []
     for i in range(20):
@@ -230,7 +225,7 @@ def furnish(root: Path) -> None:
     torch.save({"model": state, "model_ema": {name: value.clone() for name, value in state.items()}}, root / "averaged.pth")
     (root / "plan.toml").write_text('quick = true\nmodel = "vim_nano"\nclass-map = "map.txt"\nr = [0]\n', encoding="utf-8")
     (root / "mine.py").write_text(MINE, encoding="utf-8")
-    _training(root / "fm", 16, 10)
+    write_fashion_mnist(root / "fm", 16, 10)
     for part in ("train", "val"):
         for label in range(2):
             place = root / "folders" / part / f"class{label}"
@@ -238,14 +233,3 @@ def furnish(root: Path) -> None:
             for i in range(4):
                 Image.new("RGB", (28, 28), (60 + 90 * label + 7 * i,) * 3).save(place / f"{i}.png")
     (root / "folders" / "train" / "class0" / "odd.png").write_bytes(b"no image")
-
-
-def _training(folder: Path, training: int, test: int) -> None:
-    """Fashion-MNIST's own files, with a few of the images that ship."""
-    every = fashion_mnist.load("test")
-    folder.mkdir()
-    for prefix, part in (("train", slice(0, training)), ("t10k", slice(training, training + test))):
-        images, labels = every.pixels[part, 0].numpy(), every.labels[part].numpy().astype("u1")
-        for kind, code, values in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
-            head = bytes([0, 0, 8, code]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
-            (folder / f"{prefix}-{kind}-ubyte").write_bytes(head + values.tobytes())

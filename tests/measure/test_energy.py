@@ -38,7 +38,6 @@ def readings(device: SimDevice, **how: Any) -> list[EnergyReading]:
 
 def test_a_steady_300_watts_at_1280_images_a_second(tmp_path: Path) -> None:
     found = joules_per_image(readings(MeteredDevice(trace(tmp_path / "t.jsonl", 200, watts=300.0))))
-    assert found.estimate is not None
     assert found.estimate.value == pytest.approx(300 / 1280, rel=0.01)
     assert found.estimate.low is not None
     assert joules_text(found.estimate) == "0.23"
@@ -64,7 +63,6 @@ def test_short_windows_and_missing_counters_are_not_believed(tmp_path: Path) -> 
 def test_the_simulated_device_has_a_meter() -> None:
     device = SimDevice(PROFILE, seed=0, scenario=QUIET)
     found = joules_per_image(readings(device))
-    assert found.estimate is not None
     assert found.estimate.value == pytest.approx(0.9 * PROFILE.power_w / 1280)
 
 

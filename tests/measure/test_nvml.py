@@ -173,8 +173,6 @@ def test_another_process_samples_between_start_and_stop(poller: Poller) -> None:
     poller.start()
     second = poller.stop()
     poller.close()
-    assert first is not None
-    assert second is not None
     assert {entry["sm_mhz"] for entry in first} == {1980}
     assert len(first[0]["pids"]) == 100
     assert 1 <= len(second) <= 2
@@ -195,8 +193,6 @@ def test_a_sampling_process_that_ended_is_reported_and_not_waited_for(tmp_path: 
 
 def test_the_sampling_process_ends_with_its_parent(poller: Poller) -> None:
     process = poller._process
-    assert process is not None
-    assert process.stdin is not None
     process.stdin.close()  # as when the parent is killed
     assert process.wait(10) == 0
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pandas as pd
 import pytest
 from rich.console import Console
 from sample_runs import arms, cpu_run, record, two_gpus
@@ -148,15 +147,6 @@ def test_bencher_gets_values_with_bounds() -> None:
     measures = found["NVIDIA GeForce RTX 4090, vim_small/r11, fp16, batch 128"]
     assert set(measures) == {"images-per-second", "speedup", "top1"}
     assert measures["images-per-second"]["lower_value"] < measures["images-per-second"]["value"] == 1690.0
-
-
-def test_the_export_command_writes_each_format(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    save(cpu_run(), tmp_path / "run")
-    for name in ("gab", "bmf", "json"):
-        assert main(["export", str(tmp_path / "run"), "--to", name]) == 0
-        assert json.loads(capsys.readouterr().out)
-    assert main(["export", str(tmp_path / "run"), "--to", "csv", "--out", str(tmp_path / "x.csv")]) == 0
-    assert list(pd.read_csv(tmp_path / "x.csv")["r"]) == [0, 5, 10, 20]
 
 
 def test_no_history_takes_simulated_or_empty_runs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

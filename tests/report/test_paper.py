@@ -100,7 +100,6 @@ def check_latex(text: str, columns: int) -> None:
     assert not open_environments
     assert text.count(r"\begingroup") == text.count(r"\endgroup") == 1
     specification = re.search(r"\\begin\{longtable\}\{(l*r*)p\{0\.25\\linewidth\}\}", text)
-    assert specification is not None
     assert len(specification.group(1)) + 1 == columns
     body = text.split(r"\begin{longtable}")[1].split(r"\end{longtable}")[0]
     rows = [row for row in body.splitlines() if row.endswith(r"\\") and not row.startswith(r"\caption*")]
@@ -194,7 +193,6 @@ def test_computed_columns_meet_the_published_ones() -> None:
         lines = [line for line in with_ours(table(name)) if line.unit == unit]
         assert len(lines) >= 7
         for line in lines:
-            assert line.ours is not None
             assert line.ours.value == pytest.approx(line.published, abs=tolerance)
     odd = [line for line in with_ours(table("21")) if line.unit == "G" and "odd" in line.keys[1] and "FLOPs (G)" in line.keys]
     assert [round(line.ours.value, 3) for line in odd if line.ours] == [1.269, 3.445]
@@ -225,7 +223,6 @@ def test_the_bundled_model_stands_in_under_its_own_name() -> None:
     assert filled.found == 3
     assert "ours for 3 (3 stand-ins)" in filled.state
     for line in with_ours(filled):
-        assert line.ours is not None
         assert line.ours.match.startswith("stand-in vim_nano for Vim-S; other data")
     assert "| 80.0 | 79.90 [79.55, 80.25] | — | stand-in" in markdown(filled)
     both = table("1b", cpu_run(), two_gpus())  # the model itself goes before its stand-in
@@ -315,7 +312,6 @@ def test_the_drop_is_the_paired_difference_turned_around() -> None:
         for line in with_ours(table("2", changed))
         if line.keys[0] == "Vim-S" and "drop of top-1 (pp)" in line.keys and "R-MeeTo" in line.keys
     ]
-    assert line.ours is not None
     assert (line.ours.value, line.ours.low, line.ours.high) == (1.0, 0.2, 1.5)
 
 

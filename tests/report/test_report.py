@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,7 +13,6 @@ from rmeeto_bench.records.run import DeviceRecord, Estimate, RunRecord
 from rmeeto_bench.report.figures.kinds import speed_accuracy
 from rmeeto_bench.report.figures.style import render
 from rmeeto_bench.report.plain import tex
-from rmeeto_bench.report.run.files import write_all
 from rmeeto_bench.report.run.html import html
 from rmeeto_bench.report.run.summary import sentences, story
 from rmeeto_bench.report.run.tables import latex, markdown, rich_table, to_frame
@@ -173,15 +171,3 @@ def test_the_tables_of_more_than_two_devices_are_folded(count: int, folded: int)
     page = html(record(devices, tuple(a for d in devices for a in arms(d.id, "vim_small", {0: 100.0, 20: 150.0}))))
     assert page.count('<details class="device">') == folded
     assert page.count("<table>") == count
-
-
-def test_all_files_of_the_contract_are_written(tmp_path: Path) -> None:
-    names = {path.name for path in write_all(cpu_run(), tmp_path)}
-    assert names == {
-        "table.csv",
-        "table.md",
-        "table.tex",
-        "report.html",
-        *(f"speed_accuracy.{e}" for e in ("png", "pdf", "svg")),
-    }
-    assert names == {path.name for path in tmp_path.iterdir()}

@@ -7,22 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from rmeeto_bench.data.layouts import fashion_mnist
 from rmeeto_bench.retrain.presets import preset
 from rmeeto_bench.retrain.recipe import Recipe, changed
-
-
-def write_fashion_mnist(folder: Path, training: int = 96, test: int = 40) -> Path:
-    """IDX files with the first images of the bundled test split."""
-    every = fashion_mnist.load("test")
-    folder.mkdir(parents=True, exist_ok=True)
-    for prefix, part in (("train", slice(0, training)), ("t10k", slice(training, training + test))):
-        images, labels = every.pixels[part, 0].numpy(), every.labels[part].numpy().astype("u1")
-        head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in images.shape)
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(head + images.tobytes())
-        head = bytes([0, 0, 8, 1]) + len(labels).to_bytes(4, "big")
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
-    return folder
 
 
 def write_folders(folder: Path, per_class: int = 6, classes: int = 2, size: int = 40) -> Path:

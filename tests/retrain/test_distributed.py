@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_images import write_fashion_mnist
 from safetensors.torch import load_file
-from small_sets import write_fashion_mnist
 
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import UsageError

@@ -166,6 +166,8 @@ DATABASES = {
     "a column too few": (database(SCHEMA.replace("wall_seconds REAL,", "")), "tampered"),
     "a virtual table": (database(SCHEMA + "CREATE VIRTUAL TABLE f USING fts5(a);"), "tampered"),
     "an index of its own": (database(SCHEMA + "CREATE INDEX i ON block(seconds);"), "tampered"),
+    "a computed column": (database(SCHEMA + "ALTER TABLE block ADD COLUMN made REAL AS (seconds * 2);"), "tampered"),
+    "a table too few": (database(SCHEMA + "DROP TABLE probe;"), "lacks the"),
     "damaged pages": (_page_damaged(), "run.sqlite"),
     "a session that is text": (
         database(SCHEMA + "INSERT INTO block(device,session,round,arm) VALUES('cpu','x',0,'vim_nano/r0');"), "table block, column session, row 1 holds text"
@@ -288,6 +290,7 @@ def profile(old: str, new: str) -> Attack:
 PROFILES = {
     "no TOML": (profile("name = ", "name = = "), "cannot be read"),
     "an unknown key": (profile("name = ", "run = 'id'\nname = "), "unknown key 'run'"),
+    "a key too few": (profile("source = ", "# "), "missing"),
     "another file's name": (profile('name = "v100"', 'name = "a100"'), "must be 'v100'"),
     "a name with a path": (profile('name = "v100"', 'name = "../v100"'), "must be 'v100'"),
     "an escape sequence": (profile('ray = "V100"', 'ray = "\\u001b[2J"'), "control characters"),
@@ -421,7 +424,6 @@ def picture(content: bytes, name: str = "x.png") -> Attack:
 
         def read() -> None:
             data = find_data(folder, **IMAGENET)
-            assert data is not None
             list(data.batches(4))
 
         return read

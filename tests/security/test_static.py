@@ -39,8 +39,7 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_dangerous_is_called(path: Path) -> None:
+def check(path: Path) -> None:
     for name, node in calls(path):
         where = f"{path.name}:{node.lineno} {name}"
         if path.is_relative_to(ROOT) and (path.relative_to(ROOT).as_posix(), name) in TRUSTED:
@@ -57,15 +56,14 @@ def test_nothing_dangerous_is_called(path: Path) -> None:
             assert not isinstance(node.args[0], (ast.Constant, ast.JoinedStr)), f"{where}: give a list of words"
 
 
-def test_the_check_sees_what_it_should(tmp_path: Path) -> None:
-    bad = tmp_path / "bad.py"
-    for line in (
-        "eval('1')",
-        "subprocess.run('ls', shell=True)",
-        "torch.load(p)",
-        "tar.extractall()",
-        "import os; os.system('x')",
-    ):
-        bad.write_text(line)
-        with pytest.raises(AssertionError):
-            test_nothing_dangerous_is_called(bad)
+def test_nothing_dangerous_is_called() -> None:
+    assert len(SOURCES) > 200
+    for path in SOURCES:
+        check(path)
+
+
+@pytest.mark.parametrize("line", ["eval('1')", "run('ls', shell=True)", "torch.load(p)", "tar.extractall()", "os.system('x')"])
+def test_the_check_sees_what_it_should(line: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(line)
+    with pytest.raises(AssertionError):
+        check(tmp_path / "bad.py")

@@ -97,24 +97,6 @@ def test_reading_leaves_a_run_as_it_is(folder: Path, tmp_path: Path, capsys: pyt
         assert contents(folder) == before, words
 
 
-@pytest.mark.parametrize(
-    ("script", "says"),
-    [
-        ("CREATE TABLE extra(x)", "the table 'extra'"),
-        ("CREATE TRIGGER t AFTER INSERT ON block BEGIN SELECT 1; END", "the trigger 't'"),
-        ("CREATE VIEW v AS SELECT 1", "the view 'v'"),
-        ("ALTER TABLE block ADD COLUMN made REAL AS (seconds * 2)", "the table 'block'"),
-        ("ALTER TABLE block ADD COLUMN extra", "the table 'block'"),
-        ("DROP TABLE probe", "lacks the"),
-    ],
-)
-def test_only_our_own_schema_is_read(folder: Path, script: str, says: str, capsys: pytest.CaptureFixture) -> None:
-    with closing(sqlite3.connect(folder / DATABASE)) as connection:
-        connection.executescript(script)
-    assert main(["show", str(folder), "--rounds"]) == 2
-    assert says in capsys.readouterr().err
-
-
 def test_a_crashed_transaction_is_undone_in_the_copy(folder: Path) -> None:
     """Where a run keeps a rollback journal, as on disks that cannot have the other kind, its last commit is what counts."""
     with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as connection:

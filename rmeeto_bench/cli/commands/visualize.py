@@ -117,10 +117,10 @@ def main(arguments: argparse.Namespace) -> int:
     model, weights = _model(arguments)
     count = getattr(model.config, "frames", 0) or 1
     rows: list[list[Panel]] = []
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for word in arguments.image:
         name, frames = open_picture(word)
         own = _panels(name, _fit(name, frames, count), model, stages=arguments.stages)
+        arguments.out.mkdir(parents=True, exist_ok=True)
         path = arguments.out / f"{name}_r{model.reduction.r}.png"
         save_picture(beside([panel.pixels for row in own for panel in row]), path)
         output.say(path)

@@ -11,9 +11,9 @@ from sample_runs import cpu_run
 
 from rmeeto_bench import files
 from rmeeto_bench import published as reference
-from rmeeto_bench.errors import DataError, MeasurementError
+from rmeeto_bench.errors import DataError
 from rmeeto_bench.profiles import load_profiles, match_profile
-from rmeeto_bench.records.run import from_json, load, require_measured, save, to_json
+from rmeeto_bench.records.run import from_json, load, save, to_json
 
 
 def test_a_record_survives_the_file(tmp_path: Path) -> None:
@@ -21,18 +21,6 @@ def test_a_record_survives_the_file(tmp_path: Path) -> None:
     save(record, tmp_path)
     assert load(tmp_path) == load(tmp_path / "manifest.json") == record
     assert from_json(to_json(record)) == record
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "rmeeto-bench/1"}', "not json"])
-def test_what_is_no_manifest_is_one_line(text: str) -> None:
-    with pytest.raises(DataError, match="manifest"):
-        from_json(text)
-
-
-def test_a_later_version_is_refused_by_name() -> None:
-    value = json.loads(to_json(cpu_run())) | {"schema": "rmeeto-bench/9"}
-    with pytest.raises(DataError, match="upgrade"):
-        from_json(json.dumps(value))
 
 
 def test_a_missing_run_and_an_unknown_device_are_one_line(tmp_path: Path) -> None:
@@ -81,7 +69,6 @@ NAMES = [
 @pytest.mark.parametrize(("device", "memory", "profile"), NAMES)
 def test_devices_are_known_by_the_names_their_driver_gives(device: str, memory: float, profile: str) -> None:
     found = match_profile(device, memory)
-    assert found is not None
     assert found.name == profile
 
 
@@ -97,21 +84,6 @@ def test_every_profile_is_plausible_and_names_its_source() -> None:
         assert profile.fp16_tflops > profile.fp32_tflops > 10
         assert profile.bandwidth_gbs > 400
         assert profile.source
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("colour = 'red'", "unknown key 'colour'"),
-        ("power_w = 'much'", "power_w must be"),
-        ("= 1", "cannot be read"),
-        ("", "missing"),
-    ],
-)
-def test_a_bad_profile_names_file_and_key(tmp_path: Path, line: str, says: str) -> None:
-    (tmp_path / "mine.toml").write_text(f"name = 'mine'\n{line}\n")
-    with pytest.raises(DataError, match=f"mine.toml.*{says}"):
-        load_profiles(tmp_path)
 
 
 def test_the_papers_numbers_are_found_by_key() -> None:
@@ -134,11 +106,3 @@ def test_an_earlier_manifest_and_a_later_minor_one_load() -> None:
     later = json.loads(to_json(cpu_run())) | {"schema": "rmeeto-bench/1.99", "colour": "red"}
     later["arms"][0]["smell"] = 1
     assert from_json(json.dumps(later)).arms == cpu_run().arms
-
-
-def test_simulated_runs_are_refused_where_measurements_are_meant() -> None:
-    require_measured(cpu_run())
-    record = cpu_run()
-    simulated = replace(record, devices=(replace(record.devices[0], kind="sim"),))
-    with pytest.raises(MeasurementError, match="is simulated"):
-        require_measured(simulated)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -21,7 +19,6 @@ from rmeeto_bench.reduction.schedule import token_counts
 
 BATCH = 128
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "roofline.json").read_text(encoding="utf-8"))
-SCRIPT = Path(__file__).resolve().parents[3] / "shared" / "research" / "roofline.py"
 PROFILES = {profile.name: profile for profile in load_profiles()}
 
 
@@ -40,24 +37,6 @@ def test_limits_agree_with_an_independent_roofline(model: str, gpu: str) -> None
     assert len(rows) == 7
     for _, _, r, *expected in rows:
         assert limits(model, PROFILES[gpu], r) == pytest.approx(expected, rel=0.01)
-
-
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("independent_roofline", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.skipif(not SCRIPT.is_file(), reason="the independent script does not lie beside this checkout")
-@pytest.mark.parametrize("r", [1, 7, 20])
-def test_limits_agree_with_the_script_itself_off_its_tables(r: int) -> None:
-    script = _script()
-    seconds, totals, *_ = script.fused(384, r, "H100", "ideal")
-    found = limits("vim_small", PROFILES["h100-sxm"], r)
-    assert found[:2] == pytest.approx((BATCH / seconds, BATCH / totals.max()), rel=0.01)
 
 
 @pytest.mark.parametrize("cut", ["ideal", "fused"])

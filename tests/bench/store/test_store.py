@@ -104,7 +104,6 @@ def test_a_killed_process_loses_nothing_it_had_stored(tmp_path: Path) -> None:
         """
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
         last = [int(child.stdout.readline()) for _ in range(25)][-1]
         os.kill(child.pid, signal.SIGKILL)
     with Store.open(tmp_path / "run") as store:

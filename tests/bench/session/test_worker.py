@@ -48,8 +48,6 @@ def test_a_worker_does_not_outlive_its_parent(folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "rmeeto_bench.bench.session.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
     process.stdin.write(job.as_line())
     process.stdin.flush()
     while json.loads(process.stdout.readline())["event"] != "timing":

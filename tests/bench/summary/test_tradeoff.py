@@ -37,7 +37,6 @@ def samples(
 
 def test_break_even_lies_between_the_arms_with_a_narrow_interval() -> None:
     found = Tradeoff(samples((1.0, 0.95, 1.1, 1.5))).break_even()
-    assert found is not None
     assert found.value == pytest.approx(0.14 + 0.14 * 0.05 / 0.15, abs=0.003)
     assert found.low is not None
     assert found.high is not None
@@ -60,11 +59,9 @@ def test_the_interval_of_break_even_covers(sessions: int, process: float) -> Non
 def test_break_even_may_not_exist_or_not_be_certain() -> None:
     assert Tradeoff(samples((1.0, 0.9, 0.95, 0.99))).break_even() is None
     perhaps = Tradeoff(samples((1.0, 0.9, 0.95, 1.001), seed=1)).break_even()
-    assert perhaps is not None
     assert perhaps.low is not None
     assert perhaps.high is None
     always = Tradeoff(samples((1.0, 1.1, 1.2, 1.5))).break_even()
-    assert always is not None
     assert (always.value, always.low, always.high) == (0.0, 0.0, 0.0)
 
 
@@ -73,7 +70,6 @@ def test_fewer_than_three_processes_give_no_interval() -> None:
     for sessions in (1, 2):
         tradeoff = Tradeoff(samples((1.0, 0.95, 1.1, 1.5), sessions=sessions, top1=(80.0, 79.0, 78.0, 75.0)))
         for found in (tradeoff.break_even(), tradeoff.images_per_second_per_point(3)):
-            assert found is not None
             assert (found.low, found.high) == (None, None)
 
 
@@ -82,7 +78,6 @@ def test_images_per_second_per_point_and_its_interval_cover() -> None:
     for seed in range(60):
         arms = samples((1.0, 0.95, 1.2, 1.5), seed=seed, top1=(80.0, 79.0, 78.0, 75.0))
         found = Tradeoff(arms, resamples=200).images_per_second_per_point(3)
-        assert found is not None
         assert found.low is not None
         assert found.high is not None
         covered.append(found.low <= 100 / np.exp(np.log(np.linspace(1, 1.08, 12)).mean()) * 0.5 / 5 <= found.high)
@@ -93,7 +88,6 @@ def test_a_loss_that_may_be_none_has_no_upper_end_and_no_loss_no_value() -> None
     arms = samples((1.0, 0.95, 1.2, 1.5), top1=(80.0, 80.5, 79.96, 75.0))
     assert Tradeoff(arms).images_per_second_per_point(1) is None
     unsure = Tradeoff(arms).images_per_second_per_point(2)
-    assert unsure is not None
     assert unsure.high is None
     assert Tradeoff(samples((1.0, 0.95, 1.2, 1.5))).images_per_second_per_point(2) is None
 
@@ -105,12 +99,10 @@ def test_the_papers_printed_figures_follow_from_its_table_12(gpu: str) -> None:
     arms = []
     for ratio, r in ((0.0, 0), (0.54, 20)):
         row, top1 = reference.throughput("vim_small", gpu, r), reference.top1("vim_small", r)
-        assert row is not None
         assert top1 is not None
         right = np.arange(1000) < round(10 * top1)
         arms.append(ArmSamples(ratio, ([1 / row["images_per_second"]] * 4,), right))
     found = Tradeoff(arms).images_per_second_per_point(1)
-    assert found is not None
     assert found.value == pytest.approx(printed[gpu], abs=0.3)
 
 

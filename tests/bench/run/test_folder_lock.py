@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from bench_harness import Heard, controls, fork_and, sim_plan
+from fresh import commands
 
 from rmeeto_bench.bench.run import folder_lock as locking
 from rmeeto_bench.bench.run.folder_lock import NAME, folder_lock
@@ -57,11 +56,10 @@ def test_a_folder_belongs_to_one_process_and_the_other_is_told_which(tmp_path: P
 
 def test_two_commands_on_one_folder_the_second_exits_6(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = [sys.executable, "-m", "rmeeto_bench", "eval", "--gpus", "none", "--r", "0", "--images", "40", "--out", str(out)]
     with folder_lock(out):
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 6
-    assert done.stderr.splitlines()[-1].startswith(f"rmeeto-bench: {BUSY} {out} (process {os.getpid()} on ")
+        (done,) = commands(["eval", "--gpus", "none", "--r", "0", "--images", "40", "--out", out], cwd=tmp_path)
+    assert done.code == 6
+    assert done.err.splitlines()[-1].startswith(f"rmeeto-bench: {BUSY} {out} (process {os.getpid()} on ")
 
 
 def test_the_folder_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from rmeeto_bench.measure.protocol import DEFAULT, PRESETS
 from rmeeto_bench.records.run import MANIFEST, RunRecord, load
 
 PLAN = sim_plan()
-POINTS = 24
+POINTS = 15
 ROUNDS = 5
 
 

@@ -209,18 +209,6 @@ def test_data_that_changes_during_the_pass_is_said(arms: list[BuiltArm], few: Ma
     assert "were added to or removed from" in notes[-1]
 
 
-def test_a_pass_tells_of_every_batch_and_keeps_its_predictions(
-    arms: list[BuiltArm], folder: Path, whole: Results, tmp_path: Path
-) -> None:
-    heard: list[tuple[int, int]] = []
-    with Store.create(tmp_path) as store:
-        job = Pass(SETTING, store, lambda progress: heard.append((progress.done, progress.total)))
-        assert np.array_equal(one_pass(arms, read(folder), job).labels, whole.labels)
-        for name in whole.best:
-            assert np.array_equal(Predictions(store, "cpu").results([name]).best[name], whole.best[name])
-    assert heard == [(done, 60) for done in (16, 32, 48, 60)]
-
-
 class Oracle(nn.Module):
     """Is sure of a class that it reads off the first pixel."""
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from rmeeto_bench.bench.store.predictions import Predictions
-from rmeeto_bench.bench.store.store import Store
-from rmeeto_bench.data.layouts import fashion_mnist
+from rmeeto_bench.bench.store.untrusted import open_stored
+from rmeeto_bench.records.run import load
 
 PROC = Path("/proc")
 pytestmark = pytest.mark.skipif(not (PROC / "self" / "stat").exists(), reason="needs /proc")
@@ -68,37 +67,14 @@ def words_of(pid: int) -> str:
         return ""
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per class, named as the classes are called, whose alphabet is not their order."""
-    root, data = tmp_path_factory.mktemp("images") / "val", fashion_mnist.load("test")
-    for i in range(IMAGES):
-        folder = root / fashion_mnist.CLASSES[int(data.labels[i])].replace("/", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(data.pixels[i, 0].numpy()).save(folder / f"{i:04d}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def evaluated(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `eval` says of the images."""
-    out = tmp_path_factory.mktemp("eval")
-    words = command("eval", "--gpus", "none", "--r", "0", "--data", str(images), "--workers", "0", "--out", str(out / "run"))
-    done = subprocess.run([*words, "--json", "-"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (arm,) = json.loads(done.stdout)["arms"]
-    assert arm["n_images"] == IMAGES
-    return {**arm, "folder": out / "run"}
-
-
-def test_a_run_on_image_files_ends_and_sees_what_eval_sees(images: Path, evaluated: dict[str, Any], tmp_path: Path) -> None:
-    """With readers in a place where everything is against them: hardly any /dev/shm, a long TMPDIR, and modules in the current
-    folder that are named like ours and the standard library's."""
-    words = command("--gpus", "none", "--quick", "--r", "0", "--data", str(images), "--workers", "2")
-    words += ["--out", str(tmp_path / "run")]
+def test_a_run_on_image_files_ends_where_everything_is_against_its_readers(measured: Path, brief: Path, tmp_path: Path) -> None:
+    """Hardly any /dev/shm, a long TMPDIR, and modules in the current folder that are named like ours and the standard
+    library's: it sees what the run saw that had none of these."""
+    words = command("--gpus", "none", "--quick", "--r", "0,20", "--batch-size", "8", "--data", str(measured / "v"))
+    words += ["--workers", "2", "--out", str(tmp_path / "run")]
     temporary = tmp_path / ("d" * 110)
     temporary.mkdir()
-    variables = {**os.environ, "TMPDIR": str(temporary)}
+    variables = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(brief)}
     for name in ("queue.py", "rmeeto_bench.py", "multiprocessing.py"):
         (tmp_path / name).write_text("raise SystemExit('imported from the current folder')")
     if os.getuid() == 0 and shutil.which("unshare") and not subprocess.run(["unshare", "-m", "true"], check=False).returncode:
@@ -107,15 +83,14 @@ def test_a_run_on_image_files_ends_and_sees_what_eval_sees(images: Path, evaluat
         words, env=variables, cwd=tmp_path, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
-    (arm,) = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["arms"]
-    assert (arm["n_images"], arm["top1"]["value"]) == (IMAGES, evaluated["top1"]["value"])
-    with Store.open(tmp_path / "run") as ours, Store.open(evaluated["folder"]) as theirs:
-        first, second = (Predictions(store, "cpu").results(["vim_nano/r0"]) for store in (ours, theirs))
-    assert first.best["vim_nano/r0"].tolist() == second.best["vim_nano/r0"].tolist()
+    assert [arm.n_images for arm in load(tmp_path / "run").arms] == [IMAGES, IMAGES]
+    with open_stored(tmp_path / "run") as ours, open_stored(measured / "a") as theirs:
+        first, second = (Predictions(store, "cpu").results(["vim_nano/r0", "vim_nano/r20"]) for store in (ours, theirs))
+    assert all(first.best[arm].tolist() == second.best[arm].tolist() for arm in first.best)
 
 
-def test_a_reader_that_is_killed_ends_the_evaluation_in_one_line_and_it_goes_on(images: Path, tmp_path: Path) -> None:
-    words = command("eval", "--gpus", "none", "--r", "0,5,10,11,13,15,20", "--data", str(images), "--batch-size", "1")
+def test_a_reader_that_is_killed_ends_the_evaluation_in_one_line_and_it_goes_on(measured: Path, tmp_path: Path) -> None:
+    words = command("eval", "--gpus", "none", "--r", "0,20", "--data", str(measured / "v"), "--batch-size", "1")
     words += ["--out", str(tmp_path / "run")]
     process = subprocess.Popen([*words, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -40,7 +40,6 @@ def scaled(run: RunRecord, factor: float, half: float = 0.002, sessions: int = 3
     """The same run at another speed, each rate with a relative half-width."""
     found = []
     for arm in run.arms:
-        assert arm.images_per_second is not None
         value = arm.images_per_second.value * factor
         found.append(replace(arm, images_per_second=Estimate(value, value * (1 - half), value * (1 + half)), sessions=sessions))
     return replace(run, arms=tuple(found))

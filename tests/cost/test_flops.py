@@ -78,7 +78,6 @@ def test_the_published_rates_are_these_shares_of_the_tensor_peak(gpu: str, share
     """Worked out by hand from Table 12 and the datasheets, operations being what is really done."""
     profile = next(profile for profile in load_profiles() if profile.name == gpu)
     published = throughput("vim_small", profile.paper_column, 0)
-    assert published is not None
     done = operations(config("vim_small"), ReductionConfig())
     assert share_of_peak(published["images_per_second"], done, profile) == pytest.approx(share, abs=0.0006)
 

@@ -145,25 +145,6 @@ def test_a_difference_is_paired_by_image() -> None:
     assert several.value == pytest.approx(0)
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["ablate", "colour"], "choose metric"),
-        (["ablate", "order", "--model", "vim_small"], "no weights ship"),
-        (["ablate", "order", "--images", "0"], "at least 1"),
-        (["ablate", "order", "--retrained", "--r", "7"], "at r = 7"),
-        (["ablate", "order", "--retrained", "--checkpoint", "x.pth"], "give one of them"),
-        (["visualize", "no_such.png"], "no_such.png"),
-        (["visualize", "skimage:nobody"], "skimage:astronaut"),
-    ],
-)
-def test_mistakes_get_one_line(words: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
-    assert main(words) in (2, 6)
-    errors = capsys.readouterr().err
-    assert says in errors or "scikit-image" in errors
-    assert "Traceback" not in errors
-
-
 def photograph(path: Path, size: tuple[int, int] = (90, 70), shade: int = 0) -> Path:
     x, y = np.meshgrid(np.linspace(0, 200, size[0]), np.linspace(0, 200, size[1]))
     Image.fromarray(np.stack([x, y, 0 * x + 50 + shade], axis=2).astype(np.uint8)).save(path)

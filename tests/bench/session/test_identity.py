@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bench_harness import controls
+from bench_harness import controls, short
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.run.runner import run
@@ -19,7 +18,6 @@ from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.summary.arm_records import difference
 from rmeeto_bench.checkpoints.writer import save_checkpoint
 from rmeeto_bench.errors import CheckpointError, SlowPathError
-from rmeeto_bench.measure.protocol import PRESETS, QUICK
 from rmeeto_bench.models.zoo import create_model
 from rmeeto_bench.records.run import RunRecord, load
 
@@ -29,11 +27,7 @@ FACTS = {"precision": "fp32", "batch_size": 8, "backend": "native", "checkpoint_
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
-    monkeypatch.setitem(
-        PRESETS,
-        "quick",
-        replace(QUICK, block_seconds=0.01, min_rounds=3, max_rounds=3, warmup_seconds=0.0, warmup_limit=0.5, max_rejected=50),
-    )
+    short(monkeypatch)
 
 
 def measured(tmp_path: Path, before: object, **changes: object) -> RunRecord:
