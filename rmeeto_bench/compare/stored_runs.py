@@ -268,6 +268,9 @@ def compare(base: StoredRun, head: StoredRun, limits: Tolerances, *, explain: bo
 
     Raises `MeasurementError` for simulated or invalid arms without `explain`, `DataError` if the runs share no arm.
     """
+    kinds = [" and ".join(sorted({arm.what for arm in run.record.arms})) for run in (base, head)]
+    if kinds[0] != kinds[1]:
+        raise DataError(f"{base.name} timed {kinds[0]}, {head.name} {kinds[1]}; compare runs of one kind of step")
     changes = _judged(list(_compared(base, head, limits)))
     if not changes:
         raise DataError(f"{base.name} and {head.name} share no measured arm; compare runs of one model, at the same r")

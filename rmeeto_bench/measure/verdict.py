@@ -148,11 +148,6 @@ def labels(result: RoundsResult, evidence: Evidence | None = None) -> tuple[str,
     return tuple(label for label in LABELS if found[label])
 
 
-def paper_worthy(code: str) -> bool:
-    """Whether paper tables, figures and the gate may use a result with this verdict: VALID only."""
-    return code == "VALID"
-
-
 def host_bound(seconds_batch_1: float, seconds: float) -> bool:
     """Whether a step takes hardly longer than one of batch 1: then launching it, not computing, takes the time."""
     return seconds_batch_1 / seconds >= HOST_BOUND_SHARE

@@ -11,6 +11,7 @@ from rmeeto_bench.errors import UsageError
 from rmeeto_bench.reduction import schedule
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import vit_schedule
+from rmeeto_bench.validate import at_least, close_to
 
 
 def _check_tiling(img_size: int, patch_size: int, step: int) -> None:
@@ -48,9 +49,8 @@ class VimConfig:
     def __post_init__(self) -> None:
         if self.stride < 0:
             raise UsageError(f"stride must be at least 1, not {self.stride}")
-        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "d_state", "expand", "tubelet"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        positive = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "d_state", "expand", "tubelet")
+        at_least(1, {name: getattr(self, name) for name in positive})
         _check_tiling(self.img_size, self.patch_size, self.step)
         if self.frames < 0 or self.frames % self.tubelet:
             raise UsageError(f"frames {self.frames} is not a multiple of tubelet {self.tubelet}")
@@ -128,9 +128,8 @@ class DeitConfig:
     made_for: int = 0  # `img_size` of the weights that have this model's name, if it is another; 0: `img_size`
 
     def __post_init__(self) -> None:
-        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        positive = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
+        at_least(1, {name: getattr(self, name) for name in positive})
         _check_tiling(self.img_size, self.patch_size, self.patch_size)
         if self.embed_dim % self.num_heads:
             raise UsageError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
@@ -239,7 +238,8 @@ def config(name: str, **sizes: Any) -> Sizes:
     """
     base, img_size = without_size(name)
     if base not in MODELS:
-        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}, with an image size as in vim_tiny_384")
+        near = close_to(name, MODELS)
+        raise UsageError(f"unknown model {name!r}{near}; choose {', '.join(MODELS)}, with an image size as in vim_tiny_384")
     known = MODELS[base]
     if img_size is not None:
         sizes = {"img_size": img_size, **sizes}

@@ -58,6 +58,7 @@ PARTS = {  # dictionary of numbers -> the keys that every table needs
     "paper": ("images_per_second",),
     "paper_mode": ("images_per_second", "speedup"),
     "latency_ms": ("p50", "p90", "p99"),
+    "fed": ("images_per_second", "decode", "transfer", "forward"),
     "gflops": (),
 }
 

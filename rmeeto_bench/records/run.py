@@ -114,6 +114,9 @@ class Arm:
     averaged: bool = False  # whether the weights are an average over the training (EMA, SWA)
     reduction: str = ""  # the whole reduction in words, as in "r = 11, prune"
     calibration_error: float | None = None  # expected calibration error in percentage points
+    # images/s of the whole pipeline, from encoded images to logits, and of its parts alone: decode, transfer, forward
+    fed: dict[str, float] | None = None
+    what: str = "inference"  # what a step is: a forward, or `train`, a step of the optimizer
     agreement: float | None = None  # percent of the images with the same first class as the r = 0 arm
     # name of the arm that the arms of several models are compared with, where those above say r = 0 arm; empty: that arm
     baseline: str = ""

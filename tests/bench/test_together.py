@@ -14,7 +14,7 @@ from fresh import commands
 
 from rmeeto_bench.bench.plan.plan import BenchPlan, group_cells
 from rmeeto_bench.bench.run.runner import resume, run
-from rmeeto_bench.bench.tradeoffs import with_beaten
+from rmeeto_bench.bench.summary.tradeoff import with_beaten
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.records.run import Arm, Estimate, load
 from rmeeto_bench.report.run.export import gab

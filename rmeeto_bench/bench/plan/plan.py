@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import short
@@ -15,12 +15,18 @@ from rmeeto_bench.models.sizes import at_sizes, config, is_other
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
+from rmeeto_bench.validate import at_least, flag, one_of
 
+if TYPE_CHECKING:
+    from rmeeto_bench.retrain.recipe import Optimisation
+
+TRAIN = "train"
 CHOICES = {
     "precision": ("auto", "fp32", "fp16", "bf16"),
     "inputs": ("auto", "real", "random", "both"),
     "schedule": ("serial", "parallel"),
     "on_error": ("stop", "skip"),
+    "what": ("inference", TRAIN),
 }
 NAMED_CHECKPOINTS = ("bundled", "none", "zoo")
 PATHS = ("data", "labels", "class_map")
@@ -56,13 +62,25 @@ def protocol_for(plan: BenchPlan, kind: str) -> TimingProtocol:
 
 
 def batch_size_for(plan: BenchPlan, kind: str) -> int:
-    """The plan's batch size, or 128 on a GPU and 32 on a CPU. Never changed later: what does not fit is reported so."""
+    """The plan's batch size, or 128 on a GPU (in training the recipe's) and 32 on a CPU. Never changed later: what does not fit
+    is reported so."""
+    if plan.batch_size is None and plan.what == TRAIN and kind != "cpu":
+        return _recipe(plan).batch_size
     return plan.batch_size or (32 if kind == "cpu" else 128)
 
 
 def precision_for(plan: BenchPlan, kind: str) -> str:
-    """The plan's precision, or fp16 on a GPU (a simulated one too) and fp32 on a CPU."""
+    """The plan's precision, or fp16 on a GPU (a simulated one too; in training the recipe's) and fp32 on a CPU."""
+    if plan.precision == "auto" and plan.what == TRAIN and kind != "cpu":
+        return _recipe(plan).precision
     return plan.precision if plan.precision != "auto" else ("fp32" if kind == "cpu" else "fp16")
+
+
+def _recipe(plan: BenchPlan) -> Optimisation:
+    """How the first model of a plan is trained."""
+    from rmeeto_bench.retrain.presets import recipe_for
+
+    return recipe_for(plan.models[0]).optimisation
 
 
 def _typed(value: object) -> str:
@@ -101,21 +119,25 @@ class BenchPlan:
     sweep: bool = False  # also time batches of 1 to 512 images
     paper_mode: bool = False  # also replay the paper's protocol
     energy: bool = False  # also run every arm alone for its joules per image
+    trace: bool = False  # also profile one step of every arm
+    fed: bool = False  # also time the whole pipeline, from encoded images to logits
+    what: str = "inference"  # what a step is: a forward, or train, a step of the optimizer by the model's recipe
     schedule: str = "serial"  # serial: one GPU after the other; parallel: together, if that changes nothing
     accuracy_only: bool = False  # time nothing; all devices share the images of one accuracy pass
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"--{name.replace('_', '-')} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        if self.preset not in PRESETS:
-            raise UsageError(f"the preset is one of {', '.join(PRESETS)}, not {self.preset!r}")
-        for name in ("batch_size", "images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy):
-            raise UsageError("an evaluation times nothing; leave out --batch-size sweep, --paper-mode and --energy")
+            one_of(flag(name), getattr(self, name), choices)
+        one_of("the preset", self.preset, PRESETS)
+        at_least(1, {flag(name): getattr(self, name) for name in ("batch_size", "images")})
+        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy or self.trace or self.fed):
+            raise UsageError(
+                "an evaluation times nothing; leave out --batch-size sweep, --paper-mode, --energy, --trace, --fed"
+            )
+        if self.what == TRAIN and (self.accuracy_only or self.sweep or self.paper_mode or self.fed):
+            raise UsageError(
+                "--what train times training steps alone; leave out --accuracy-only, --batch-size sweep, --paper-mode and --fed"
+            )
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be 0 or more, not {self.seed}")
         for name in PATHS:  # a run is resumed and repeated from any folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rmeeto_bench.bench.plan.others import OWN, resolve_own, resolve_timm
-from rmeeto_bench.bench.plan.plan import BenchPlan, group_cells
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, group_cells
 from rmeeto_bench.bench.plan.resolve import Resolved, resolve, without_weights
 from rmeeto_bench.errors import CheckpointError, DataError, UsageError
 from rmeeto_bench.models.sizes import TIMM, is_other
@@ -25,6 +25,10 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
     simulated = all(device.kind == "sim" for device in devices)
     if simulated and plan.accuracy_only:
         raise UsageError("a simulated device classifies no images; evaluate on --gpus none or on a GPU")
+    if plan.what == TRAIN and (plan.inputs == "both" or any(map(is_other, plan.names))):
+        raise UsageError("--what train times models of this package, on one kind of inputs; leave out others and --inputs both")
+    if plan.what == TRAIN and simulated:
+        raise UsageError("a simulated device trains nothing; leave --what out")
     for group in plan.groups:
         group_cells(plan, group)  # the baseline is there
     found: dict[str, Resolved] = {}
@@ -39,11 +43,11 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
         raise UsageError(
             f"the models have other numbers of classes ({told}): one --data cannot be for all; evaluate them apart"
         )
-    if plan.data is not None or plan.accuracy_only:
+    if plan.data is not None or plan.accuracy_only or plan.fed:
         from rmeeto_bench.bench.session.workload import load_data  # needs torch
 
         for resolved in found.values():
-            if load_data(plan, resolved) is None and plan.accuracy_only:
+            if load_data(plan, resolved) is None and (plan.accuracy_only or plan.fed):
                 raise DataError(f"no images for {resolved.model} ship with rmeeto-bench; give --data")
     return found
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rmeeto_bench.bench.environment import environment
 from rmeeto_bench.bench.plan.others import OWN, check_allowed
-from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.require import require
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.run.controls import Controls, Telling
@@ -82,6 +82,12 @@ class Running:
             jobs.append(("sweep", 0))
         if self.plan.energy and device.kind != "cpu" and not done("energy"):
             jobs.append(("energy", 0))
+        if self.plan.trace and not done("trace"):
+            jobs.append(("trace", 0))
+        if self.plan.fed and not done("fed"):
+            jobs.append(("fed", 0))
+        if self.plan.what == TRAIN:
+            return jobs  # the weights change: there is nothing to evaluate
         last = store.sessions(device.id, group, "timing")[-1]
         facts = store.facts(device.id, last.session).values()
         trained = any((fact["checkpoint_sha256"] or fact["weights"] == OWN) and fact["failure"] is None for fact in facts)
@@ -280,6 +286,8 @@ def run(
         controls.note("no GPU that torch can use was found: measuring on the CPU")
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
+    if (plan.trace or plan.fed) and any(device.kind == "sim" for device in devices):
+        raise UsageError("a simulated device runs no operations and reads no images; leave --trace and --fed out")
     resolved = require(plan, devices)
     _tell(resolved, controls)
     with folder_lock(folder, controls.note, controls.should_stop):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rmeeto_bench.bench.plan.others import OWN
 from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, precision_for
-from rmeeto_bench.bench.plan.resolve import Resolved
+from rmeeto_bench.bench.plan.resolve import Resolved, Weights
 from rmeeto_bench.checkpoints.fit import RESIZED
 from rmeeto_bench.checkpoints.reader import Provenance, load_state
 from rmeeto_bench.data.image_set import ImageSet
@@ -108,13 +108,21 @@ def build(cell: Cell, plan: BenchPlan, setting: Setting, resolved: Resolved) -> 
     classes = resolved.num_classes
     model = create_model(cell.model, reduction=cell.reduction, backend=setting.backend, num_classes=classes)
     weights = resolved.weights[cell.name]
-    provenance = None if weights.path is None else load_state(model, weights.path, ema=weights.ema)
-    if provenance is not None and provenance.sha256 != weights.sha256:
-        raise CheckpointError(f"{weights.path} was changed after the run began; put the file back, or start another run")
+    provenance = loaded(model, weights)
     model = model.to(setting.device.torch_device, setting.dtype).eval().freeze()  # nobody changes these weights any more
     _ = model.kernels_name  # refuse a backend that cannot run before anything is measured
     forward = GraphedForward(model) if setting.graphs else model
     return BuiltArm(cell, model, weights.label, provenance, forward, weights.known_by, setting.device.kind == "cuda")
+
+
+def loaded(model: ReducedModel, weights: Weights) -> Provenance | None:
+    """Load an arm's weights, if it has any. Raises `CheckpointError` for a file that is not the one that was resolved."""
+    if weights.path is None:
+        return None
+    provenance = load_state(model, weights.path, ema=weights.ema)
+    if provenance.sha256 != weights.sha256:
+        raise CheckpointError(f"{weights.path} was changed after the run began; put the file back, or start another run")
+    return provenance
 
 
 def resident_batches(shape: tuple[int, ...], data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmeeto_bench.bench.plan.plan import BenchPlan, baseline_first
+from rmeeto_bench.bench.plan.plan import BenchPlan, baseline_first, protocol_for
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.simulated import SimulatedWorkload
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.errors import SlowPathError, UnavailableError
 from rmeeto_bench.measure.devices.device import Device, find_devices
-from rmeeto_bench.measure.rounds import RoundsProgress
+from rmeeto_bench.measure.protocol import RoundsProgress, TimingProtocol
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.session.workload import Workload  # which needs torch
@@ -38,6 +38,8 @@ class Job:
     shard: tuple[int, int] = (0, 1)
     owner: str = ""  # id of the device whose work it is, under which it is stored; empty: `device`
     threads: int | None = None  # of the process's host code; None: as many as its kind of work has
+    protocol: dict[str, Any] | None = None  # how long and how often to measure; None: by the plan's preset
+    turns: str = ""  # the process's place with a referee of turns, as `measure.turns.VARIABLE` takes it; empty: none
 
     def as_line(self) -> str:
         """For the worker's standard input."""
@@ -68,6 +70,14 @@ class Desk:
     def owner(self) -> str:
         """Id of the device under which everything is stored."""
         return self.job.owner or self.job.device
+
+    @property
+    def protocol(self) -> TimingProtocol:
+        """How long and how often to measure."""
+        given = self.job.protocol
+        if given is None:
+            return protocol_for(self.plan, self.device.kind)
+        return TimingProtocol(**{**given, "reject": tuple(given["reject"])})
 
     def note(self, text: str) -> None:
         """Tell the user something."""

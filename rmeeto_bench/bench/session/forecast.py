@@ -16,7 +16,8 @@ LATE = 1.15  # times the promise that an estimate may be before it is called lon
 def forecast(protocol: TimingProtocol, session_seconds: float, accuracy_seconds: float, longer: float = 0.0) -> str:
     """A sentence for the user; `session_seconds` are those of one whole session, `longer` what the first one takes beyond."""
     total = longer + protocol.sessions * session_seconds + accuracy_seconds
-    parts = f"{protocol.sessions} processes of {minutes(session_seconds)}"
+    count = "one process" if protocol.sessions == 1 else f"{protocol.sessions} processes"
+    parts = f"{count} of {minutes(session_seconds)}"
     if longer:
         parts += f", {minutes(longer)} to warm up a device that tells no temperature"
     if accuracy_seconds:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
 from rmeeto_bench.bench.session.equivalence import serve_blocks
+from rmeeto_bench.bench.session.fed import run_fed
 from rmeeto_bench.bench.session.forecast import Forecast
 from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
+from rmeeto_bench.bench.session.noise import run_noise
 from rmeeto_bench.bench.session.progress import PassProgress
 from rmeeto_bench.bench.session.sweep import measure_sweep
+from rmeeto_bench.bench.session.trace import run_trace
 from rmeeto_bench.bench.store.store import NOISE, Store
 from rmeeto_bench.measure.energy import joules_per_image, measure_energy
 from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
@@ -72,7 +75,7 @@ def time_rounds(desk: Desk, workload: Workload, began: float | None = None) -> d
     if desk.plan.inputs == "both":
         arms += [TimedArm(name + NOISE, workload.step(name, batch, noise=True), batch) for name in workload.names]
     desk.stage(f"session {desk.job.session + 1}: timing")
-    protocol = protocol_for(desk.plan, desk.device.kind)
+    protocol = desk.protocol
     protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session, desk.device.kind))
     keep = desk.store.add_block
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
@@ -82,11 +85,11 @@ def time_rounds(desk: Desk, workload: Workload, began: float | None = None) -> d
     result = measure(desk.device, arms, workload.baseline, protocol, watch, session=desk.session)
     bound: set[str] = set()
     if not desk.should_stop():
-        if desk.device.kind != "cpu" and batch > 1:
+        if desk.device.kind != "cpu" and batch > 1 and desk.plan.what != TRAIN:
             bound = host_bound_arms(desk.device, workload)
         for name, found in workload.probes().items():
             desk.store.add_probe(desk.device.id, desk.session, name, found)
-        if batch == 1:
+        if batch == 1 and desk.plan.what != TRAIN:
             desk.stage("latency")
             for name, seconds in single_steps(desk.device, {arm.name: arm.step for arm in arms}, desk.should_stop).items():
                 desk.store.add_latencies(desk.device.id, desk.session, name, seconds)
@@ -115,9 +118,8 @@ def run_sweep(desk: Desk) -> dict[str, Any]:
     desk.stage("batch sweep")
     workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
-    protocol = protocol_for(desk.plan, desk.device.kind)
     watch = Watch(desk.store.add_block, desk.progress, desk.should_stop)
-    return measure_sweep(desk.device, workload, protocol, watch, desk.session)
+    return measure_sweep(desk.device, workload, desk.protocol, watch, desk.session)
 
 
 def run_energy(desk: Desk) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def run_energy(desk: Desk) -> dict[str, Any]:
     desk.stage("energy")
     workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
-    protocol, watch = protocol_for(desk.plan, desk.device.kind), Watch(lambda _: None, desk.progress, desk.should_stop)
+    watch = Watch(lambda _: None, desk.progress, desk.should_stop)
     found = {}
     for name in workload.names:
         if desk.should_stop():
@@ -133,7 +135,7 @@ def run_energy(desk: Desk) -> dict[str, Any]:
         arm = TimedArm(name, workload.step(name, workload.batch_size), workload.batch_size)
         telemetry = desk.device.telemetry()
         try:
-            warm_up(desk.device, [arm], protocol, watch, telemetry)
+            warm_up(desk.device, [arm], desk.protocol, watch, telemetry)
         finally:
             telemetry.close()
         energy = joules_per_image(measure_energy(desk.device, arm))
@@ -192,6 +194,9 @@ WORK: dict[str, Callable[[Desk], dict[str, Any]]] = {
     "accuracy": run_accuracy,
     "images": check_images,
     "equivalence": serve_blocks,
+    "noise": run_noise,
+    "trace": run_trace,
+    "fed": run_fed,
 }
 
 

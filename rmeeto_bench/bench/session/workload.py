@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, baseline_first
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, Cell, baseline_first
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, Step, build, resident_batches, setting_for
+from rmeeto_bench.bench.session.training_arm import TrainingStep, build_training
 from rmeeto_bench.bench.store.store import Facts, Probe
 from rmeeto_bench.checkpoints.trained import written
 from rmeeto_bench.data.find import Where, find_data
@@ -103,6 +104,7 @@ class ModelWorkload:
         self.failed: dict[str, tuple[str, str]] = {}  # arm -> verdict code, what went wrong
         self._batches: dict[tuple[object, ...], list[Tensor]] = {}
         self._peaks: dict[str, float] = {}
+        self._steps: dict[str, TrainingStep] = {}  # of arms that train
         self._labels = {name: weights.label for one in resolved for name, weights in one.weights.items()}
         arms = baseline_first(plan, [cell for one in resolved for cell in one.cells])
         self.baseline = arms[0].name
@@ -124,6 +126,9 @@ class ModelWorkload:
 
     def _ready(self, cell: Cell, resolved: Resolved) -> BuiltArm:
         """The arm, built; one of others has given its first logits. Raises `ArmError` for one of others that cannot."""
+        if self.plan.what == TRAIN:
+            torch.manual_seed(self.plan.seed)
+            return build_training(cell, self.setting, resolved)
         if not resolved.program:
             return build(cell, self.plan, self.setting, resolved)
         from rmeeto_bench.bench.session.other_arm import build_other, refused_graph
@@ -174,11 +179,21 @@ class ModelWorkload:
         return max((len(data) * data.views for data, _ in self.evaluations()), default=0)
 
     def evaluations(self) -> list[tuple[ImageSet, list[BuiltArm]]]:
-        """The passes over images: each set with the arms that see it in one go. Arms with random weights see none."""
+        """The passes over images: each set with the arms that see it in one go. Arms with random weights see none, and arms
+        that train change theirs."""
+        if self.plan.what == TRAIN:
+            return []
+        return self._by_images([arm for arm in self.built.values() if arm.is_evaluated])
+
+    def fed(self) -> list[tuple[ImageSet, list[BuiltArm]]]:
+        """Each set of images with all arms that can read it, random weights or not."""
+        return self._by_images(list(self.built.values()))
+
+    def _by_images(self, arms: list[BuiltArm]) -> list[tuple[ImageSet, list[BuiltArm]]]:
         found: dict[str, tuple[ImageSet, list[BuiltArm]]] = {}
-        for arm in self.built.values():
+        for arm in arms:
             data = self._images(arm)
-            if data is not None and arm.is_evaluated:
+            if data is not None:
                 found.setdefault(data.fingerprint, (data, []))[1].append(arm)
         return list(found.values())
 
@@ -197,13 +212,22 @@ class ModelWorkload:
         data = None if noise or self.sees_noise(built) else self._images(built)
         key = (batch_size, built.input_shape, None if data is None else data.fingerprint)
         if key not in self._batches:
-            setting = replace(self.setting, batch_size=batch_size)
+            precision = "fp32" if self.plan.what == TRAIN else self.setting.precision
+            setting = replace(self.setting, batch_size=batch_size, precision=precision)
             self._batches[key] = resident_batches(built.input_shape, data, setting, self.plan.seed)
         return self._batches[key]
 
     def step(self, arm: str, batch_size: int, *, noise: bool = False) -> Callable[[], Any]:
-        """One forward of the next resident batch."""
+        """One forward of the next resident batch, or one step of training on it."""
+        if self.plan.what == TRAIN:
+            return self._trains(arm, batch_size)
         return Step(self.built[arm].forward, self.batches(arm, batch_size, noise=noise))
+
+    def _trains(self, arm: str, batch_size: int) -> TrainingStep:
+        """The step of an arm, made once: it owns the optimizer's state."""
+        if arm not in self._steps:
+            self._steps[arm] = TrainingStep(self.built[arm], self.batches(arm, batch_size), self.setting)
+        return self._steps[arm]
 
     def upstream_step(self, arm: str, batch_size: int) -> Callable[[], Any]:
         """Noise of standard deviation 1, eager, inside autocast on a GPU, as the paper's code does."""

@@ -14,7 +14,7 @@ from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, group_
 from rmeeto_bench.bench.session.probe import AGREEMENT, SAME, agreement
 from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
 from rmeeto_bench.bench.summary.accuracy import Accuracy, accuracy_of, with_accuracy
-from rmeeto_bench.bench.tradeoffs import with_tradeoffs
+from rmeeto_bench.bench.summary.tradeoff import with_tradeoffs
 from rmeeto_bench.checkpoints.trained import in_words, read_reduction
 from rmeeto_bench.cost.flops import gflops_by_convention
 from rmeeto_bench.measure.rounds import RoundsResult
@@ -141,6 +141,7 @@ def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
         known_by=facts.known_by,
         averaged=facts.averaged,
         reduction=in_words(reduction),
+        what=here.plan.what,
     )
 
 
@@ -196,7 +197,7 @@ def _results(here: Place) -> list[RoundsResult]:
 
 
 def _extras(arm: Arm, here: Place) -> Arm:
-    """Latency at batch 1, the paper's protocol, and energy."""
+    """Latency at batch 1, the paper's protocol, energy, and the whole pipeline."""
     latencies = [here.store.latencies(here.device.id, number).get(arm.arm) for number in here.session_numbers]
     known = [seconds for seconds in latencies if seconds is not None]
     paper: dict[str, float] | None = None
@@ -210,7 +211,9 @@ def _extras(arm: Arm, here: Place) -> Arm:
         found = session.result.get("energy", {}).get(arm.arm, {}).get("joules") if session.status == "done" else None
         joules = Estimate(**found) if found else joules
     latency = percentiles(np.concatenate(known)) if known else None
-    return replace(arm, latency_ms=latency, paper_mode=paper, joules_per_image=joules)
+    fed = [s.result["fed"] for s in here.store.sessions(here.device.id, here.group, "fed") if s.status == "done"]
+    whole = fed[-1].get(arm.arm) if fed else None
+    return replace(arm, latency_ms=latency, paper_mode=paper, joules_per_image=joules, fed=whole)
 
 
 Rounds = Sequence[Mapping[str, list[float]]]  # seconds per image of each running arm, by session

@@ -88,6 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--paper-mode", action="store_true", help="also replay the paper's protocol (baseline first, 100 + 30 forwards)"
     )
+    how.add_argument("--what", default="inference", metavar="STEP", help="inference (default), or train: optimizer steps")
+    how.add_argument("--fed", action="store_true", help="also time the pipeline: files, decoding, transfer and forward")
+    how.add_argument("--trace", action="store_true", help="also profile a step of every arm into OUT/trace")
     how.add_argument(
         "--energy", action="store_true", help="also measure joules per image, every arm alone for 3 x 30 s (GPUs only)"
     )
@@ -187,6 +190,9 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
         sweep=sweep,
         paper_mode=arguments.paper_mode,
         energy=arguments.energy,
+        trace=arguments.trace,
+        fed=arguments.fed,
+        what=arguments.what,
         schedule=arguments.schedule,
         accuracy_only=arguments.accuracy_only,
     )

@@ -83,6 +83,8 @@ def _refusal(arm: Arm, device: DeviceRecord, placement: str | None) -> str:
     """Why an arm may not stand beside a published number; empty if it may."""
     if device.kind == "sim" or arm.verdict == "SIMULATED":
         return "SIMULATED: no measurement"
+    if arm.what != "inference":
+        return "images/s of training steps, where the paper's are of inference"
     if arm.verdict != "VALID":
         return f"{arm.verdict}: {arm.verdict_detail}"
     return "" if placement else "its tokens per block follow none of the paper's schedules"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rmeeto_bench.published import training_minutes
 from rmeeto_bench.records.run import Arm, RunRecord
 from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.origins import origin_notes
@@ -23,6 +24,7 @@ from rmeeto_bench.report.run.claims import (
 )
 from rmeeto_bench.report.run.front import compared
 
+IMAGENET = 1_281_167  # training images of ImageNet-1k
 SHOWN = 5  # images of one problem that are named
 
 
@@ -123,8 +125,21 @@ def _conclusion(arms: list[Arm], data: Mapping[str, Any]) -> list[str]:
     if arms[0].baseline:
         return compared(arms)
     timed = [arm for arm in arms if arm.speedup is not None and arm.r > 0]
+    if arms[0].what == "train":
+        return [where_it_pays(timed), *_epoch(arms)]
     pays = where_it_pays(timed, next((arm.break_even for arm in arms if arm.break_even), None))
     return [part for text in (fastest_within(arms), pays) for part in text.split("; ") if part]
+
+
+def _epoch(arms: list[Arm]) -> Iterator[str]:
+    """How long an epoch of ImageNet-1k would take, beside what the paper took for three."""
+    known = [arm for arm in arms if arm.images_per_second is not None]
+    minutes = [f"{IMAGENET / arm.images_per_second.value / 60:.3g}" for arm in known if arm.images_per_second]
+    told = training_minutes(arms[0].model)
+    if minutes and told:
+        places = ", ".join(f"{arm.reduction_ratio:.2f}" for arm in known)
+        yield f"an epoch of ImageNet-1k would take {', '.join(minutes)} min at ratio {places} (a projection, data at hand)"
+        yield f"three epochs took the paper {told} (Table 3)"
 
 
 def _whose(places: list[str], tables: int) -> str:

@@ -32,7 +32,7 @@ def to_frame(record: RunRecord) -> pd.DataFrame:
             estimate = getattr(arm, name) or Estimate(float("nan"))
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         row |= {f"gflops_{name}": value for name, value in row.pop("gflops").items()}
-        for name in ("paper", "paper_mode", "latency_ms"):
+        for name in ("paper", "paper_mode", "latency_ms", "fed"):
             row |= {f"{name}_{key}": value for key, value in (row.pop(name) or {}).items()}
         row["token_counts"] = " ".join(map(str, arm.token_counts))
         row["labels"] = " ".join(arm.labels)
@@ -72,6 +72,14 @@ def paper_mode_text(arm: Arm) -> str:
     """Images/s and speed-up by the paper's protocol on this machine."""
     found = arm.paper_mode
     return "" if found is None else f"{found['images_per_second']:.0f} ({found['speedup']:.3f}x)"
+
+
+def fed_text(arm: Arm) -> str:
+    """Images/s of the whole pipeline, and the part that bounds it."""
+    if arm.fed is None:
+        return ""
+    parts = {name: rate for name, rate in arm.fed.items() if name != "images_per_second"}
+    return f"{arm.fed['images_per_second']:.4g} ({min(parts, key=lambda name: parts[name])})"
 
 
 def latency_text(arm: Arm) -> str:
@@ -123,6 +131,7 @@ def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]
         "GFLOPs": (f"{arm.gflops['paper']:.3f}" if "paper" in arm.gflops else DASH, ""),
         "paper images/s": (paper_text(arm), ""),
         "paper's protocol": (paper_mode_text(arm), ""),
+        "fed images/s": (fed_text(arm), ""),
         "p50/p90/p99 ms": (latency_text(arm), ""),
         "J/image": (joules_text(arm.joules_per_image), ""),
         "noise": ("" if arm.noise_speed is None else f"{100 * (arm.noise_speed.value - 1):+.2f} %", ""),
@@ -154,7 +163,13 @@ def _columns(arms: list[Arm], *, every: bool = False) -> list[str]:
     return [name for name in rows[0] if name not in hidden]
 
 
-BESIDE = ("paper's protocol", "p50/p90/p99 ms", "J/image", "noise")  # a narrow terminal has them in a table below
+BESIDE = (
+    "paper's protocol",
+    "fed images/s",
+    "p50/p90/p99 ms",
+    "J/image",
+    "noise",
+)  # in a second table where it is narrow
 SPEED = ("images/s", "speed-up", "tokens")  # of no use where nothing was timed
 DETAILS = ("p", "top-5 %", "same %", "ECE")  # of accuracy; p is McNemar's after Holm, same % the agreement with r = 0
 OPTIONAL = ("paper images/s", *BESIDE, "verdict")
@@ -180,6 +195,9 @@ def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
     data: dict[str, Any] = evaluated[0] if evaluated else {}
     images = f"{data['images']} images of {data['name']}" if data.get("images") else "no accuracy"
     what = f"{len(models)} models over {first.baseline}" if first.baseline else first.model
+    if first.what != "inference":
+        what += " in training"
+        images = "no accuracy of weights that change"
     backends = "" if first.baseline else f"{first.backend} kernels · "
     return (
         f"{record.device(device).name} · {what} · {first.precision} · batch {first.batch_size} · "
