@@ -152,6 +152,8 @@ def fastest_within(arms: Sequence[Arm]) -> str:
     timed = [arm for arm in arms if arm.speedup is not None and not arm.is_baseline]
     if baseline is None or baseline.speedup is None:
         return "nothing was timed"
+    if not timed and not baseline.token_counts:
+        return "one model was measured as it is; name others beside it, with --together, to compare them"
     if not timed:
         return "only r = 0 was measured; add --ratios 0,0.14,...,0.54 to see what merging gains"
     found = dict(zip((arm.arm for arm in timed), resolve(timed), strict=True))
