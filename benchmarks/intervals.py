@@ -1,7 +1,7 @@
 """Print the tables of docs/intervals.md: how often printed intervals cover the truth, and which rows are VALID.
 
     python benchmarks/intervals.py            # all tables, some minutes
-    python benchmarks/intervals.py width      # one of: width, cover, heat
+    python benchmarks/intervals.py width      # one of: width, cover, asked, heat
 
 Runs are made (`noisy_runs.py`) or simulated, their analysis and verdicts are the tool's own. The tests use other seeds.
 """
@@ -19,16 +19,20 @@ from noisy_runs import Noise, Shape, times
 from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
 from rmeeto_bench.measure.protocol import CPU_TARGET, DEFAULT, RoundsResult, TimedArm, TimingProtocol, Watch, blind_seconds
 from rmeeto_bench.measure.rounds import measure
-from rmeeto_bench.measure.statistics import complete_rounds, half_width, run_speedup
+from rmeeto_bench.measure.statistics import as_asked, complete_rounds, half_width, run_speedup
 from rmeeto_bench.measure.steadiness import still_warming, unsteady
 from rmeeto_bench.measure.verdict import Printed, judge_run
 from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records.run import Block
+from rmeeto_bench.records.run import Block, Estimate
 
 SEED = 31_000
+ARMS_ASKED = (2, 3, 4, 5, 6, 7)
 CONSTANTS = (10.0, 30.0, 90.0, 240.0, 600.0)  # of warming, seconds
 ON_CPU = replace(DEFAULT, target=CPU_TARGET)
 FINE = RoundsResult(8, True, "rounds", 0.0)  # what a session says of itself where nothing was wrong
+
+
+NOTHING = Estimate(1.0)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class Judged:
     covers: bool  # whether the printed interval holds the truth
     half_width: float  # of the printed interval, as a share of the value
     verdict: str
+    own: Estimate = NOTHING  # the interval as the processes give it, before `as_asked`
+
+
+def holds(estimate: Estimate, truth: float) -> bool:
+    """Whether there is an interval and the truth lies in it."""
+    return estimate.low is not None and estimate.high is not None and estimate.low <= truth <= estimate.high
 
 
 def judged_runs(noise: Noise, shape: Shape, runs: int, seed: int, protocol: TimingProtocol = DEFAULT) -> list[Judged]:
@@ -48,12 +58,12 @@ def judged_runs(noise: Noise, shape: Shape, runs: int, seed: int, protocol: Timi
     for run in times(noise, shape, runs, seed):
         first = [session["arm0"] for session in run]
         speedups = {name: run_speedup(first, [session[name] for session in run]) for name in run[0] if name != "arm0"}
-        estimate, middle = speedups[arm], float(np.median([half_width(other) for other in speedups.values()]))
-        width = half_width(estimate)
+        widths = [half_width(other) for other in speedups.values()]
+        estimate = as_asked(speedups[arm], widths, protocol.target, shape.sessions)
+        width, middle = half_width(estimate), float(np.median(widths))
         reason = unsteady(run, "arm0", arm)
         verdict = judge_run([FINE] * shape.sessions, protocol, Printed(shape.sessions, width, middle, reason))
-        covers = estimate.low is not None and estimate.high is not None and estimate.low <= 1 <= estimate.high
-        found.append(Judged(estimate.value, covers, width, verdict))
+        found.append(Judged(estimate.value, holds(estimate, 1.0), width, verdict, speedups[arm]))
     return found
 
 
@@ -97,12 +107,14 @@ def heated_run(how: Heated, seed: int, protocol: TimingProtocol = DEFAULT) -> Ju
         degrees.append([block.telemetry["temperature_c"] for block in blocks if "temperature_c" in block.telemetry])
         warm = 1 - np.exp(-device.clock() / how.constant)
     truth = (1 + felt[names[0]]) / (1 + felt[fastest])
-    estimate = run_speedup([session[names[0]] for session in rounds], [session[fastest] for session in rounds])
+    first = [session[names[0]] for session in rounds]
+    speedups = [run_speedup(first, [session[name] for session in rounds]) for name in names[1:]]
+    own, widths = speedups[-1], [half_width(other) for other in speedups]
+    estimate = as_asked(own, widths, protocol.target, len(rounds))
     width = half_width(estimate)
     reason = unsteady(rounds, names[0], fastest) or still_warming(degrees)
-    verdict = judge_run(results, protocol, Printed(len(rounds), width, unsteady=reason))
-    covers = estimate.low is not None and estimate.high is not None and estimate.low <= truth <= estimate.high
-    return Judged(estimate.value / truth, covers, width, verdict)
+    verdict = judge_run(results, protocol, Printed(len(rounds), width, float(np.median(widths)), reason))
+    return Judged(estimate.value / truth, holds(estimate, truth), width, verdict, own)
 
 
 def _share(values: Sequence[bool]) -> str:
@@ -160,6 +172,27 @@ def table_of_cover() -> None:
     print(_row("one process of 60 rounds, 0.4 %", judged_runs(Noise(process_sd=0.004), one, 500, SEED)))
 
 
+def table_of_asked() -> None:
+    """What it gives and costs that an interval nearly as wide as asked for is printed as wide. In brackets without that."""
+    print("| asked, % | processes differ by, % | arms | mean half-width, % | VALID | VALID rows cover |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    levels = [(1.0, share, False) for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 3.0)]
+    levels += [(1.0, share, True) for share in (0.4, 0.8, 1.0)]
+    levels += [(asked, share, False) for asked in (0.5, 0.25) for share in (0.4, 0.8, 1.0)]
+    for asked, share, tails in levels:
+        for arms in ARMS_ASKED if asked == 1 and not tails else (2, 6):
+            noise = Noise(min(0.002, asked / 500), process_sd=share * asked / 100, tails=tails)
+            runs = judged_runs(noise, Shape(arms=arms), 2000, SEED + arms, replace(DEFAULT, target=asked / 100))
+            valid = [run for run in runs if run.verdict == "VALID"]
+            covers = [[run.covers for run in valid], [holds(run.own, 1.0) for run in valid]]
+            shown = f"{_share(covers[0])} ({np.mean(covers[1]):.3f})" if valid else "—"
+            widths = [
+                100 * float(np.mean(w)) for w in zip(*((run.half_width, half_width(run.own)) for run in runs), strict=True)
+            ]
+            cells = f"±{widths[0]:.2f} (±{widths[1]:.2f}) | {_share([run.verdict == 'VALID' for run in runs])} | {shown}"
+            print(f"| {asked:g} | {share * asked:g}{', heavy tails' if tails else ''} | {arms} | {cells} |", flush=True)
+
+
 def table_of_heat() -> None:
     """Heat that slows the baseline by 4 % and the fastest arm by 2 %, with and without a temperature."""
     print(HEAD)
@@ -184,7 +217,12 @@ def table_of_heat() -> None:
             print(f"| {block:g}, {machine:g}, {process:g} | {arms} | {_share(alarms)} |", flush=True)
 
 
-TABLES: dict[str, Callable[[], None]] = {"width": table_of_width, "cover": table_of_cover, "heat": table_of_heat}
+TABLES: dict[str, Callable[[], None]] = {
+    "width": table_of_width,
+    "cover": table_of_cover,
+    "asked": table_of_asked,
+    "heat": table_of_heat,
+}
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or TABLES:
