@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from noisy_runs import Noise, Shape, times
 
+from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
 from rmeeto_bench.measure.devices.simulated import Scenario, SimDevice
-from rmeeto_bench.measure.protocol import CPU_TARGET, DEFAULT, RoundsResult, TimedArm, TimingProtocol, Watch, blind_seconds
+from rmeeto_bench.measure.protocol import DEFAULT, RoundsResult, TimedArm, TimingProtocol, Watch, blind_seconds
 from rmeeto_bench.measure.rounds import measure
 from rmeeto_bench.measure.statistics import as_asked, complete_rounds, half_width, run_speedup
 from rmeeto_bench.measure.steadiness import still_warming, unsteady
@@ -27,8 +28,9 @@ from rmeeto_bench.records.run import Block, Estimate
 
 SEED = 31_000
 ARMS_ASKED = (2, 3, 4, 5, 6, 7)
+FEWEST_SHOWN = 60  # VALID rows of which a share is worth printing
 CONSTANTS = (10.0, 30.0, 90.0, 240.0, 600.0)  # of warming, seconds
-ON_CPU = replace(DEFAULT, target=CPU_TARGET)
+ON_CPU = protocol_for(BenchPlan(), "cpu")
 FINE = RoundsResult(8, True, "rounds", 0.0)  # what a session says of itself where nothing was wrong
 
 
@@ -73,6 +75,7 @@ class Heated:
 
     constant: float = 1e-3  # of warming and cooling, seconds; tiny: no heat to speak of
     arms: int = 2
+    kind: str = "cuda"  # of the device
     thermometer: bool = True
     pause: float = 9.0  # seconds for which the device cools before each process; infinite: each finds it cold
     worked: float = 0.0  # seconds of work before the run
@@ -81,8 +84,9 @@ class Heated:
     process_sd: float = 0.004  # between processes, of each arm by itself
 
 
-def heated_run(how: Heated, seed: int, protocol: TimingProtocol = DEFAULT) -> Judged:
-    """Through the real warm-up and rounds. The truth is the device that has worked for ever."""
+def heated_run(how: Heated, seed: int, protocol: TimingProtocol | None = None) -> Judged:
+    """Through the real warm-up and rounds of the default preset. The truth is the device that has worked for ever."""
+    protocol = protocol or (ON_CPU if how.kind == "cpu" else DEFAULT)
     profile = next(profile for profile in load_profiles() if profile.name == "rtx4090")
     felt = {f"arm{i}": float(share) for i, share in enumerate(np.linspace(0.04, 0.02, how.arms))}
     names, fastest = list(felt), f"arm{how.arms - 1}"
@@ -101,7 +105,7 @@ def heated_run(how: Heated, seed: int, protocol: TimingProtocol = DEFAULT) -> Ju
         device.pass_time(-how.constant * np.log1p(-warm * np.exp(-how.pause / how.constant)))
         arms = [TimedArm(name, device.step(name, 0.1), 8) for name in names]
         blocks: list[Block] = []
-        own = replace(protocol, blind_seconds=blind_seconds(protocol, session, "cuda"))
+        own = replace(protocol, blind_seconds=blind_seconds(protocol, session, how.kind))
         results.append(measure(device, arms, names[0], own, Watch(blocks.append), session=session))
         rounds += complete_rounds(blocks, names)
         degrees.append([block.telemetry["temperature_c"] for block in blocks if "temperature_c" in block.telemetry])
@@ -173,24 +177,28 @@ def table_of_cover() -> None:
 
 
 def table_of_asked() -> None:
-    """What it gives and costs that an interval nearly as wide as asked for is printed as wide. In brackets without that."""
-    print("| asked, % | processes differ by, % | arms | mean half-width, % | VALID | VALID rows cover |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
-    levels = [(1.0, share, False) for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 3.0)]
+    """What it gives and costs that an interval nearly as wide as asked for is printed as wide. In brackets without that.
+
+    Of each number of arms: the share of VALID rows, and how many of these cover.
+    """
+    print("| asked, differ by, % | half-width, 2 arms | 6 arms | " + " | ".join(f"{arms} arms" for arms in ARMS_ASKED) + " |")
+    print("| --- | --- | --- |" + " --- |" * len(ARMS_ASKED))
+    levels = [(1.0, share, False) for share in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 3.0)]
     levels += [(1.0, share, True) for share in (0.4, 0.8, 1.0)]
     levels += [(asked, share, False) for asked in (0.5, 0.25) for share in (0.4, 0.8, 1.0)]
     for asked, share, tails in levels:
-        for arms in ARMS_ASKED if asked == 1 and not tails else (2, 6):
+        widths, cells = {}, []
+        for arms in ARMS_ASKED:
             noise = Noise(min(0.002, asked / 500), process_sd=share * asked / 100, tails=tails)
             runs = judged_runs(noise, Shape(arms=arms), 2000, SEED + arms, replace(DEFAULT, target=asked / 100))
             valid = [run for run in runs if run.verdict == "VALID"]
-            covers = [[run.covers for run in valid], [holds(run.own, 1.0) for run in valid]]
-            shown = f"{_share(covers[0])} ({np.mean(covers[1]):.3f})" if valid else "—"
-            widths = [
-                100 * float(np.mean(w)) for w in zip(*((run.half_width, half_width(run.own)) for run in runs), strict=True)
-            ]
-            cells = f"±{widths[0]:.2f} (±{widths[1]:.2f}) | {_share([run.verdict == 'VALID' for run in runs])} | {shown}"
-            print(f"| {asked:g} | {share * asked:g}{', heavy tails' if tails else ''} | {arms} | {cells} |", flush=True)
+            mean = [100 * float(np.mean(w)) for w in zip(*((run.half_width, half_width(run.own)) for run in runs), strict=True)]
+            widths[arms] = f"±{mean[0]:.2f} (±{mean[1]:.2f})"
+            own = f" ({np.mean([holds(run.own, 1.0) for run in valid]):.3f})" if len(valid) >= FEWEST_SHOWN else ""
+            covers = _share([run.covers for run in valid]) if own else "too few"
+            cells.append(f"{len(valid) / len(runs):.3f}: {covers}{own}")
+        name = f"{asked:g}, {share * asked:g}{', heavy tails' if tails else ''}"
+        print(f"| {name} | {widths[2]} | {widths[6]} | {' | '.join(cells)} |", flush=True)
 
 
 def table_of_heat() -> None:
@@ -204,6 +212,10 @@ def table_of_heat() -> None:
     for minutes in (10, 30):
         name = f"600 s, no temperature, 2 arms, after {minutes} minutes of the same work"
         cases[name] = Heated(600.0, thermometer=False, worked=60.0 * minutes)
+    for arms in (2, 6):
+        for constant, block in ((10.0, 0.005), (30.0, 0.005), (60.0, 0.005), (90.0, 0.005), (30.0, 0.01), (90.0, 0.01)):
+            name = f"CPU, {constant:.0f} s, {arms} arms, blocks scatter by {100 * block:g} %"
+            cases[name] = Heated(constant, arms, kind="cpu", thermometer=False, block_sd=block)
     for name, how in cases.items():
         print(_row(name, [heated_run(how, SEED + seed) for seed in range(300)]), flush=True)
     print(
