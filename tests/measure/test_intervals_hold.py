@@ -107,6 +107,7 @@ HEAT = [
     (Heated(90.0, pause=math.inf), False),
     (Heated(600.0, pause=math.inf), True),
     (Heated(30.0, thermometer=False), False),
+    (Heated(90.0, thermometer=False), True),
     (Heated(600.0, thermometer=False), True),
     (Heated(600.0, thermometer=False, arms=6), True),
     (Heated(10.0, kind="cpu", thermometer=False, block_sd=0.005), False),
