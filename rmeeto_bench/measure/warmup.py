@@ -24,9 +24,7 @@ WINDOW, COLD_WINDOW = 20.0, 60.0  # seconds over which the temperature must hold
 COLD = 5.0  # kelvin that the temperature rose since the warm-up began, from which on the device was cold
 PATIENT = 60.0  # a preset whose warm-up may not last longer than this does not wait for the temperature
 BLIND_LIMIT = 5 / 3  # most of a warm-up where nothing tells the temperature, as a share of the least
-LOOK = (
-    1 / 6
-)  # of the least, from one look at the arms' relation to the next: where each cycle is one, chance soon ends any heat
+LOOK = 1 / 6  # of the least, from one look at the arms' relation to the next: a look at each cycle lets chance end any heat
 STRETCHES = 12  # a blind warm-up is cut into this many, so that noise that lasts some seconds is not taken for heat
 BLIND_P = 0.05  # p-value of a slope of the arms' relation over them, over all arms; a false alarm only goes on for longer
 LEAST = 0.05  # seconds of one arm in a cycle, so that a timer's resolution does not matter
