@@ -15,9 +15,11 @@ from typing import IO, Any, Protocol
 from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.cpus import affinity, cores, short_waits
+from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 
 POLL = 0.2  # seconds between two looks at whether to stop
+READING = ("accuracy", "fed")  # kinds of job that read images in processes of their own
 TAIL = 20  # last lines of a worker's standard error that are kept
 
 
@@ -50,13 +52,13 @@ def worker_environment(device: str, kind: str, threads: int | None = None) -> di
     if uuid != device:
         if not values.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
             values["CUDA_VISIBLE_DEVICES"] = "GPU-" + uuid.removeprefix("GPU-")
-        if kind != "accuracy":
+        if kind not in READING:
             values.setdefault("OMP_NUM_THREADS", "1")
     elif device == "cpu" and cores() < affinity():  # torch knows the affinity, but not the quota of a container
         values.setdefault("OMP_NUM_THREADS", str(cores()))
     if device == "cpu":
         short_waits(values)
-        if kind != "accuracy":
+        if kind not in READING:
             values.setdefault("OMP_PROC_BIND", "true")
             values.setdefault("OMP_PLACES", "cores")
     return values
@@ -70,7 +72,7 @@ def launch(job: Job) -> Process:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=worker_environment(job.device, job.kind, job.threads),
+        env=worker_environment(job.device, job.kind, job.threads) | ({VARIABLE: job.turns} if job.turns else {}),
         start_new_session=True,
     )
 
