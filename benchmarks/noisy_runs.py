@@ -25,6 +25,7 @@ class Noise:
     machine_sd: float = 0.004  # of slow noise that all arms feel alike
     machine_memory: float = 0.9  # correlation of that noise from block to block
     process_sd: float = 0.0  # between processes, of each arm by itself
+    tails: bool = False  # processes differ with Student's four degrees of freedom, not normally
     outliers: float = 0.0  # share of blocks that are slower by 5 %
     drift: float = 0.0  # slow-down of all arms alike over a session
     mood: float = 0.0  # slow-down of the machine in its bad mood
@@ -68,7 +69,8 @@ def logs(noise: Noise, shape: Shape, runs: int, seed: int) -> Floats:
         return np.take_along_axis(state, place.reshape(*size[:2], -1), axis=-1).reshape(size)
 
     found = at(machine) + random.normal(0, noise.block_sd, size)
-    found += random.normal(0, noise.process_sd, (*size[:2], 1, shape.arms))
+    own = (*size[:2], 1, shape.arms)
+    found += noise.process_sd * (random.standard_t(4, own) / np.sqrt(2) if noise.tails else random.normal(size=own))
     found += np.log(1.05) * (random.random(size) < noise.outliers)
     if noise.mood:
         felt = np.where(np.arange(shape.arms) == 0, 1.0, noise.mood_felt)

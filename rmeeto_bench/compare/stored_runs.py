@@ -22,6 +22,7 @@ from rmeeto_bench.compare.student import Student, welch
 from rmeeto_bench.compare.top1 import OTHER_IMAGES, PairedAnswers, paired_top1
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS, holm, log_error
+from rmeeto_bench.records.cell import lasting_device_id
 from rmeeto_bench.records.comparison import (
     BETTER,
     FASTER,
@@ -37,7 +38,7 @@ from rmeeto_bench.records.comparison import (
     Change,
     Comparison,
 )
-from rmeeto_bench.records.run import Arm, DeviceRecord, Estimate, RunRecord
+from rmeeto_bench.records.run import MERGED_FROM, Arm, DeviceRecord, Estimate, RunRecord
 
 LEVEL = 0.05  # how often anything may be called faster or slower, better or worse, where nothing is
 Z = float(ndtri(1 - LEVEL / 2))
@@ -91,24 +92,47 @@ def device_pairs(base: RunRecord, head: RunRecord) -> list[tuple[DeviceRecord, D
     return pairs
 
 
+def _origins(run: RunRecord, device: DeviceRecord) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Environment and plan of the runs that measured a device: of a merged run, those that it was merged from."""
+    parts = run.plan.get(MERGED_FROM)
+    if not isinstance(parts, list):
+        return [(run.environment, run.plan)]
+    keys = ("arms", "environment", "plan")
+    whole = [part for part in parts if isinstance(part, dict) and all(isinstance(part.get(key), dict) for key in keys)]
+    return [(part["environment"], part["plan"]) for part in whole if device.id in part["arms"]]
+
+
 def differences(base: RunRecord, head: RunRecord) -> Iterator[str]:
     """In words, what else differs between the runs than the program."""
+    stacks: dict[str, None] = {}
     for one, other in device_pairs(base, head):
+        origins = [(a, b) for a in _origins(base, one) for b in _origins(head, other)]
+        cards = {(lasting_device_id(one, a[0]), lasting_device_id(other, b[0])) for a, b in origins}
+        two = sorted((first, second) for first, second in cards if first != second)
         if one.name != other.name:
             yield f"the machines differ: {one.name} against {other.name}; speeds compare machines, not programs"
-        elif one.id != other.id:
-            yield f"two cards of one kind: {one.id} against {other.id}; cards differ by some percent"
+        elif two:
+            what = "machines with a processor" if one.kind == "cpu" else "cards"
+            yield f"two {what} of one kind: {two[0][0]} against {two[0][1]}; they may differ by some percent"
         elif one.details != other.details:
             yield f"{one.name} was set up differently ({', '.join(_unlike(one.details, other.details))})"
+        stacks |= {text: None for a, b in origins for text in _stack_differences(a, b)}
+    yield from stacks
+
+
+def _stack_differences(
+    base: tuple[dict[str, Any], dict[str, Any]], head: tuple[dict[str, Any], dict[str, Any]]
+) -> Iterator[str]:
+    """What differs between the environments and plans of two measured runs."""
     for name in STACK:
-        first, second = base.environment.get(name), head.environment.get(name)
+        first, second = base[0].get(name), head[0].get(name)
         if first != second and isinstance(first, dict) and isinstance(second, dict):
             unlike = (f"{key} {first.get(key)} against {second.get(key)}" for key in _unlike(first, second))
             yield f"the stacks differ: {', '.join(unlike)}"
         elif first != second:
             yield f"the stacks differ: {name} {first} against {second}"
-    if base.plan.get("preset") != head.plan.get("preset"):
-        yield f"the presets differ: {base.plan.get('preset')} against {head.plan.get('preset')}"
+    if base[1].get("preset") != head[1].get("preset"):
+        yield f"the presets differ: {base[1].get('preset')} against {head[1].get('preset')}"
 
 
 def arm_differences(base: RunRecord, head: RunRecord) -> Iterator[str]:

@@ -43,6 +43,9 @@ def complete_rounds(blocks: Iterable[Block], arms: Sequence[str]) -> list[dict[s
 
 
 EXACT_LIMIT = 60  # above this many rounds the normal approximation of the signed-rank distribution is as good
+# How many times narrower than asked for the median half-width of a run may be that is nearly as noisy as may be; the single
+# one of a run of two arms, which no other row backs; and a row that is still printed as wide as asked for.
+NEARLY, NEARLY_ALONE, FAR = 1.5, 2.0, 3.0
 ENOUGH_SESSIONS = 3  # from which on sessions, not rounds, are the replicates
 
 
@@ -158,6 +161,24 @@ def run_speedup(baseline: Sequence[ArrayLike], arm: Sequence[ArrayLike], level: 
     """How many times faster the arm is over a run: seconds per image of both by session and round, paired in order."""
     logs = [np.log(np.asarray(b, float)) - np.log(np.asarray(a, float)) for b, a in zip(baseline, arm, strict=True)]
     return _map(run_estimate(logs, level), np.exp)
+
+
+def as_asked(own: Estimate, widths: Sequence[float], asked: float, sessions: int) -> Estimate:
+    """The interval to print where half-widths up to `asked` (a share of the value) make a row VALID, from its own interval.
+
+    widths: half-widths of all speed-ups of the run, this one's too. The few runs of a noisy machine whose processes agree by
+    luck are the ones that pass, and their own intervals are too narrow. The mean over the processes knows nothing of that luck,
+    so an interval whose width does not follow it covers: where the run is nearly as noisy as may be, a row that is not far
+    narrower is printed as wide as asked for. docs/intervals.md has what that gives and costs.
+    """
+    nearly = NEARLY if len(widths) > 1 else NEARLY_ALONE
+    near = float(np.median(widths)) >= asked / nearly and asked / FAR <= half_width(own) <= asked
+    if sessions < ENOUGH_SESSIONS or not near:
+        return own
+    factor = float(
+        np.exp(np.arcsinh(asked))
+    )  # the ends are as far on a logarithmic scale, and the half-width is the one asked for
+    return Estimate(own.value, own.value / factor, own.value * factor)
 
 
 def p_same(speedup: Estimate, sessions: int, level: float = 0.95) -> float:

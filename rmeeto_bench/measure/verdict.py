@@ -46,6 +46,7 @@ FEWEST_ROUNDS = 3  # fewer complete rounds give no interval worth printing
 GAP_SHARE = 0.1  # blocks with a gap that may be chance; a stall of the host now and then delays no queue that is full
 HOST_BOUND_SHARE = 0.8
 SPREAD = 0.02
+ROUNDING = 1e-9  # of a half-width that is printed as it was asked for
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def judge_run(
         return "SIMULATED" if known.simulated else "EXPLORATORY"
     if printed.unsteady is not None:
         return "NOT_STEADY"
-    if printed.half_width is not None and max(printed.half_width, printed.middle) > protocol.target:
+    if printed.half_width is not None and max(printed.half_width, printed.middle) > protocol.target * (1 + ROUNDING):
         return "PRECISION_NOT_REACHED"
     return code
 

@@ -24,6 +24,7 @@ WINDOW, COLD_WINDOW = 20.0, 60.0  # seconds over which the temperature must hold
 COLD = 5.0  # kelvin that the temperature rose since the warm-up began, from which on the device was cold
 PATIENT = 60.0  # a preset whose warm-up may not last longer than this does not wait for the temperature
 BLIND_LIMIT = 5 / 3  # most of a warm-up where nothing tells the temperature, as a share of the least
+LOOK = 1 / 6  # of the least, from one look at the arms' relation to the next: a look at each cycle lets chance end any heat
 STRETCHES = 12  # a blind warm-up is cut into this many, so that noise that lasts some seconds is not taken for heat
 BLIND_P = 0.05  # p-value of a slope of the arms' relation over them, over all arms; a false alarm only goes on for longer
 LEAST = 0.05  # seconds of one arm in a cycle, so that a timer's resolution does not matter
@@ -119,6 +120,7 @@ def warm_up(device: Device, arms: Sequence[TimedArm], protocol: TimingProtocol, 
     logs: list[list[float]] = []
     moments: list[float] = []
     seen: list[dict[str, Any]] = []
+    look, related = 0.0, False  # seconds at which the arms' relation is looked at next, and whether it held
     while True:
         telemetry.before_block()
         for arm in arms:
@@ -135,10 +137,11 @@ def warm_up(device: Device, arms: Sequence[TimedArm], protocol: TimingProtocol, 
         late = elapsed >= protocol.warmup_limit
         holds = clocks_hold(seen) and (protocol.warmup_limit <= PATIENT or heat_holds(moments, seen))
         settled = holds and (level(cycles) or (late and not drifting(cycles)))
-        if elapsed >= max(protocol.warmup_seconds, blind):
-            settled = settled and (not blind or relation_holds(moments, logs, blind))
-            if settled or (late and elapsed >= BLIND_LIMIT * blind):
-                break
+        if blind and not related and elapsed >= max(look, blind):
+            related, look = relation_holds(moments, logs, blind), elapsed + LOOK * blind
+        settled = settled and (related or not blind)
+        if elapsed >= max(protocol.warmup_seconds, blind) and (settled or (late and elapsed >= BLIND_LIMIT * blind)):
+            break
         if watch.should_stop():
             break
     steps_of = {

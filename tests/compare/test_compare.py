@@ -238,3 +238,20 @@ def test_comparing_loads_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_merged_run_is_compared_by_the_runs_it_was_merged_from(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Its own record has no stack and no preset, and calls its processor by its host."""
+    there = {**cpu_run().environment, "host": "alpha"}
+    first, second = (replace(scaled(cpu_run(), 1.0), run_id=name, environment=there) for name in ("a", "b"))
+    for run in (first, replace(second, environment={**there, "python": "3.13", "host": "beta"})):
+        save(run, tmp_path / run.run_id)
+        assert main(["merge", str(tmp_path / run.run_id), "--out", str(tmp_path / f"{run.run_id} merged")]) == 0
+    capsys.readouterr()
+    main(["compare", str(tmp_path / "a"), str(tmp_path / "a merged")])
+    assert "note" not in capsys.readouterr().out
+    main(["compare", str(tmp_path / "a merged"), str(tmp_path / "b merged")])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "None" not in shown
+    assert "two machines with a processor of one kind: cpu@alpha against cpu@beta" in shown
+    assert "python 3.12 against 3.13" in shown

@@ -16,11 +16,11 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from intervals import ON_CPU, Heated, Judged, heated_run, judged_runs
+from intervals import ON_CPU, Heated, Judged, heated_run, holds, judged_runs
 from noisy_runs import Noise, Shape, times
 
 from rmeeto_bench.measure.protocol import DEFAULT, TimingProtocol
-from rmeeto_bench.measure.statistics import paired_speedup
+from rmeeto_bench.measure.statistics import half_width, paired_speedup
 
 SEED = 77_000
 
@@ -68,11 +68,30 @@ def test_clean_noise_raises_no_alarm(arms: int) -> None:
     assert alarms <= 0.02 + 3 * share_error(0.02, len(runs))
 
 
-def test_where_processes_differ_by_as_much_as_is_asked_for_hardly_a_row_is_valid() -> None:
-    """Six processes cannot tell 1 % there: any interval so narrow covers 0.92 at best. With the arm alone it is one in five."""
-    runs = judged_runs(Noise(process_sd=0.01), Shape(), 100, SEED + 40)
-    assert np.mean([run.verdict == "VALID" for run in runs]) <= 0.1
-    assert np.mean([run.half_width <= DEFAULT.target for run in runs]) > 0.1
+@pytest.mark.parametrize("arms", [2, 3, 6])
+@pytest.mark.parametrize("sd", [0.004, 0.006, 0.008])
+def test_rows_that_are_valid_cover_alone_where_processes_differ_by_less_than_is_asked_for(sd: float, arms: int) -> None:
+    runs = judged_runs(Noise(process_sd=sd, tails=arms == 3), Shape(arms=arms), 500, SEED + 60 + arms)
+    valid = [run for run in runs if run.verdict == "VALID"]
+    assert len(valid) > 50
+    assert coverage(valid) >= 0.93 - 3 * share_error(0.95, len(valid))
+
+
+def test_where_processes_differ_by_as_much_as_is_asked_for_rows_are_rarely_valid_or_cover_nearly() -> None:
+    """Six processes cannot tell 1 % there: such an interval covers 0.917 at best. Ours cover 0.89, the own ones 0.81."""
+    for arms in (3, 6):
+        runs = judged_runs(Noise(process_sd=0.01), Shape(arms=arms), 300, SEED + 40 + arms)
+        assert np.mean([run.verdict == "VALID" for run in runs]) <= 0.1 + 3 * share_error(0.1, len(runs))
+    valid = [run for run in judged_runs(Noise(process_sd=0.01), Shape(arms=2), 2000, SEED + 42) if run.verdict == "VALID"]
+    least = 0.89 - 3 * share_error(0.89, len(valid))
+    assert coverage(valid) >= least
+    assert np.mean([holds(run.own, 1.0) for run in valid]) < least
+
+
+def test_what_is_printed_is_as_wide_as_the_processes_say_where_noise_is_clean() -> None:
+    for arms in (2, 6):
+        runs = judged_runs(Noise(process_sd=0.002), Shape(arms=arms), 200, SEED + 45)
+        assert np.mean([run.half_width for run in runs]) <= 1.05 * np.mean([half_width(run.own) for run in runs])
 
 
 @pytest.mark.parametrize("sessions", [1, 2])
@@ -88,8 +107,12 @@ HEAT = [
     (Heated(90.0, pause=math.inf), False),
     (Heated(600.0, pause=math.inf), True),
     (Heated(30.0, thermometer=False), False),
+    (Heated(90.0, thermometer=False), True),
     (Heated(600.0, thermometer=False), True),
     (Heated(600.0, thermometer=False, arms=6), True),
+    (Heated(10.0, kind="cpu", thermometer=False, block_sd=0.005), False),
+    (Heated(30.0, kind="cpu", thermometer=False, block_sd=0.005), False),
+    (Heated(60.0, kind="cpu", thermometer=False, block_sd=0.005, arms=6), False),
 ]
 
 
@@ -100,7 +123,7 @@ def test_heat_is_warmed_away_or_called_unsteady_with_a_thermometer_and_without(h
     if rare:
         assert len(valid) <= 0.1 * len(runs)
         return
-    assert how.constant > 30.0 or len(valid) >= 0.85 * len(runs)
+    assert how.constant > (10.0 if how.kind == "cpu" else 30.0) or len(valid) >= 0.6 * len(runs)
     if valid:
         assert coverage(valid) >= 0.93 - 3 * share_error(0.95, len(valid))
         error = np.std([run.value for run in runs]) / np.sqrt(len(valid))
@@ -127,6 +150,7 @@ def test_the_check_of_coverage_can_fail() -> None:
 
 
 def test_without_the_longer_warm_up_slow_heat_passes() -> None:
-    short = replace(DEFAULT, name="quick")  # which looks at no thermometer's absence
-    runs = [heated_run(Heated(240.0, thermometer=False), SEED + seed, short) for seed in range(6)]
-    assert coverage(runs) < 0.5
+    hows = (Heated(240.0, thermometer=False), Heated(30.0, kind="cpu", thermometer=False, block_sd=0.005))
+    for how, protocol in zip(hows, (DEFAULT, ON_CPU), strict=True):
+        short = replace(protocol, name="quick")  # which looks at no thermometer's absence
+        assert coverage([heated_run(how, SEED + seed, short) for seed in range(6)]) < 0.5

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rmeeto_bench.measure.statistics import (
+    as_asked,
     break_even,
     half_width,
     hodges_lehmann,
@@ -22,6 +23,7 @@ from rmeeto_bench.measure.statistics import (
     wilcoxon_interval,
     wilson,
 )
+from rmeeto_bench.records.run import Estimate
 
 SEEDS = 600
 
@@ -206,3 +208,28 @@ def test_the_interval_of_a_proportion_stays_in_range_and_covers_at_the_edge(tota
         truth = 1 - wrong / total
         chances = stats.binom.pmf(last, total, truth)
         assert chances[(lows <= truth) & (truth <= highs)].sum() >= 0.9, wrong
+
+
+ASKED = 0.01
+CASES = {  # half-width of the row, of the others, sessions -> the printed one
+    "far from what is asked for": (0.002, (0.003, 0.004), 6, 0.002),
+    "near it, as the run is": (0.008, (0.007, 0.009), 6, ASKED),
+    "near it by itself alone": (0.008, (0.004, 0.005), 6, 0.008),
+    "the only row, at half of it": (0.0051, (), 6, ASKED),
+    "the only row, below that": (0.0049, (), 6, 0.0049),
+    "lucky beside the others": (0.004, (0.008, 0.009), 6, ASKED),
+    "far narrower than the others": (0.003, (0.008, 0.009), 6, 0.003),
+    "wider than asked for": (0.011, (0.009, 0.009), 6, 0.011),
+    "too few processes": (0.008, (0.007, 0.009), 2, 0.008),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_an_interval_nearly_as_wide_as_asked_for_is_printed_as_wide(name: str) -> None:
+    width, others, sessions, printed = CASES[name]
+    factor = float(np.exp(np.arcsinh(width)))
+    own = Estimate(1.2, 1.2 / factor, 1.2 * factor)
+    found = as_asked(own, [width, *others], ASKED, sessions)
+    assert half_width(found) == pytest.approx(printed, rel=1e-9)
+    assert found.value == own.value
+    assert printed == ASKED or found is own

@@ -93,6 +93,16 @@ def test_within_a_point_is_said_of_what_is_shown_over_all_ratios_together(low: f
     assert fastest_within(rows).startswith(expected)
 
 
+def test_what_is_as_fast_as_the_fastest_is_named_beside_it() -> None:
+    rows = [replace(row, delta_top1=Estimate(-0.2, -0.3, -0.1) if row.r else None) for row in arms(0.9, 1.2, 1.21, 1.1)]
+    beside = "ratio 0.31 is the fastest within 1 point of the baseline, at 1.21x [1.20, 1.22] and -0.20 points"
+    assert fastest_within(rows) == f"{beside} (its interval overlaps that of ratio 0.28)"
+    unknown = [replace(row, top1=None) for row in rows]
+    assert fastest_within(unknown).startswith(
+        "ratio 0.31 is the fastest at 1.21x [1.20, 1.22] (its interval overlaps that of ratio 0.28)"
+    )
+
+
 DEVICES = {
     "all": (
         [arms(0.9, 1.2), arms(0.9, 1.3)],

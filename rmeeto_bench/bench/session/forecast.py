@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rmeeto_bench.bench.plan.estimate import START, minutes
-from rmeeto_bench.measure.protocol import LATER_BLIND, TimingProtocol
+from rmeeto_bench.measure.protocol import TimingProtocol, blind_seconds
 from rmeeto_bench.records.run import Block
 
 LATE = 1.15  # times the promise that an estimate may be before it is called longer
@@ -57,5 +57,6 @@ class Forecast:
             per_image = sum(found.seconds / found.images for found in seen if "@" not in found.arm)
             accuracy = START + self.evaluated * per_image if self.evaluated else 0.0
             blind = not any("temperature_c" in found.telemetry for found in seen)
-            longer = max(0.0, self.protocol.blind_seconds - LATER_BLIND) if blind else 0.0
+            later = blind_seconds(self.protocol, 1, block.device.partition(":")[0])
+            longer = max(0.0, self.protocol.blind_seconds - later) if blind else 0.0
             self.tell(forecast(self.protocol, before + rounds - longer, accuracy, longer))

@@ -18,7 +18,7 @@ from rmeeto_bench.bench.summary.tradeoff import with_tradeoffs
 from rmeeto_bench.checkpoints.trained import in_words, read_reduction
 from rmeeto_bench.cost.flops import gflops_by_convention
 from rmeeto_bench.measure.rounds import RoundsResult
-from rmeeto_bench.measure.statistics import complete_rounds, half_width, run_rate, run_speedup
+from rmeeto_bench.measure.statistics import as_asked, complete_rounds, half_width, run_rate, run_speedup
 from rmeeto_bench.measure.steadiness import still_warming, unsteady
 from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, Printed, judge, judge_run, labels
 from rmeeto_bench.models.sizes import config, is_other
@@ -219,15 +219,14 @@ def _extras(arm: Arm, here: Place) -> Arm:
 Rounds = Sequence[Mapping[str, list[float]]]  # seconds per image of each running arm, by session
 
 
-def _middle(baseline: str, times: Rounds) -> float:
-    """Median half-width of the speed-ups over all arms; 0 without any."""
+def _widths(baseline: str, times: Rounds) -> list[float]:
+    """Half-widths of the speed-ups of all arms."""
     others = [name for name in (times[0] if times else ()) if name != baseline and baseline in times[0]]
     first = [session[baseline] for session in times] if others else []
-    widths = [half_width(run_speedup(first, [session[name] for session in times])) for name in others]
-    return float(np.median(widths)) if widths else 0.0
+    return [half_width(run_speedup(first, [session[name] for session in times])) for name in others]
 
 
-def _printed(arm: Arm, baseline: str, times: Rounds, middle: float, blocks: Sequence[Block]) -> Printed:
+def _printed(arm: Arm, baseline: str, times: Rounds, widths: Sequence[float], blocks: Sequence[Block]) -> Printed:
     """What the row and the middle arm show, and how speeds or heat changed behind it."""
     if arm.arm == baseline or arm.speedup is None:
         return Printed(arm.sessions, None)
@@ -237,7 +236,7 @@ def _printed(arm: Arm, baseline: str, times: Rounds, middle: float, blocks: Sequ
         if not block.rejected_reason and "temperature_c" in block.telemetry:
             heat.setdefault(block.session, []).append(block.telemetry["temperature_c"])
     moved = unsteady(times, baseline, arm.arm) or still_warming(list(heat.values()))
-    return Printed(arm.sessions, width, middle, moved)
+    return Printed(arm.sessions, width, float(np.median(widths)), moved)
 
 
 def _verdict_of_evaluation(arm: Arm, here: Place, facts: Facts) -> Arm:
@@ -303,7 +302,7 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
     names = [*running, *(name + NOISE for name in running if name + NOISE in noise)]
     sessions = [times for times in complete_rounds(blocks, names) if times and len(next(iter(times.values()))) > 0]
     timed = [{name: session[name] for name in running} for session in sessions]
-    middle, rows = _middle(baseline, timed), []
+    widths, asked, rows = _widths(baseline, timed), protocol_for(here.plan, here.device.kind).target, []
     for cell in planned:
         arm = _base(cell, here, facts[cell.name])
         times = [session[cell.name] for session in sessions] if cell.name in running else []
@@ -311,7 +310,9 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
         arm = replace(arm, rounds=sum(map(len, times)), sessions=len(times), baseline=named)
         if arm.rounds >= FEWEST_ROUNDS:
             first = [session[baseline] for session in sessions]
-            speedup = Estimate(1.0) if cell.name == baseline else run_speedup(first, times)
+            speedup = Estimate(1.0)
+            if cell.name != baseline:
+                speedup = as_asked(run_speedup(first, times), widths, asked, len(times))
             arm = replace(arm, images_per_second=run_rate(times), speedup=speedup)
             if cell.name + NOISE in noise:
                 arm = replace(arm, noise_speed=run_speedup(times, [session[cell.name + NOISE] for session in sessions]))
@@ -319,7 +320,7 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
         if here.plan.accuracy_only:
             rows.append(_verdict_of_evaluation(arm, here, facts[cell.name]))
             continue
-        printed = _printed(arm, baseline, timed, middle, blocks)
+        printed = _printed(arm, baseline, timed, widths, blocks)
         row = _verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy), printed)
         if row.verdict == "NOT_MEASURED" and facts[baseline].failure is not None:
             row = replace(row, verdict_detail=f"{baseline} did not run, with which all are compared; choose another --baseline")

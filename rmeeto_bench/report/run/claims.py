@@ -146,6 +146,14 @@ def speed_text(arm: Arm) -> str:
     return f"{arm.speedup.value:.2f}x" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
 
 
+def _beside(best: Arm, others: Sequence[Arm]) -> str:
+    """Which other ratios are as fast as the fastest, as far as the intervals tell."""
+    low = best.speedup.low if best.speedup is not None else None
+    near = [arm for arm in others if low is not None and arm.speedup is not None and (arm.speedup.high or 0.0) >= low]
+    near.sort(key=lambda arm: arm.reduction_ratio)
+    return f" (its interval overlaps that of ratio {ratios(near)})" if near else ""
+
+
 def fastest_within(arms: Sequence[Arm]) -> str:
     """The fastest ratio that is within a point of the baseline's top-1, or the fastest where no accuracy is known."""
     baseline = next((arm for arm in arms if arm.is_baseline), None)
@@ -161,7 +169,10 @@ def fastest_within(arms: Sequence[Arm]) -> str:
     if baseline.top1 is None:
         faster = [arm for arm in by_speed if found[arm.arm] == FASTER]
         why = "accuracy is unknown, without weights or without data"
-        return f"ratio {faster[0].reduction_ratio:.2f} is the fastest at {speed_text(faster[0])}; {why}" if faster else why
+        if not faster:
+            return why
+        first, beside = faster[0], _beside(faster[0], faster[1:])
+        return f"ratio {first.reduction_ratio:.2f} is the fastest at {speed_text(first)}{beside}; {why}"
     sure = [arm for arm in by_speed if found[arm.arm] == FASTER and _surely_within(arm, len(timed))]
     perhaps = [
         arm
@@ -173,7 +184,7 @@ def fastest_within(arms: Sequence[Arm]) -> str:
         assert best.delta_top1 is not None
         perhaps = [arm for arm in perhaps if by_speed.index(arm) < by_speed.index(best)]
         text = f"ratio {best.reduction_ratio:.2f} is the fastest within 1 point of the baseline, at {speed_text(best)}"
-        text += f" and {best.delta_top1.value:+.2f} points"
+        text += f" and {best.delta_top1.value:+.2f} points{_beside(best, sure[1:])}"
     else:
         text = "no ratio is shown to be faster than the baseline and within 1 point of its top-1"
     perhaps.sort(key=lambda arm: arm.reduction_ratio)
