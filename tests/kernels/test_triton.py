@@ -272,7 +272,7 @@ def test_operations_are_visible_to_export() -> None:
 
 
 REGISTERS = {  # of a thread, for Vim-S in half precision
-    "scan_kernel": 128,
+    "scan_kernel": 144,
     "scan_backward_kernel": 168,
     "conv_kernel": 64,
     "add_norm_kernel": 64,
@@ -297,7 +297,8 @@ def test_every_launch_compiles_for_real_gpus_within_its_budget() -> None:
         assert not entry["paper"] or entry["registers"] <= REGISTERS[entry["kernel"]], entry
     stored = json.loads(static_model.STORED.read_text())
     found = static_model.table(report)
-    assert set(found) == {"sm_86", "sm_90"}
+    assert set(found) == set(stored["kernels"])
+    assert {entry["card"] for entry in report if entry["paper"]} == {70, 75, 80, 86, 89, 90, 100, 120}
     if stored["triton"] == version("triton"):  # another compiler writes other code
         hint = "if it is worth it, run python tests/kernels/compile_kernels.py --write"
         assert static_model.worse(stored["kernels"], found) == [], hint
@@ -307,7 +308,8 @@ def test_the_static_gate_names_what_became_worse() -> None:
     stored = json.loads(static_model.STORED.read_text())["kernels"]
     assert static_model.worse(stored, stored) == []
     scan = "scan: scan_kernel, warps=1"
-    for name, value in stored["sm_90"][scan].items():
+    for name in ("registers", "instructions", "looped", "cycles"):
+        value = stored["sm_90"][scan][name]
         slower = {"sm_90": {scan: {**stored["sm_90"][scan], name: round(1.04 * value + 1)}}}
         assert static_model.worse(stored, slower) == [f"sm_90 {scan}: {name} {value} became {round(1.04 * value + 1)}"]
     assert static_model.worse(stored, {"sm_90": {"other": {"cycles": 1}}}) == ["sm_90 other is not stored"]
