@@ -57,6 +57,7 @@ class Kernels:
     # (hidden, residual or None, weight [C], eps) -> (normed, residual), both [B, L, C]
     add_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
     merge: MergeKernels | None = None  # None: merging runs in torch
+    returns: bool = False  # join B, C and delta of both directions after every block, as upstream's merging models return them
     refused: Mapping[str, str] = field(default_factory=dict)  # faster backend of `auto` -> why it was refused
 
     def account(self) -> str:
@@ -135,7 +136,7 @@ def _mamba_ssm(operands: Operands) -> Kernels:
     if operands.float64:
         raise UnavailableError("mamba-ssm's kernels compute in fp32, this model is in float64; --backend reference serves it")
     mamba_ssm.require()
-    return Kernels("mamba_ssm", mamba_ssm.selective_scan, mamba_ssm.causal_conv1d, add_norm_reference.add_norm)
+    return Kernels("mamba_ssm", mamba_ssm.selective_scan, mamba_ssm.causal_conv1d, mamba_ssm.add_norm)
 
 
 def _in_torch(name: str, selective_scan: Callable[[ScanArguments], Tensor]) -> Callable[[Operands], Kernels]:
