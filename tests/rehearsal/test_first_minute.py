@@ -197,12 +197,13 @@ def test_what_a_machine_lacks_is_one_line_and_the_exit_code_of_a_machine(place: 
 def test_a_gate_measures_both_sides_in_turns_on_a_gpu(place: Path) -> None:
     side = place / "side"  # a side finds nothing but itself, so the stand-in lies in it
     side.mkdir()
-    for part in (HERE.parents[1] / "rmeeto_bench", HERE.parents[1] / "pyproject.toml", *(HERE / "stand_in").iterdir()):
+    package = [HERE.parents[1] / name for name in ("rmeeto_bench", "profiles", "results", "pyproject.toml")]
+    for part in (*package, *(HERE / "stand_in").iterdir()):
         (side / part.name).symlink_to(part)
-    what = ["--gpus", "1", "--model", "vim_nano_4", "--r", "0,1", "--batch-size", 2, "--pairs", 2]
-    what += ["--data", "data/train", "--images", 10]
+    what = ["--gpus", "1", "--model", "vim_nano_8", "--r", "0,1", "--batch-size", 2, "--pairs", 2]
+    what += ["--data", "data/train", "--images", 10, "--margin", "90%", "--top1-margin", 50]  # the host is busy
     (done,) = on_gpus(place, ({}, ["gate", "--base", side, "--head", side, *what, "--out", "gate"]))
-    assert done.code in (0, 3, 4), done.text  # the host is as noisy as it is busy
+    assert done.code in (0, 4), done.text
     runs = [load(manifest.parent) for manifest in (place / "gate").rglob("manifest.json")]
     assert len(runs) >= 4
     assert {device.id for run in runs for device in run.devices} == {GPUS[1].replace("GPU-", "cuda:")}
