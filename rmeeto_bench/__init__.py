@@ -7,13 +7,14 @@ imported, `timm.create_model("vim_small_patch16_224.rmeeto_r11")` works too, in 
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.models import timm_hook as _timm_hook
 from rmeeto_bench.version import __version__
 
 if TYPE_CHECKING:
-    from rmeeto_bench.api import load_run, resume, run
+    from rmeeto_bench.api import load_run, measure, resume, run
     from rmeeto_bench.bench.plan.plan import BenchPlan
     from rmeeto_bench.checkpoints.reader import load_checkpoint
     from rmeeto_bench.models.zoo import create_model
@@ -33,6 +34,7 @@ __all__ = [
     "create_model",
     "load_checkpoint",
     "load_run",
+    "measure",
     "merge_tokens",
     "resume",
     "run",
@@ -64,4 +66,12 @@ def __dir__() -> list[str]:
     return list(__all__)
 
 
+class _Callable(ModuleType):
+    """The package of the measuring loop has the name that `rb.measure({...})` needs: called, it is that function."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return importlib.import_module("rmeeto_bench.api").measure(*arguments, **options)
+
+
+importlib.import_module("rmeeto_bench.measure").__class__ = _Callable
 _timm_hook.install()

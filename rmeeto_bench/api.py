@@ -1,17 +1,20 @@
-"""Running and reading benchmarks from Python: `run(plan)`, `resume(folder)`, `load_run(folder)`, `Run.table()`."""
+"""Running and reading benchmarks from Python: `run(plan)`, `measure(steps)`, `resume`, `load_run`, `Run.table()`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.run import runner
+from rmeeto_bench.bench.run.callables import measure_callables, plan_of
 from rmeeto_bench.bench.run.controls import Controls, News
 from rmeeto_bench.bench.summary.raw import raw_of
+from rmeeto_bench.errors import UsageError
 from rmeeto_bench.records import run as records
 from rmeeto_bench.report.run.files import write_all
 from rmeeto_bench.report.run.summary import sentences
@@ -34,18 +37,52 @@ class Run:
         return sentences(self.record)
 
 
-def run(plan: BenchPlan, folder: str | Path | None = None, tell: Callable[[News], None] = lambda _: None) -> Run:
+def run(
+    plan: BenchPlan,
+    folder: str | Path | None = None,
+    tell: Callable[[News], None] = lambda _: None,
+    *,
+    arms: Sequence[str] = (),
+) -> Run:
     """Carry out a plan and write all files of the run to `folder` (default: `runs/<id>`). Raises `RmeetoError`.
 
     tell: is told what goes on, from several threads where several devices are at work.
+    arms: those of `plan.arms` whose code may be imported; a plan from elsewhere imports nothing by itself.
     """
     target = Path(folder) if folder is not None else Path("runs") / runner.new_run_id(plan)
-    return _written(runner.run(plan, target, Controls(tell)), target)
+    return _written(runner.run(plan, target, Controls(tell, arms=tuple(arms))), target)
 
 
-def resume(folder: str | Path, tell: Callable[[News], None] = lambda _: None) -> Run:
-    """Continue a run that was cut short and write its files again. Raises `RmeetoError`."""
-    return _written(runner.resume(Path(folder), Controls(tell)), Path(folder))
+def resume(folder: str | Path, tell: Callable[[News], None] = lambda _: None, *, arms: Sequence[str] = ()) -> Run:
+    """Continue a run that was cut short and write its files again. arms: whose code may be imported. Raises `RmeetoError`."""
+    return _written(runner.resume(Path(folder), Controls(tell, arms=tuple(arms))), Path(folder))
+
+
+def measure(
+    steps: Mapping[str, Callable[[], Any] | str],
+    folder: str | Path | None = None,
+    *,
+    baseline: str | None = None,
+    batch_size: int = 1,
+    preset: str = "quick",
+    gpus: str = "none",
+) -> Run:
+    """Time any callables against each other in interleaved rounds, into a run folder (default: `runs/<id>`).
+
+    steps: name -> a callable that does one step of `batch_size` images and leaves its work enqueued, timed in this process by a
+    preset of one process (quick, sustained); or name -> MODULE:FUNCTION as `--arm` takes it, timed in fresh processes by any.
+    baseline: name of the arm that the others are compared with (default: the first) · gpus: `none`, or one GPU.
+    Raises `RmeetoError`.
+    """
+    plan = plan_of(steps, baseline=baseline, batch_size=batch_size, preset=preset, gpus=gpus)
+    named = [name for name, step in steps.items() if isinstance(step, str)]
+    if len(named) == len(steps):
+        return run(plan, folder, arms=plan.arms)
+    if named:
+        raise UsageError(f"callables and names of functions cannot share rounds; give {', '.join(named)} as callables, too")
+    target = Path(folder) if folder is not None else Path("runs") / runner.new_run_id(plan)
+    callables = {name: step for name, step in steps.items() if not isinstance(step, str)}
+    return _written(measure_callables(plan, target, callables, Controls()), target)
 
 
 def _written(record: records.RunRecord, folder: Path) -> Run:

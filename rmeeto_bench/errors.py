@@ -40,6 +40,10 @@ class MeasurementError(RmeetoError):
     exit_code = 5
 
 
+class ArmError(RmeetoError):
+    """What went wrong in a program that is not ours; its arm fails, the others go on."""
+
+
 class UnavailableError(RmeetoError):
     """The machine has no such thing: the GPU asked for, a fast path, disk space."""
 
@@ -52,3 +56,9 @@ class SlowPathError(UnavailableError):
 
 class DiskFullError(UnavailableError):
     """No space for the next block: nothing more can be measured, what is stored is kept."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error as a part of a sentence."""
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, ArmError) else f"{type(error).__name__}: {text}" if text else type(error).__name__

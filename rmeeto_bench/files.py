@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,11 @@ def short(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
+
+
+def plain(name: str) -> str:
+    """A name that may be part of a folder's, cut where it is long."""
+    return re.sub(r"[^\w.+-]", "-", name)[:80]
 
 
 def now() -> str:

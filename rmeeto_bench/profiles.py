@@ -15,13 +15,14 @@ from typing import Any
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import shipped
 from rmeeto_bench.records.check import check
+from rmeeto_bench.validate import close_to
 
 
 def profile_named(name: str) -> GpuProfile:
-    for profile in load_profiles():
-        if profile.name == name:
-            return profile
-    raise UsageError(f"unknown GPU {name!r}; `rmeeto-bench profiles` lists the names")
+    known = {profile.name: profile for profile in load_profiles()}
+    if name in known:
+        return known[name]
+    raise UsageError(f"unknown GPU {name!r}{close_to(name, known)}; `rmeeto-bench profiles` lists the names")
 
 
 LARGEST = 100_000  # bytes of a profile
@@ -45,14 +46,12 @@ class GpuProfile:
     fp32_tflops: float  # 10^12 operations/s, two per multiply-add
     sfu_per_clock: int  # special functions per clock and multiprocessor
     bandwidth_gbs: float  # DRAM bandwidth, GB/s
-    l2_mib: float  # size of the L2 cache
     power_w: int  # board power limit
     source: str  # document from which the rates were taken
     paper_column: str = ""  # the paper's name of this GPU in its Table 12; empty: not in it
     software: str = ""  # what software this GPU needs, in one sentence; empty: nothing special
     ray: str = ""  # name of this GPU in Ray
     slurm: str = ""  # name of this GPU in Slurm
-    kubernetes: str = ""  # name of this GPU in Kubernetes
 
     def matches(self, device_name: str, memory_gib: float | None) -> bool:
         """Whether a device of this name (and memory, where known) is of this kind."""

@@ -57,6 +57,13 @@ def throughput(model: str, paper_column: str, r: int) -> dict[str, float] | None
     return {"images_per_second": found["throughput"], "speedup": found["speedup"]}
 
 
+def training_minutes(model: str) -> str:
+    """What Table 3 says of three epochs of re-training on ImageNet-1k, in words; empty for a model that is not in it."""
+    name = PAPER_NAMES.get(model)
+    found = {row.setting_value: row.value for row in rows() if (row.table, row.model) == ("3", name)}
+    return ", ".join(f"{minutes:g} min on {hardware}" for hardware, minutes in found.items())
+
+
 def top1(model: str, r: int) -> float | None:
     """Top-1 in percent of Table 12 (re-trained; the baseline at r = 0), or None if not in it."""
     for row in rows():

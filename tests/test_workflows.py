@@ -18,7 +18,7 @@ from rmeeto_bench.cli.main import COMMANDS
 from rmeeto_bench.records.comparison import EXIT_CODES
 
 FOLDER = Path(__file__).parents[1] / ".github" / "workflows"
-NAMES = ("tests", "gpu-regression", "gpu-nightly")
+NAMES = ("tests", "contributions", "gpu-regression", "gpu-nightly")
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the workflows are not part of this distribution")
 TOP = {"name", "on", "permissions", "concurrency", "jobs", "env"}
 JOB = {"if", "runs-on", "timeout-minutes", "strategy", "env", "steps", "needs", "permissions"}
@@ -93,7 +93,7 @@ def test_every_command_line_in_the_workflows_is_one_we_take() -> None:
             importlib.import_module(f"rmeeto_bench.cli.commands.{command}").add_arguments(parser)
             assert parser.parse_args(words)
             checked += 1
-    assert checked == 3
+    assert checked == 5
 
 
 def gate_step(code: int, tmp_path: Path) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,6 @@ from rmeeto_bench.reduction.config import ReductionConfig, tome
 TOME = "ToMe"
 BUNDLED = Path(__file__).parents[1] / "bundled" / "vim_nano"
 VIM_LICENCE = "Apache-2.0"
-HUB = "https://huggingface.co/"
 RMEETO = "Soptq/R-Meeto"
 VIDEOMAMBA = "OpenGVLab/VideoMamba"
 FACEBOOK = "https://dl.fbaipublicfiles.com/"

@@ -29,6 +29,7 @@ COMMANDS = {
     "show": "show a stored run, down to its rounds",
     "fleet": "measure on many machines through Ray or Slurm, one table",
     "merge": "join runs of several machines into one table",
+    "contribute": "pack a stored run, checked and without names, to give it to the project",
     "push": "publish a re-trained checkpoint with a model card",
     "pull": "fetch a published checkpoint",
     "report": "draw the tables, the figure and the HTML page of a stored run again",

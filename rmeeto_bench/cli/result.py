@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,13 @@ from rmeeto_bench.cli.interrupt import graceful
 if TYPE_CHECKING:
     from rmeeto_bench.bench.run.controls import Controls
     from rmeeto_bench.records.run import RunRecord
+
+
+def add_arms(parser: argparse._ActionsContainer) -> None:
+    """`--arm`, for a stored run that has any: its code is imported only if whoever continues it says so."""
+    parser.add_argument(
+        "--arm", action="append", default=[], metavar="NAME=MODULE:FUNCTION", help="allow the import of this arm of the run"
+    )
 
 
 def add_output(parser: argparse._ActionsContainer) -> None:
@@ -71,20 +78,22 @@ def exit_code(record: RunRecord) -> int:
     return 6 if record.failures else 0
 
 
-def carry_out(work: Callable[[Controls], RunRecord], folder: Path, json: str | None, workers: int | None) -> int:
+def carry_out(
+    work: Callable[[Controls], RunRecord], folder: Path, json: str | None, workers: int | None, arms: Sequence[str] = ()
+) -> int:
     """Do the work under a progress display and Ctrl-C, write the run's files and show them; returns the exit code.
 
-    `workers`: processes that decode images, None for one per core.
+    `workers`: processes that decode images, None for one per core. `arms`: whose code may be imported.
     """
     from rmeeto_bench.bench.run.controls import Controls
     from rmeeto_bench.cli.progress import RunProgress
     from rmeeto_bench.records.run import MANIFEST
     from rmeeto_bench.report.run.tables import markdown
 
-    again = f"rmeeto-bench resume {folder}"
+    again = " ".join([f"rmeeto-bench resume {folder}", *(f"--arm {arm}" for arm in arms)])
     try:
         with graceful("finishing what is in hand; what is measured is kept") as should_stop, RunProgress() as tell:
-            record = work(Controls(tell, should_stop, workers=workers))
+            record = work(Controls(tell, should_stop, workers=workers, arms=tuple(arms)))
     except KeyboardInterrupt:
         if (folder / MANIFEST).is_file():
             output.say(f"stopped at once; continue with: {again}", error=True)

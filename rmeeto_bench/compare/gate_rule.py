@@ -114,7 +114,7 @@ def _why_lower(change: Change, bounds: Mapping[tuple[str, str, str], tuple[Any, 
     low, high = bounds[change.device, change.arm, change.metric]
     if change.metric != SPEEDUP or change.outcome != PASS or low > -2 * change.margin:
         return ""
-    baseline = (change.device, f"{change.arm.rpartition('/r')[0]}/r0", RATE)
+    baseline = (change.device, change.baseline, RATE)
     if high < 0 < bounds.get(baseline, (0.0, 0.0))[0]:
         return f"the speed-up of {change.arm} fell because r = 0 got faster; {change.arm} itself is not slower"
     return f"the speed-up of {change.arm} may have fallen, but {change.arm} itself is not slower by twice its margin"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from rmeeto_bench.bench.session.noise import ARM, TWIN, UNOBSERVED
 from rmeeto_bench.compare.gate import PAIRS
 from rmeeto_bench.compare.gate_power import PairNoise, fails_and_passes, margin_for
 from rmeeto_bench.compare.gate_rule import Margins
@@ -22,7 +23,6 @@ from rmeeto_bench.measure.statistics import hodges_lehmann, numbered_rounds, run
 from rmeeto_bench.records.run import Block, Estimate
 
 SCHEMA = "rmeeto-bench-noise/1"
-ARM, TWIN, UNOBSERVED = "A", "A'", "A without telemetry"  # the same program three times
 ROUNDS = 6  # complete rounds without which a process is left out
 
 

@@ -27,7 +27,7 @@ def readings_of(record: RunRecord) -> dict[tuple[str, str, str], float]:
         if arm.verdict not in USABLE or arm.images_per_second is None:
             continue
         found[arm.device, arm.arm, RATE] = arm.images_per_second.value
-        if arm.r != 0 and arm.speedup is not None:
+        if not arm.is_baseline and arm.speedup is not None:
             found[arm.device, arm.arm, SPEEDUP] = arm.speedup.value
         if arm.peak_memory_mib:
             found[arm.device, arm.arm, MEMORY] = arm.peak_memory_mib
@@ -35,13 +35,15 @@ def readings_of(record: RunRecord) -> dict[tuple[str, str, str], float]:
 
 
 def _timed(folder: Path, record: RunRecord) -> Iterator[tuple[str, list[Arm], list[Rounds]]]:
-    """(device, arms, the rounds of each session that is done), for every device and model."""
+    """(device, arms, the rounds of each session that is done), for every device and group of arms."""
     with open_stored(folder) as store:
-        for device, model in dict.fromkeys((arm.device, arm.model) for arm in record.arms):
-            arms = [arm for arm in record.arms if (arm.device, arm.model) == (device, model) and arm.images_per_second]
-            done = {session.session for session in store.sessions(device, model, "timing") if session.status == "done"}
-            blocks = [block for block in store.blocks(device) if block.session in done]
-            yield device, arms, numbered_rounds(blocks, [arm.arm for arm in arms])
+        for device, group in dict.fromkeys((arm.device, arm.group) for arm in record.arms):
+            arms = [arm for arm in record.arms if (arm.device, arm.group) == (device, group) and arm.images_per_second]
+            names = [arm.arm for arm in arms]
+            stored = store.blocks(device)
+            done = {session.session for session in store.sessions(device, kind="timing") if session.status == "done"}
+            done &= {block.session for block in stored if block.arm in names}
+            yield device, arms, numbered_rounds([block for block in stored if block.session in done], names)
 
 
 def _logs(rounds: Rounds, arm: str, numbers: list[int] | None = None) -> NDArray[np.float64]:
@@ -52,13 +54,13 @@ def session_readings(folder: Path, record: RunRecord) -> list[Readings]:
     """The values of each session of a stored run."""
     found: list[dict[tuple[str, str, str], float]] = []
     for device, arms, sessions in _timed(folder, record):
-        baseline = next((arm.arm for arm in arms if arm.r == 0), None)
+        baseline = next((arm.arm for arm in arms if arm.is_baseline), None)
         for number, rounds in enumerate(rounds for rounds in sessions if rounds):
             found += [{} for _ in range(number + 1 - len(found))]
             for arm in arms:
                 times = _logs(rounds, arm.arm)
                 found[number][device, arm.arm, RATE] = math.exp(-hodges_lehmann(times))
-                if arm.r and baseline is not None:
+                if not arm.is_baseline and baseline is not None:
                     found[number][device, arm.arm, SPEEDUP] = math.exp(hodges_lehmann(_logs(rounds, baseline) - times))
     return list(found)
 
@@ -68,11 +70,11 @@ def round_changes(base: tuple[Path, RunRecord], head: tuple[Path, RunRecord]) ->
     the Hodges-Lehmann mean over the rounds that both have. Rounds belong together by session and number, so that one that a
     side had to drop takes only its partner with it."""
     found: dict[tuple[str, str, str], float] = {}
-    theirs = {(device, arms[0].model): sessions for device, arms, sessions in _timed(*head) if arms}
+    theirs = {(device, arms[0].group): sessions for device, arms, sessions in _timed(*head) if arms}
     for device, arms, sessions in _timed(*base):
         shared = [
             (first, second, sorted(first.keys() & second.keys()))
-            for first, second in zip(sessions, theirs.get((device, arms[0].model) if arms else ("", ""), ()))
+            for first, second in zip(sessions, theirs.get((device, arms[0].group) if arms else ("", ""), ()))
         ]
         if sum(len(numbers) for *_, numbers in shared) < FEWEST:
             continue
@@ -82,9 +84,9 @@ def round_changes(base: tuple[Path, RunRecord], head: tuple[Path, RunRecord]) ->
             for name in names
         }
         found |= {(device, name, RATE): hodges_lehmann(logs) for name, logs in faster.items()}
-        baseline = next((arm.arm for arm in arms if arm.r == 0 and arm.arm in faster), None)
+        baseline = next((arm.arm for arm in arms if arm.is_baseline and arm.arm in faster), None)
         if baseline is not None:
-            for arm in (arm for arm in arms if arm.r and arm.arm in faster):
+            for arm in (arm for arm in arms if not arm.is_baseline and arm.arm in faster):
                 found[device, arm.arm, SPEEDUP] = hodges_lehmann(faster[arm.arm] - faster[baseline])
     return found
 

@@ -118,7 +118,16 @@ def arm_differences(base: RunRecord, head: RunRecord) -> Iterator[str]:
         theirs = {arm.arm: arm for arm in head.arms if arm.device == other.id}
         for arm in (arm for arm in base.arms if arm.device == one.id and arm.arm in theirs):
             match = theirs[arm.arm]
-            for name in ("precision", "batch_size", "backend", "weights", "checkpoint_sha256", "averaged", "reduction"):
+            for name in (
+                "precision",
+                "batch_size",
+                "backend",
+                "weights",
+                "checkpoint_sha256",
+                "averaged",
+                "reduction",
+                "baseline",
+            ):
                 first, second = getattr(arm, name), getattr(match, name)
                 if first != second:
                     words = f"{name.replace('_', ' ')} {str(first)[:16]} against {str(second)[:16]}"
@@ -148,11 +157,13 @@ def _speed(key: tuple[str, str, str], base: Arm, head: Arm, limits: Tolerances) 
     sides = _student(base, key[2]), _student(head, key[2])
     if sides[0] is None or sides[1] is None:
         change = Estimate(second.value / first.value - 1)
-        return Compared(Change(*key, first.value, second.value, change, limits.speed, INCONCLUSIVE, TOO_FEW), None)
+        return Compared(
+            Change(*key, first.value, second.value, change, limits.speed, INCONCLUSIVE, TOO_FEW, base.baseline), None
+        )
     test = welch(sides[0], sides[1])
     low, high = test.bounds(LEVEL / 2)
     change = Estimate(math.expm1(test.value), math.expm1(low), math.expm1(high))
-    return Compared(Change(*key, first.value, second.value, change, limits.speed, INCONCLUSIVE), test)
+    return Compared(Change(*key, first.value, second.value, change, limits.speed, INCONCLUSIVE, over=base.baseline), test)
 
 
 def _top1(device: str, base: tuple[Store | None, Arm], head: tuple[Store | None, Arm], limits: Tolerances) -> Compared | None:
@@ -197,9 +208,10 @@ def _explained(change: Change, rates: Mapping[tuple[str, str], str], tested: int
     if change.outcome != INCONCLUSIVE or low is None or high is None or low <= 0 <= high:
         return change
     if change.metric == SPEEDUP and high < 0:
-        baseline = rates.get((change.device, f"{change.arm.rpartition('/r')[0]}/r0"))
+        baseline = rates.get((change.device, change.baseline))
         if baseline == FASTER and rates.get((change.device, change.arm)) in (SAME, FASTER):
-            why = f"the speed-up of {change.arm} fell because r = 0 got faster; {change.arm} itself is not slower"
+            first = change.over or "r = 0"
+            why = f"the speed-up of {change.arm} fell because {first} got faster; {change.arm} itself is not slower"
             return replace(change, outcome=NO_LOSS, detail=why)
         return replace(change, detail=f"the speed-up of {change.arm} fell, but its rate is not shown to have fallen")
     why = f"its own interval excludes zero, but it is one of {tested} quantities, and chance explains one such interval"
@@ -235,7 +247,7 @@ def _compared_of(
         for arm in (arm for arm in base.record.arms if arm.device == one.id and arm.arm in theirs):
             match, refused = theirs[arm.arm], _unusable(arm, theirs[arm.arm])
             found = [_speed((one.name, arm.arm, RATE), arm, match, limits)]
-            if arm.r:
+            if not arm.is_baseline and arm.baseline == match.baseline:
                 found.append(_speed((one.name, arm.arm, SPEEDUP), arm, match, limits))
             found.append(_top1(one.name, (stores[0], arm), (stores[1], match), limits))
             for item in found:
@@ -256,6 +268,9 @@ def compare(base: StoredRun, head: StoredRun, limits: Tolerances, *, explain: bo
 
     Raises `MeasurementError` for simulated or invalid arms without `explain`, `DataError` if the runs share no arm.
     """
+    kinds = [" and ".join(sorted({arm.what for arm in run.record.arms})) for run in (base, head)]
+    if kinds[0] != kinds[1]:
+        raise DataError(f"{base.name} timed {kinds[0]}, {head.name} {kinds[1]}; compare runs of one kind of step")
     changes = _judged(list(_compared(base, head, limits)))
     if not changes:
         raise DataError(f"{base.name} and {head.name} share no measured arm; compare runs of one model, at the same r")

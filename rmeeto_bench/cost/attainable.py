@@ -51,6 +51,8 @@ def why_not(arm: Arm, profile: GpuProfile | None) -> str:
 
     if profile is None or not profile.multiprocessors:
         return "no rates are known for this device; describe it in profiles/ or name one with --gpu"
+    if not arm.token_counts:
+        return "the operations of this model are not known"
     if arm.images_per_second is None:
         return f"nothing measured ({arm.verdict})"
     if arm.precision not in HALF:

@@ -19,6 +19,7 @@ from rmeeto_bench.errors import DataError, printable
 
 SPLITS = ("val", "validation")
 OTHER_SPLITS = ("train", "test")
+LARGEST_BUNDLED = 224  # pixels a side; in memory, all bundled images of this size take half a gigabyte
 WRITTEN_AS = "give a folder of images by class, or of Fashion-MNIST files, .parquet or .tar shards"
 
 
@@ -40,7 +41,8 @@ def find_data(
     where: Where | None = None,
     reading: Reading | None = None,
 ) -> ImageSet | None:
-    """The evaluation set for a model of this input shape, or None if no path is given and the bundled set doesn't fit.
+    """The evaluation set for a model of this input shape, or None if no path is given and the bundled set doesn't fit. Bundled
+    images are resized for a model of another image size.
 
     A shape of four, (channels, frames, height, width), takes videos, in the views of the published evaluation.
     `images` keeps that many, in the class proportions of the whole. Raises `DataError`.
@@ -48,10 +50,10 @@ def find_data(
     if path is None:
         if where is not None and (where.labels or where.class_map):
             raise DataError("--labels and --class-map belong to a data set of your own; give it with --data")
-        if shape != (1, 28, 28) or num_classes != len(fashion_mnist.CLASSES):
+        if shape[0] != 1 or num_classes != len(fashion_mnist.CLASSES) or shape[-1] > LARGEST_BUNDLED:
             return None
         bundled = fashion_mnist.load("test")
-        return bundled if images is None else bundled.subset(images)
+        return (bundled if images is None else bundled.subset(images)).resized(shape[-1])
     reading, where = reading or Reading(), where or Where()
     classes = classes_of(num_classes, where)
     if len(shape) == 4:
@@ -65,7 +67,8 @@ def find_data(
             raise DataError(f"{path} has class numbers, not names; leave --class-map out")
         files = fashion_mnist.load("test", path)
         return files if images is None else files.subset(images)
-    found = image_set(find_source(path, classes, where), preprocessing_for(shape), num_classes, reading)
+    prepared = reading.preprocessing or preprocessing_for(shape)
+    found = image_set(find_source(path, classes, where), prepared, num_classes, reading)
     return found if images is None else found.subset(images)
 
 

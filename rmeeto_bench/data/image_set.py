@@ -147,6 +147,9 @@ def stratified(labels: ArrayLike, count: int) -> NDArray[np.int64]:
     return np.sort(by_class[places])
 
 
+PIECE = 256  # images that are resized at once
+
+
 @dataclass(frozen=True)
 class TensorSet:
     """An image set that fits into memory."""
@@ -200,12 +203,15 @@ class TensorSet:
         """`digest_of` the pixels of these images."""
         return b"".join(digest_of(pixels.numpy().tobytes()) for pixels in self.pixels[start : start + count])
 
-    def resized(self, size: int | None) -> TensorSet:
-        """The same images at `size` x `size` pixels (area average); None leaves them unchanged."""
-        if size is None or size == self.pixels.shape[-1]:
+    def resized(self, size: int) -> TensorSet:
+        """The same images at `size` x `size` pixels, bicubic with antialiasing; the name tells of it."""
+        if size == self.pixels.shape[-1]:
             return self
-        pixels = F.interpolate(self.pixels.float(), size=size, mode="area").round().to(torch.uint8)
-        return replace(self, pixels=pixels)
+        pieces = [
+            F.interpolate(piece.float(), size=size, mode="bicubic", antialias=True).clamp(0, 255).round().to(torch.uint8)
+            for piece in self.pixels.split(PIECE)
+        ]
+        return replace(self, name=f"{self.name} at {size} px", pixels=torch.cat(pieces))
 
     def subset(self, count: int) -> TensorSet:
         """`count` images with the class proportions of the whole, evenly spread; the order is kept."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from rmeeto_bench.data.image_set import FASHION_MNIST, IMAGENET, Normalisation
+from rmeeto_bench.errors import UsageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
@@ -66,10 +69,13 @@ class Preprocessing:
         if self.short * max(width, height) // least * self.short > MOST_PIXELS:
             raise UnreadableImageError(f"{width} x {height} pixels are too long and thin to be resized")
         # Integer division: scale factors in floating point lose a pixel of the long side now and then (750 x 375).
-        resized = image.resize((self.short * width // least, self.short * height // least), Image.Resampling.BICUBIC)
+        resized = self._resize(image, self.short * width // least, self.short * height // least)
         left, top = (round((side - self.size) / 2) for side in resized.size)  # torchvision's, without its import of 3 s
         pixels = np.array(resized.crop((left, top, left + self.size, top + self.size)))  # [H, W] or [H, W, 3]
         return torch.from_numpy(pixels).view(self.size, self.size, -1).permute(2, 0, 1)
+
+    def _resize(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        return image.resize((width, height), Image.Resampling.BICUBIC)
 
     def read(self, data: bytes) -> tuple[Tensor, str | None]:
         """Encoded bytes -> (uint8 [channels, size, size], what is unusual about the image and how it was read, or None).
@@ -78,6 +84,31 @@ class Preprocessing:
         """
         image, unusual = decode(data)
         return self(image), unusual
+
+
+@dataclass(frozen=True)
+class Declared(Preprocessing):
+    """Resizing and a centre crop as a model declares them."""
+
+    interpolation: str = "bicubic"  # nearest, bilinear, bicubic, lanczos, box or hamming
+    squash: bool = False  # both sides are resized to `short`, whatever the proportions
+
+    def _resize(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        size = (self.short, self.short) if self.squash else (width, height)
+        return image.resize(size, Image.Resampling[self.interpolation.upper()])
+
+
+def declared(settings: Mapping[str, Any]) -> Declared:
+    """From what a model declares: shape, short, interpolation, crop_mode, mean and std. Raises `UsageError` for what is not
+    known here."""
+    channels, height, width = settings["shape"]
+    mode, interpolation = settings["crop_mode"], settings["interpolation"]
+    known = mode in ("center", "squash") and interpolation.upper() in Image.Resampling.__members__
+    if not known or height != width or channels not in (1, 3):
+        what = f"{channels} x {height} x {width}, crop {mode}, {interpolation}"
+        raise UsageError(f"a model prepares its images in a way that is not known here ({what}); leave out --data to time it")
+    normalisation = Normalisation(tuple(settings["mean"]), tuple(settings["std"]))
+    return Declared(height, settings["short"], channels, normalisation, interpolation, mode == "squash")
 
 
 def preprocessing_for(shape: tuple[int, ...]) -> Preprocessing:

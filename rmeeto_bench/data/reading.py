@@ -15,7 +15,7 @@ from torch import Tensor
 from rmeeto_bench.cpus import cores
 from rmeeto_bench.data.image_set import NO_DIGEST, UNREADABLE, Batch, Normalisation, Problem, digest_of, stratified
 from rmeeto_bench.data.left_out import account
-from rmeeto_bench.data.preprocessing import UnreadableImageError
+from rmeeto_bench.data.preprocessing import Preprocessing, UnreadableImageError
 from rmeeto_bench.data.readers import in_order
 from rmeeto_bench.data.source import Source, check_labels, fingerprint
 from rmeeto_bench.errors import DataError
@@ -181,6 +181,7 @@ class Reading:
 
     on_error: str = STOP  # stop or skip at an image that cannot be read
     workers: int | None = None  # processes that decode; None: chosen by the number of batches
+    preprocessing: Preprocessing | None = None  # that the model declares; None: by the shape of its input
 
 
 def image_set(source: Source, preprocessing: Decoding, num_classes: int, reading: Reading) -> EncodedSet:

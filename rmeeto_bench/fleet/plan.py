@@ -11,29 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from rmeeto_bench.bench.environment import commit
-from rmeeto_bench.bench.plan.plan import PATHS, BenchPlan, cells
+from rmeeto_bench.bench.plan.plan import PATHS, BenchPlan, group_cells
 from rmeeto_bench.errors import DataError, UsageError
-from rmeeto_bench.files import shipped
+from rmeeto_bench.files import plain, shipped
 from rmeeto_bench.profiles import load_profiles
 from rmeeto_bench.records.cell import code_version
 from rmeeto_bench.version import __version__
 
 CPU = "cpu"
 LARGEST = 1 << 20  # bytes of a plan
-SWITCHES = ("no-graphs", "quick", "rigorous", "sustained", "paper-mode", "energy", "accuracy-only")
+SWITCHES = ("together", "no-graphs", "quick", "rigorous", "sustained", "paper-mode", "energy", "fed", "accuracy-only")
 VALUES = (
     *("kinds", "model", "ratios", "r", "checkpoints", "data", "inputs", "images"),
-    *("labels", "class-map", "on-error", "batch-size", "precision", "backend", "seed", "device"),
+    *("labels", "class-map", "on-error", "batch-size", "precision", "backend", "seed", "device", "baseline", "what"),
 )
 PER_KIND = ("checkpoints", "data", "labels", "class-map")  # paths that may lie elsewhere on the machines of one kind
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run on one device: all ratios of one model, measured together because a speed-up is paired within rounds."""
+    """One run on one device: all arms that share rounds, those of one model or of all models together."""
 
     kind: str  # name of a GPU profile, or cpu
-    model: str  # name of the model
+    model: str  # name of the model, or of all
     plan: dict[str, Any]  # a `BenchPlan` as a dictionary of plain values
     code: str  # version and commit that a host must have to take part
     profiles: str  # digest of the GPU profiles that a host must have to take part
@@ -42,12 +42,12 @@ class Task:
     def id(self) -> str:
         """A readable id, usable as a folder name. Planning the same task again gives the same id."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-        return f"{self.kind}-{self.model}-{digest[:10]}"
+        return f"{self.kind}-{plain(self.model)}-{digest[:10]}"
 
     @property
     def arms(self) -> tuple[str, ...]:
         """Names of the arms its run must have in the end."""
-        return tuple(cell.name for cell in cells(BenchPlan.from_dict(self.plan), self.model))
+        return tuple(cell.name for cell in group_cells(BenchPlan.from_dict(self.plan), self.model))
 
 
 def own_code() -> str:
@@ -83,10 +83,10 @@ def tasks(plan: BenchPlan, kinds: Sequence[str], paths: Mapping[str, Mapping[str
         own = dict(paths.get(kind, {}))
         files: dict[str, Any] = {name: Path(own[key]) for name in PATHS if (key := name.replace("_", "-")) in own}
         local = replace(plan, gpus=gpus, checkpoints=own.get("checkpoints", plan.checkpoints), **files)
-        for model in plan.models:
-            settings = replace(local, models=(model,)).as_dict()
+        for group, models in plan.groups.items():
+            settings = replace(local, models=models).as_dict()
             plain = json.loads(json.dumps(settings))  # tuples become lists, as they will be after the journey
-            found.append(Task(kind, model, plain, own_code(), own_profiles()))
+            found.append(Task(kind, group, plain, own_code(), own_profiles()))
     return found
 
 

@@ -1,6 +1,6 @@
 """Two programs measured in turns: before each block a process waits for its turn, so that both meet the same machine.
 
-A referee (`bench.turnstile`) listens on a socket that `RMEETO_BENCH_TURNS` names; without it nobody waits.
+A referee (`compare.turn_server`) listens on a socket that `RMEETO_BENCH_TURNS` names; without it nobody waits.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from rmeeto_bench.measure.statistics import ENOUGH_SESSIONS
 # INVALID codes, the most fundamental first: of several that apply, the first is the verdict
 INVALID = {
     "OOM": "out of memory at this batch size; choose a smaller --batch-size for all arms",
+    "ARM_FAILED": "correct its program, or leave this arm out",
     "TOKENS_MISMATCH": "the tokens counted in the timed program are not those of the schedule; please report this",
     "IDENTITY_FAILED": "the timed program and the accuracy run give different classes; use one precision, batch size and "
     "checkpoint for both",
@@ -53,6 +54,7 @@ class Evidence:
 
     simulated: bool = False  # no real device: not a measurement
     out_of_memory: bool = False  # invalid: the arm did not fit
+    arm_failed: bool = False  # invalid: the program of others that it is failed
     tokens_mismatch: bool = False  # invalid: other token counts than the schedule's
     identity_failed: bool = False  # invalid: r = 0 gave other answers than the plain model
     slow_path: bool = False  # invalid: a fast path that was asked for did not run
@@ -70,6 +72,7 @@ def invalid_codes(result: RoundsResult, protocol: TimingProtocol, evidence: Evid
     quick = protocol.name == "quick"
     found = {
         "OOM": evidence.out_of_memory,
+        "ARM_FAILED": evidence.arm_failed,
         "TOKENS_MISMATCH": evidence.tokens_mismatch,
         "IDENTITY_FAILED": evidence.identity_failed,
         "SLOW_PATH": evidence.slow_path,
@@ -143,11 +146,6 @@ def labels(result: RoundsResult, evidence: Evidence | None = None) -> tuple[str,
         "UNLOCKED": bool(result.unlocked),
     }
     return tuple(label for label in LABELS if found[label])
-
-
-def paper_worthy(code: str) -> bool:
-    """Whether paper tables, figures and the gate may use a result with this verdict: VALID only."""
-    return code == "VALID"
 
 
 def host_bound(seconds_batch_1: float, seconds: float) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rmeeto_bench.models.base import ReducedModel
+from rmeeto_bench.models.foreign import ForeignModel
 
 MOST = 8  # graphs kept; the one used least recently makes room
 WARMUP = 3
@@ -32,7 +33,7 @@ class GraphedForward:
     graph. The logits are a copy, so that the next call does not overwrite them. All graphs of one object share a memory pool.
     """
 
-    def __init__(self, model: ReducedModel, most: int = MOST) -> None:
+    def __init__(self, model: ReducedModel | ForeignModel, most: int = MOST) -> None:
         self.model = model
         self.most = most
         self.refused: str | None = None

@@ -11,6 +11,7 @@ from rmeeto_bench.errors import UsageError
 from rmeeto_bench.reduction import schedule
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import vit_schedule
+from rmeeto_bench.validate import at_least, close_to
 
 
 def _check_tiling(img_size: int, patch_size: int, step: int) -> None:
@@ -48,9 +49,8 @@ class VimConfig:
     def __post_init__(self) -> None:
         if self.stride < 0:
             raise UsageError(f"stride must be at least 1, not {self.stride}")
-        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "d_state", "expand", "tubelet"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        positive = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "d_state", "expand", "tubelet")
+        at_least(1, {name: getattr(self, name) for name in positive})
         _check_tiling(self.img_size, self.patch_size, self.step)
         if self.frames < 0 or self.frames % self.tubelet:
             raise UsageError(f"frames {self.frames} is not a multiple of tubelet {self.tubelet}")
@@ -128,9 +128,8 @@ class DeitConfig:
     made_for: int = 0  # `img_size` of the weights that have this model's name, if it is another; 0: `img_size`
 
     def __post_init__(self) -> None:
-        for name in ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        positive = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
+        at_least(1, {name: getattr(self, name) for name in positive})
         _check_tiling(self.img_size, self.patch_size, self.patch_size)
         if self.embed_dim % self.num_heads:
             raise UsageError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
@@ -199,6 +198,14 @@ Sizes = VimConfig | DeitConfig
 MODELS: dict[str, Sizes] = {**VIM, **IMAGE, **VIDEO, **DEIT}
 
 
+TIMM = "timm:"  # before the name of any of timm's models
+
+
+def is_other(name: str) -> bool:
+    """Whether a model is not ours: timm's, or the user's own code."""
+    return without_size(name)[0] not in MODELS
+
+
 def without_size(name: str) -> tuple[str, int | None]:
     """A name as in `vim_tiny_384` -> the model's own name and the image size in pixels, None for the model's own."""
     base, _, size = name.rpartition("_")
@@ -210,6 +217,11 @@ def at_sizes(models: Sequence[str], img_sizes: Sequence[int] = ()) -> tuple[str,
     is `vim_tiny`. Raises `UsageError`."""
     found = []
     for name in models:
+        if name.startswith(TIMM):
+            if img_sizes:
+                raise UsageError(f"--img-size is for our models; {name} takes images of its own size")
+            found.append(name)
+            continue
         base, named = without_size(name)
         if named is not None and img_sizes:
             raise UsageError(f"{name} has an image size in its name; leave out --img-size, or write {base}")
@@ -226,7 +238,8 @@ def config(name: str, **sizes: Any) -> Sizes:
     """
     base, img_size = without_size(name)
     if base not in MODELS:
-        raise UsageError(f"unknown model {name!r}; choose {', '.join(MODELS)}, with an image size as in vim_tiny_384")
+        near = close_to(name, MODELS)
+        raise UsageError(f"unknown model {name!r}{near}; choose {', '.join(MODELS)}, with an image size as in vim_tiny_384")
     known = MODELS[base]
     if img_size is not None:
         sizes = {"img_size": img_size, **sizes}

@@ -28,6 +28,7 @@ class CellKey:
     batch_size: int  # images
     checkpoint: str | None  # sha256 of the weights; None: random weights
     code: str  # version of this package, and its commit in a checkout
+    what: str = "inference"  # what a step is: a forward, or a step of training
 
     @property
     def id(self) -> str:
@@ -65,4 +66,5 @@ def cell_key(arm: Arm, device: str, code: str) -> CellKey:
         batch_size=arm.batch_size,
         checkpoint=arm.checkpoint_sha256,
         code=code,
+        what=arm.what,
     )

@@ -34,6 +34,12 @@ class Change:
     # PASS, FAIL or INCONCLUSIVE in a gate; FASTER, SLOWER, SAME, BETTER, WORSE, INCONCLUSIVE or REFUSED between runs
     outcome: str
     detail: str = ""  # why the outcome is what it is, if there is more to say
+    over: str = ""  # the arm that a speed-up is over, where that is not r = 0 of the same model
+
+    @property
+    def baseline(self) -> str:
+        """The arm that a speed-up is over."""
+        return self.over or f"{self.arm.rpartition('/r')[0]}/r0"
 
     @property
     def text(self) -> str:

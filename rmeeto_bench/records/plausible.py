@@ -48,6 +48,7 @@ NUMBER_RANGES = {
     "sessions": (0, LARGEST_COUNT),
     "top1_p": (0.0, 1.0),
     "beaten_p": (0.0, 1.0),
+    "front_p": (0.0, 1.0),
     "calibration_error": (0.0, 100.0),
     "agreement": (0.0, 100.0),
     "peak_memory_mib": (0.0, LARGEST),
@@ -57,6 +58,7 @@ PARTS = {  # dictionary of numbers -> the keys that every table needs
     "paper": ("images_per_second",),
     "paper_mode": ("images_per_second", "speedup"),
     "latency_ms": ("p50", "p90", "p99"),
+    "fed": ("images_per_second", "decode", "transfer", "forward"),
     "gflops": (),
 }
 
@@ -87,7 +89,7 @@ def _name(text: str, where: str) -> None:
 
 
 def _arm(arm: Arm, where: str) -> None:
-    for name in ("arm", "model", "precision", "backend", "weights", "verdict"):
+    for name in ("arm", "model", "precision", "backend", "weights", "verdict", "baseline"):
         _name(getattr(arm, name), f"{where}.{name}")
     for label in arm.labels:
         _name(label, f"{where}.labels")
@@ -110,7 +112,8 @@ def _arm(arm: Arm, where: str) -> None:
             _number(value, TINY if key in needed else least, LARGEST, f"{where}.{name}.{key}")
     if arm.arm != f"{arm.model}/r{arm.r}":
         raise DataError(f"{where} is called {arm.arm!r} but is {arm.model} at r = {arm.r}; it was tampered with")
-    if not arm.token_counts or min(arm.token_counts) < 0 or arm.token_counts[-1] != arm.final_tokens:
+    counts = arm.token_counts or (0,)  # of a model of others nothing is known
+    if min(counts) < 0 or counts[-1] != arm.final_tokens:
         raise DataError(f"{where}.token_counts do not end with its {arm.final_tokens} final tokens; it was tampered with")
 
 

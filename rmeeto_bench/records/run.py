@@ -5,6 +5,7 @@ Only the standard library is imported here, so that a report never loads torch. 
 Format history of `manifest.json` (major.minor: a reader takes any minor of its major and leaves out fields it doesn't know):
 1: first version.
 1.1: sessions, latency, the paper's protocol, inputs and batch sweeps; where a run came from and what failed in it.
+1.2: arms of several models over one of them; models of others, of whose tokens nothing is known.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rmeeto_bench.files import write_atomic
 from rmeeto_bench.records.check import check
 from rmeeto_bench.records.plausible import check_counts, check_plausible
 
-SCHEMA = "rmeeto-bench/1.1"
+SCHEMA = "rmeeto-bench/1.2"
 MAJOR = "rmeeto-bench/1"
 MANIFEST = "manifest.json"
 DATABASE = "run.sqlite"
@@ -113,7 +114,33 @@ class Arm:
     averaged: bool = False  # whether the weights are an average over the training (EMA, SWA)
     reduction: str = ""  # the whole reduction in words, as in "r = 11, prune"
     calibration_error: float | None = None  # expected calibration error in percentage points
+    # images/s of the whole pipeline, from encoded images to logits, and of its parts alone: decode, transfer, forward
+    fed: dict[str, float] | None = None
+    what: str = "inference"  # what a step is: a forward, or `train`, a step of the optimizer
     agreement: float | None = None  # percent of the images with the same first class as the r = 0 arm
+    # name of the arm that the arms of several models are compared with, where those above say r = 0 arm; empty: that arm
+    baseline: str = ""
+    front_p: float | None = None  # p-value that some other arm is as fast and as accurate, by Holm's method over the arms
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether speed-ups and points are over this arm."""
+        return self.arm == self.baseline if self.baseline else self.r == 0
+
+    @property
+    def is_over_own(self) -> bool:
+        """Whether speed-up and points are over r = 0 of the same model, so that they say what merging does."""
+        return self.baseline in ("", f"{self.model}/r0")
+
+    @property
+    def title(self) -> str:
+        """What people call it: a model of others has no r."""
+        return self.arm if self.token_counts else self.model
+
+    @property
+    def group(self) -> str:
+        """The same for the arms of a device that shared their rounds."""
+        return self.baseline or self.model
 
     @property
     def known(self) -> bool:

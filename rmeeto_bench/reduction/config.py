@@ -8,6 +8,7 @@ from typing import Any
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.reduction.distances import DISTANCES
+from rmeeto_bench.validate import at_least, one_of
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,7 @@ SSM_METRICS, ATTENTION_METRICS = ("B", "C", "delta"), ("Q", "K", "V")
 
 def _one_of(owner: object, choices: dict[str, tuple[str, ...]]) -> None:
     for name, allowed in choices.items():
-        if getattr(owner, name) not in allowed:
-            raise UsageError(f"{name} is one of {', '.join(allowed)}, not {getattr(owner, name)!r}")
+        one_of(name, getattr(owner, name), allowed)
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,8 @@ class ReductionConfig:
 
     def __post_init__(self) -> None:
         _one_of(self, {**CHOICES, "distance": tuple(DISTANCES)})
-        for name, least in (("r", 0), ("interval", 1), ("choose_k", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        at_least(0, {"r": self.r})
+        at_least(1, {"interval": self.interval, "choose_k": self.choose_k})
         if self.final_tokens is not None and self.final_tokens < 2:
             raise UsageError(f"final_tokens must leave a patch and the class token, not {self.final_tokens}")
         if self.cls_position == "exact_rank" and not self.ordered:

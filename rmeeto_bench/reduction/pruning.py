@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rmeeto_bench.errors import UsageError
 from rmeeto_bench.reduction.config import Pruning
+from rmeeto_bench.validate import one_of
 
 SCORERS, IMPORTANCES, GAPS = ("implicit", "cls_cosine", "norm"), ("backward", "sum"), ("zero_input", "self", "masked")
 
@@ -30,8 +30,7 @@ class TokenRecognition(Pruning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scorer not in SCORERS:
-            raise UsageError(f"scorer is one of {', '.join(SCORERS)}, not {self.scorer!r}")
+        one_of("scorer", self.scorer, SCORERS)
 
     def after(self, patches: int) -> int:
         """Patch tokens that go on, a fused one included."""
@@ -55,8 +54,8 @@ class HiddenStateAlignment(Pruning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.importance not in IMPORTANCES or self.alignment not in GAPS:
-            raise UsageError(f"importance is {' or '.join(IMPORTANCES)}, alignment one of {', '.join(GAPS)}")
+        one_of("importance", self.importance, IMPORTANCES)
+        one_of("alignment", self.alignment, GAPS)
 
     def kept(self, patches: int) -> int:
         """The published rule: patches and class token make an odd number, so that the class token can sit in the middle."""

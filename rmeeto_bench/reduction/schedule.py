@@ -69,18 +69,6 @@ def reduction_ratio(counts: Sequence[int], initial_tokens: int) -> float:
     return 1 - sum(counts) / (len(counts) * initial_tokens)
 
 
-def cls_positions(config: ReductionConfig, *, depth: int = 24, initial_tokens: int = 197) -> tuple[int, ...]:
-    """Index of the class token in each block under the proportional rule, starting in the middle."""
-    removed = merges(config, depth=depth, initial_tokens=initial_tokens)
-    position, tokens, positions = (initial_tokens - 1) // 2, initial_tokens, []
-    for block in range(depth):
-        r = removed.get(block, 0)
-        position = moved_cls_position(position, tokens, r, ordered=config.ordered)
-        tokens -= r
-        positions.append(position)
-    return tuple(positions)
-
-
 def moved_cls_position(position: int, tokens: int, r: int, *, ordered: bool) -> int:
     """Upstream's proportional guess of the class token's place after a merge that removes r of `tokens` tokens.
 

@@ -1,4 +1,4 @@
-"""Ablation results as Markdown, CSV and JSON, from plain rows (dictionaries with the fields of `bench.ablations.Row`)."""
+"""Ablation results as Markdown, CSV and JSON, from plain rows (dictionaries with the fields of `ablate.ablations.Row`)."""
 
 from __future__ import annotations
 

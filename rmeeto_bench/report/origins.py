@@ -8,6 +8,8 @@ from rmeeto_bench.records.run import Arm
 
 
 def _at(arms: Sequence[Arm]) -> str:
+    if any(arm.baseline for arm in arms):
+        return ", ".join(arm.arm for arm in arms)
     return "r = " + ", ".join(str(arm.r) for arm in arms)
 
 

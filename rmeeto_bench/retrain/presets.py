@@ -104,6 +104,13 @@ def nano() -> Recipe:
     return replace(once, name="nano", schedule=replace(once.schedule, epochs=1), fraction=0.5)
 
 
+def recipe_for(model: str) -> Recipe:
+    """The recipe that a model's training is timed with: the paper's, or that of the bundled model."""
+    if model.startswith("vim_nano"):
+        return nano_retrain()
+    return video_paper() if model.startswith("videomamba") else paper()
+
+
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "paper": paper,
     "upstream_exact": upstream_exact,

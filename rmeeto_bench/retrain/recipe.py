@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from rmeeto_bench.errors import UsageError
+from rmeeto_bench.validate import one_of
 
 Settings = TypeVar("Settings")
 
@@ -101,8 +103,7 @@ class Recipe:
             "start": (self.start, ("baseline", "scratch")),
         }
         for name, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+            one_of(name, value, allowed)
         augmentation = self.augmentation
         counts = (self.optimisation.batch_size, self.optimisation.accumulation, augmentation.repeats, augmentation.copies)
         if self.schedule.epochs <= 0 or self.schedule.lr <= 0 or min(counts) < 1:
@@ -140,6 +141,16 @@ class Recipe:
         """The learning rate at the top of the schedule for this number of processes."""
         meant_for = self.schedule.lr_for_batch
         return self.schedule.lr * (1.0 if meant_for is None else self.samples_per_step(processes) / meant_for)
+
+
+def as_set(part: Any, within: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of a recipe but its name with its value, dotted, as `--set` takes them."""
+    for one in fields(part):
+        value = getattr(part, one.name)
+        if is_dataclass(value):
+            yield from as_set(value, f"{one.name}.")
+        elif one.name != "name":
+            yield within + one.name, ",".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def changed(settings: Settings, changes: dict[str, Any]) -> Settings:

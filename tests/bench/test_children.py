@@ -139,7 +139,7 @@ def test_a_killed_calibration_leaves_no_program(tmp_path: Path) -> None:
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def sessions() -> list[int]:
-        return [pid for pid in children(process.pid) if "-m rmeeto_bench.compare.calibrate" in words_of(pid)]
+        return [pid for pid in children(process.pid) if "-m rmeeto_bench.bench.session.worker" in words_of(pid)]
 
     started = wait_for(sessions)  # one, or both of a pair
     process.kill()

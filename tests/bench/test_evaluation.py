@@ -84,7 +84,7 @@ def test_processes_that_share_the_images_store_the_same_to_the_bit(alone_in: tup
 def test_gpus_share_what_is_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rmeeto_bench.bench.run.sharing.cores", lambda: 16)
     gpus = [DeviceRecord(f"cuda:{name}", "H100", "cuda") for name in "abc"]
-    job = Job("accuracy", "run", PLAN.as_dict(), "cuda:a", "vim_nano", {}, owner="cuda:a")
+    job = Job("accuracy", "run", PLAN.as_dict(), "cuda:a", "vim_nano", [], owner="cuda:a")
     found = shares(job, gpus)
     assert [(one.device, one.shard, one.owner, one.workers) for one in found] == [
         (f"cuda:{name}", (i, 3), "cuda:a", 5) for i, name in enumerate("abc")

@@ -11,26 +11,35 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import sample_runs
 import torch
 from bench_harness import Heard, controls, sim_plan
 
 from rmeeto_bench.bench.plan.estimate import true_seconds
 from rmeeto_bench.bench.plan.plan import SIZES, BenchPlan, cells, protocol_for
+from rmeeto_bench.bench.plan.require import require
+from rmeeto_bench.bench.run.devices import device_record
 from rmeeto_bench.bench.run.processes import death, worker_environment
 from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.session.equivalence import equivalent, verdict
 from rmeeto_bench.bench.session.latency import single_steps
 from rmeeto_bench.bench.session.sweep import measure_sweep
+from rmeeto_bench.bench.session.trace import expected
+from rmeeto_bench.bench.session.workload import ModelWorkload
 from rmeeto_bench.bench.summary.arm_records import percentiles
 from rmeeto_bench.bench.summary.record import knee, spread_arms
+from rmeeto_bench.cost.roofline import limit
+from rmeeto_bench.cost.traffic import model_operations
 from rmeeto_bench.cpus import quota
-from rmeeto_bench.errors import MeasurementError, UsageError
+from rmeeto_bench.errors import DataError, MeasurementError, UsageError
 from rmeeto_bench.measure.devices.device import find_devices
 from rmeeto_bench.measure.devices.simulated import SimDevice
 from rmeeto_bench.measure.protocol import QUICK, Watch
-from rmeeto_bench.profiles import load_profiles
-from rmeeto_bench.records.run import RunRecord, require_measured
+from rmeeto_bench.models.sizes import config
+from rmeeto_bench.profiles import load_profiles, profile_named
+from rmeeto_bench.records.run import DeviceRecord, RunRecord, require_measured
+from rmeeto_bench.report.run.summary import sentences
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +276,52 @@ def test_a_cpus_sessions_share_the_time_of_one() -> None:
     alone = protocol_for(BenchPlan(preset="sustained"), "cpu")
     assert alone.warmup_limit >= alone.warmup_seconds >= 60
     assert find_devices("none")[0].kind == "cpu"
+
+
+def test_a_trace_shows_the_limit_of_every_kernel_and_refuses_a_device_without_operations(tmp_path: Path) -> None:
+    (h100,) = find_devices("sim:h100-sxm")
+    (cell,) = cells(BenchPlan(models=("vim_small",), rs=(0,)), "vim_small")
+    lines = expected(h100, cell, 128)
+    whole = limit(model_operations(config("vim_small"), cell.reduction, 128, "fused"), profile_named("h100-sxm"))
+    assert f"at least {1e3 * whole.seconds:.3f} ms" in lines[0]
+    shown = [float(line.split("|")[3]) for line in lines[3:-1]]
+    assert sum(shown) == pytest.approx(1e3 * whole.seconds, abs=0.01)
+    assert shown == sorted(shown, reverse=True)
+    (cpu,) = find_devices("none")
+    assert "not known" in "".join(expected(cpu, cell, 128)) or "No limit" in "".join(expected(cpu, cell, 128))
+    for words in ({"trace": True}, {"fed": True}):
+        with pytest.raises(UsageError, match="leave --trace and --fed out"):
+            run(BenchPlan(gpus="sim:v100", **words), tmp_path / "run", controls())  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no images for vim_tiny ship"):
+        run(BenchPlan(models=("vim_tiny",), gpus="none", fed=True), tmp_path / "run", controls())
+
+
+def test_a_training_step_trains_and_its_epoch_is_projected() -> None:
+    """Weights move, memory of the optimizer stays, and the projection is arithmetic on the rate."""
+    plan = BenchPlan(models=("vim_nano",), rs=(0, 11), gpus="none", batch_size=2, what="train", inputs="random")
+    (cpu,) = find_devices("none")
+    workload = ModelWorkload(plan, cpu, list(require(plan, (device_record(cpu),)).values()))
+    before = workload.built["vim_nano/r11"].model.state_dict()["layers.0.mixer.in_proj.weight"].clone()
+    losses = [float(workload.step("vim_nano/r11", 2)()) for _ in range(3)]
+    assert all(0 < loss < 20 for loss in losses)
+    assert not torch.equal(before, workload.built["vim_nano/r11"].model.state_dict()["layers.0.mixer.in_proj.weight"])
+    assert workload.evaluations() == []
+    gpu = DeviceRecord("cuda:x", "Some GPU", "cuda")
+    arms = [replace(arm, what="train", top1=None) for arm in sample_runs.arms(gpu.id, "vim_small", {0: 1000.0, 11: 2000.0})]
+    text = " ".join(sentences(sample_runs.record((gpu,), tuple(arms))))
+    assert "would take 21.4, 10.7 min at ratio 0.00, 0.31" in text
+    assert "25.2 min on 1x8xH100" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"accuracy_only": True}, "leave out --accuracy-only"),
+        ({"inputs": "both"}, "leave out others and --inputs both"),
+        ({"models": ("timm:resnet18",)}, "leave out others and --inputs both"),
+        ({"gpus": "sim:v100"}, "a simulated device trains nothing"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(words: dict[str, object], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        run(BenchPlan(**{"gpus": "none", "what": "train", **words}), tmp_path / "run", controls())  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def test_the_time_is_told_once_from_the_first_block_of_each_arm() -> None:
     watched.add_block(block("b", 2.0))
     watched.add_block(block("a", 1.0, 1))
     assert [len(kept), len(told)] == [3, 1]
-    assert told[0].startswith("this model will take about 9 min on this device: 6 processes of 38 s and 5 min of accuracy")
+    assert told[0].startswith("these arms will take about 9 min on this device: 6 processes of 38 s and 5 min of accuracy")
 
 
 def test_the_long_warm_up_of_a_first_process_that_knows_no_temperature_is_told_once() -> None:
@@ -33,7 +33,7 @@ def test_the_long_warm_up_of_a_first_process_that_knows_no_temperature_is_told_o
     watched = Forecast(protocol, 1, 0, lambda _: None, told.append, began=time.monotonic() - 250.0)
     watched.add_block(block("a", 1.0))
     assert told[0].startswith(
-        "this model will take about 10 min on this device: 6 processes of 70 s, 3 min to warm up a device"
+        "these arms will take about 10 min on this device: 6 processes of 70 s, 3 min to warm up a device"
     )
     assert blind_seconds(DEFAULT, 1, "cuda") < 60 < blind_seconds(DEFAULT, 0, "cuda") == blind_seconds(RIGOROUS, 0, "cpu")
     assert not blind_seconds(QUICK, 0, "cuda")

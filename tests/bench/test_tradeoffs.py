@@ -9,7 +9,7 @@ import pytest
 import sample_runs
 from scipy import stats
 
-from rmeeto_bench.bench.tradeoffs import with_beaten, with_tradeoffs
+from rmeeto_bench.bench.summary.tradeoff import with_beaten, with_tradeoffs
 from rmeeto_bench.records.run import DeviceRecord, from_json, to_json
 from rmeeto_bench.report.run.summary import sentences
 

@@ -31,7 +31,7 @@ def outcome(program: str, silent: float, silent_unseen: float = 600.0) -> Outcom
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    worker = Worker(Job("timing", "out", {}, "cuda:x", "vim_tiny", {}), process, silent, silent_unseen)
+    worker = Worker(Job("timing", "out", {}, "cuda:x", "vim_tiny", []), process, silent, silent_unseen)
     for _ in events(worker, lambda: False):
         pass
     found = worker.outcome()

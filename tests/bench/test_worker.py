@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_session_runs_in_a_fresh_process(folder: Path) -> None:
     plan = sim_plan(preset="quick")
     arms = without_weights(plan, "vim_tiny").as_dict()
-    job = Job("timing", str(folder), plan.as_dict(), "sim:rtx4090", "vim_tiny", arms)
+    job = Job("timing", str(folder), plan.as_dict(), "sim:rtx4090", "vim_tiny", [arms])
     worker = Worker(job, launch(job))
     heard = list(events(worker, lambda: False))
     assert worker.outcome().status == "done"
@@ -44,7 +44,7 @@ def test_a_session_runs_in_a_fresh_process(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_worker_does_not_outlive_its_parent(folder: Path) -> None:
     plan = BenchPlan(models=("vim_nano",), rs=(0,), gpus="none", preset="rigorous", checkpoints="none")
-    job = Job("timing", str(folder), plan.as_dict(), "cpu", "vim_nano", without_weights(plan, "vim_nano").as_dict())
+    job = Job("timing", str(folder), plan.as_dict(), "cpu", "vim_nano", [without_weights(plan, "vim_nano").as_dict()])
     process = subprocess.Popen(
         [sys.executable, "-m", "rmeeto_bench.bench.session.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -33,7 +33,8 @@ def simulate(monkeypatch: pytest.MonkeyPatch, scenario: Scenario) -> None:
     def found(_: str, **noise: int) -> list[SimDevice]:
         return [SimDevice(quiet.profile, scenario=scenario, **{"seed": 0, **noise})]
 
-    monkeypatch.setattr("rmeeto_bench.measure.devices.device.find_devices", found)
+    for place in ("session.context", "run.devices"):
+        monkeypatch.setattr(f"rmeeto_bench.bench.{place}.find_devices", found)
 
 
 def test_a_busy_device_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rmeeto_bench.data.find import find_data
 from rmeeto_bench.data.layouts import fashion_mnist
@@ -83,3 +84,14 @@ def test_a_truncated_gzip_and_a_missing_split_are_one_line(tmp_path: Path) -> No
 def test_without_a_path_only_a_model_of_that_shape_gets_the_bundled_set() -> None:
     assert find_data(None, **NANO, images=50) is not None
     assert find_data(None, shape=(3, 224, 224), num_classes=1000, images=None) is None
+
+
+def test_bundled_images_are_resized_for_a_model_of_another_size() -> None:
+    own, larger = (find_data(None, shape=(1, size, size), num_classes=10, images=600) for size in (28, 56))
+    assert own is not None
+    assert larger is not None
+    assert (larger.shape, larger.name) == ((1, 56, 56), f"{own.name} at 56 px")
+    shrunk = [F.avg_pool2d(batch.pixels.float(), 2) for batch in larger.batches(300)]
+    differences = [(batch.pixels - small).abs().mean() for batch, small in zip(own.batches(300), shrunk, strict=True)]
+    assert max(differences) < 8  # of 255 levels: the same pictures, in the same order
+    assert find_data(None, shape=(1, 448, 448), num_classes=10, images=600) is None

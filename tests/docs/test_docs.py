@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
 import shlex
 from pathlib import Path
@@ -118,6 +119,13 @@ def test_flags_files_and_names_exist(page: Path) -> None:
         assert hasattr(rmeeto_bench, name), name
     for module in set(re.findall(r"from (rmeeto_bench[\w.]*) import", text)):
         importlib.import_module(module)
+
+
+def test_the_gallery_shows_the_runs_in_results(tmp_path: Path) -> None:
+    page = tmp_path / "results" / "README.md"
+    assert main(["ls", str(ROOT / "results"), "--gallery", str(page)]) == 0
+    shown = page.read_text(encoding="utf-8").replace(os.path.relpath(ROOT / "results", page.parent) + "/", "")
+    assert shown == (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_index_has_every_page() -> None:

@@ -82,8 +82,9 @@ FLEET = [
     Row(
         "fleet",
         "fleet plan.toml --engine local --kinds cpu --quick --r 0,11 --checkpoints ck --data v --on-error skip --images 12 "
-        "--batch-size 4 --out f",
+        "--batch-size 4 --fed --out f",
         {
+            "--fed": lambda d: all(arm["fed"] for arm in d.arms("f")),
             "plan": lambda d: {arm["model"] for arm in d.arms("f")} == {"vim_nano"},
             "--engine": lambda d: d.warns("2 of 2 cells measured"),
             "--kinds": lambda d: [device["kind"] for device in d.json("f/manifest.json")["devices"]] == ["cpu"],
@@ -112,12 +113,16 @@ FLEET = [
     ),
     Row(
         "fleet simulated",
-        "fleet --engine local --device sim --kinds v100,a4000 --model vim_tiny --ratios 0,0.31 --sustained --seed 4 --out f3",
+        "fleet --engine local --device sim --kinds v100,a4000 --model vim_tiny --ratios 0,0.31 --sustained --seed 4 --together "
+        "--paper-mode --baseline vim_tiny/r11 --out f3",
         {
+            "--together": lambda d: {len(task["plan"]["models"]) for task in d.json("f3/fleet.json")["tasks"]} == {1},
+            "--baseline": lambda d: {arm["baseline"] for arm in d.arms("f3")} == {"vim_tiny/r11"},
             "--device": lambda d: {arm["verdict"] for arm in d.arms("f3")} == {"SIMULATED"},
             "--kinds": lambda d: {device["profile"] for device in d.json("f3/manifest.json")["devices"]} == {"v100", "a4000"},
             "--model": lambda d: {arm["model"] for arm in d.arms("f3")} == {"vim_tiny"},
             "--ratios": lambda d: {arm["ratio_requested"] for arm in d.arms("f3")} == {0, 0.31},
+            "--paper-mode": lambda d: all(arm["paper_mode"] for arm in d.arms("f3")),
             "--sustained": lambda d: {arm["rounds"] for arm in d.arms("f3")} == {60},
             "--seed": lambda d: {task["plan"]["seed"] for task in d.json("f3/fleet.json")["tasks"]} == {4},
         },
@@ -125,7 +130,7 @@ FLEET = [
     Row(  # No such GPU is here: the task is planned as the flags say, refused, and the fleet says what is missing.
         "fleet of absent GPUs",
         "fleet --engine local --kinds h200 --model vim_tiny --r 0 --labels listed.txt --class-map map.txt --inputs random "
-        "--precision bf16 --backend triton --no-graphs --rigorous --paper-mode --energy --ema --out f4",
+        "--precision bf16 --backend triton --no-graphs --rigorous --what train --energy --ema --out f4",
         {
             "--labels": lambda d: d.task("f4")["labels"].endswith("listed.txt"),
             "--class-map": lambda d: d.task("f4")["class_map"].endswith("map.txt"),
@@ -135,7 +140,7 @@ FLEET = [
             "--no-graphs": lambda d: d.task("f4")["graphs"] is False,
             "--rigorous": lambda d: d.task("f4")["preset"] == "rigorous",
             "--ema": lambda d: d.task("f4")["ema"],
-            "--paper-mode": lambda d: d.task("f4")["paper_mode"],
+            "--what": lambda d: d.task("f4")["what"] == "train",
             "--energy": lambda d: d.task("f4")["energy"] and d.warns("no GPU h200"),
         },
         code=6,

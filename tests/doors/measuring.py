@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import re
+
 from machines import DRAWN, FILES
-from world import Row
+from world import Done, Row
+
+
+def traced(done: Done, path: str) -> list[object]:
+    """The events of a Chrome trace."""
+    return list(json.loads(gzip.decompress((done.world.root / path).read_bytes()))["traceEvents"])
+
 
 TRAINING = (
     "retrain --model vim_nano --r 0,11 --preset nano_retrain --data fm --init bundled --epochs 1 --lr 1e-7 --batch-size 2 "
@@ -77,14 +87,14 @@ RETRAIN = [
         {"--force": lambda d: d.says(r"ck3/.* done top-1") and d.warns("step 2/2")},
         needs=("retrain pruned",),
     ),
-    Row("recipe", "retrain --show --epochs 7", {"--show": lambda d: d.says("7 epochs|epochs=7|epochs.? 7")}),
+    Row("recipe", "retrain --show --epochs 7", {"--show": lambda d: d.says("schedule.epochs=7")}),
 ]
 SIMULATED = "--device sim --model vim_tiny --ratios 0,0.31"
 RUN = [
     Row(
         "run",
         "run --gpus none --quick --r 0,11 --batch-size 4 --backend chunked --checkpoints ck --data flat --labels listed.txt "
-        "--class-map map.txt --on-error skip --images 12 --inputs random --no-graphs --json a.json --out a",
+        "--class-map map.txt --on-error skip --images 12 --inputs random --no-graphs --trace --fed --json a.json --out a",
         {
             "--gpus": lambda d: [device["id"] for device in d.json("a/manifest.json")["devices"]] == ["cpu"],
             "--quick": lambda d: {(arm["verdict"], arm["sessions"]) for arm in d.arms("a")} == {("EXPLORATORY", 1)},
@@ -99,6 +109,12 @@ RUN = [
             "--images": lambda d: d.says("12 of 21"),
             "--inputs": lambda d: d.json("a/manifest.json")["data"]["vim_nano"]["inputs"] != "real images",
             "--no-graphs": lambda d: d.plan("a")["graphs"] is False,  # what it changes needs a GPU
+            "--fed": lambda d: d.says("fed images/s") and all(len(arm["fed"]) == 4 for arm in d.arms("a")),
+            "--trace": lambda d: (
+                d.files("a/trace") == {"operations_vim_nano.md", "vim_nano_r0.json.gz", "vim_nano_r11.json.gz"}
+                and len(re.findall("aten::.*mm", d.text("a/trace/operations_vim_nano.md"))) >= 2
+                and len(traced(d, "a/trace/vim_nano_r11.json.gz")) > 99
+            ),
             "--json": lambda d: d.json("a.json") == d.json("a/manifest.json"),
             "--out": lambda d: d.files("a") >= FILES | DRAWN and d.says("files: a"),
         },
@@ -137,6 +153,11 @@ RUN = [
         "--gpus none --r 0,11 --accuracy-only --images 12 --out a2",
         {"--accuracy-only": lambda d: {(arm["n_images"], arm["rounds"]) for arm in d.arms("a2")} == {(12, 0)}},
     ),
+    Row(
+        "run of training steps",
+        "--gpus none --quick --model vim_nano --r 0,20 --batch-size 2 --what train --out tr",
+        {"--what": lambda d: [arm["what"] for arm in d.arms("tr")] == ["train"] * 2 and d.says("vim_nano in training")},
+    ),
     Row("run twice", "--gpus none --out a", {}, code=2, refusal="already holds a run", needs=("run",)),
     Row(
         "simulated",
@@ -162,6 +183,37 @@ RUN = [
             ),
         },
         needs=("simulated",),
+    ),
+    Row(
+        "simulated models together",
+        "--device sim --model vim_tiny,deit_tiny --gpus v100 --r 0,11 --quick --together --baseline deit_tiny/r11 --out s5",
+        {
+            "--together": lambda d: [arm["rounds"] for arm in d.arms("s5")] == [d.arms("s5")[0]["rounds"]] * 4,
+            "--baseline": lambda d: d.says("2 models over deit_tiny/r11") and d.arms("s5")[0]["speedup"]["value"] == 1,
+        },
+    ),
+    Row(
+        "run of a model of timm",
+        "--gpus none --model vim_nano,timm:test_vit --r 0 --together --dry-run",
+        {"--model": lambda d: d.says("timm:test_vit: as it is") and d.says("timm:test_vit/r0: random weights")},
+    ),
+    Row(
+        "run of one's own code",
+        "--gpus none --accuracy-only --model vim_nano --r 0 --arm own=mine:constant --data v --class-map map.txt "
+        "--on-error skip --out o1",
+        {"--arm": lambda d: d.says(r"own .* own code") and d.arms("o1")[1]["n_images"] == 20},
+    ),
+    Row(
+        "resume of one's own code",
+        "resume o1 --arm own=mine:constant",
+        {"--arm": lambda d: d.says("own code")},
+        needs=("run of one's own code",),
+    ),
+    Row(
+        "rerun of one's own code",
+        "rerun o1 --arm own=mine:constant --out o2",
+        {"--arm": lambda d: d.arms("o2")[1]["top1"] == d.arms("o1")[1]["top1"]},
+        needs=("run of one's own code",),
     ),
     Row("simulated once", f"{SIMULATED} --gpus v100 --quick --out s3", {"--gpus": lambda d: d.says("V100 .simulated.")}),
     Row(
@@ -259,6 +311,15 @@ EVAL = [
             )
         },
         needs=("retrain",),
+    ),
+    Row(
+        "eval of models together",
+        "eval --gpus none --model vim_nano,vim_nano_14 --r 0 --data v --class-map map.txt --on-error skip --together "
+        "--baseline vim_nano_14 --out e9",
+        {
+            "--together": lambda d: d.arms("e9")[1]["delta_top1"]["value"] > 0,
+            "--baseline": lambda d: [arm["arm"] for arm in d.arms("e9")] == ["vim_nano_14/r0", "vim_nano/r0"],
+        },
     ),
     Row(
         "eval by less than no process",

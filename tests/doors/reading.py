@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import platform
+import tarfile
+
 from machines import crowded
-from world import Row
+from world import Done, Row
 
 RUNS = ("run", "fleet")
+
+
+def names_of_here(done: Done, archive: str) -> bool:
+    """Whether any file of a packed run, its database included, holds a name of this machine or of this folder."""
+    with tarfile.open(done.world.root / archive) as files:
+        texts = [found.read() for member in files if (found := files.extractfile(member)) is not None]
+    host = f'"{platform.node()}"'.encode()
+    return any(str(done.world.root).encode() in text or host in text for text in texts)
+
+
 SHOW = [
     Row(
         "ls",
@@ -13,6 +26,34 @@ SHOW = [
         {"folder": lambda d: all(d.says(rf"\b{name} .*complete") for name in ("a", "f", "m", "s3", "s4"))},
         needs=("run", "fleet", "merge", "rerun"),
     ),
+    Row(
+        "ls as a page",
+        "ls . --gallery pages/runs.md",
+        {"--gallery": lambda d: all(f"](../{name})" in d.text("pages/runs.md") for name in ("a", "f", "given.tar.gz"))},
+        needs=("run", "fleet", "contribute"),
+    ),
+    Row(
+        "contribute",
+        "contribute a --out given.tar.gz",
+        {
+            "runs": lambda d: d.says("given.tar.gz: .* vim_nano, 2 arms, .*without names of its machine"),
+            "--out": lambda d: not names_of_here(d, "given.tar.gz"),
+        },
+        needs=("run",),
+    ),
+    Row(
+        "contribute with names",
+        "contribute a --out named.tar.gz --keep-names",
+        {"--keep-names": lambda d: names_of_here(d, "named.tar.gz") and d.says(", with names of its machine")},
+        needs=("run",),
+    ),
+    Row(
+        "contribute --check",
+        "contribute given.tar.gz named.tar.gz --check",
+        {"--check": lambda d: d.says("given.tar.gz: .*without names.*: good.* named.tar.gz: .*with names .*: good")},
+        needs=("contribute", "contribute with names"),
+    ),
+    Row("contribute what was merged", "contribute m", {}, code=2, refusal="was merged from others", needs=("merge",)),
     Row("ls of none", "ls", {}, code=2, refusal="runs is no folder"),
     Row(
         "show",
@@ -32,7 +73,7 @@ SHOW = [
     Row(
         "report an evaluation",
         "report e",
-        {"run": lambda d: "each decoded once for all ratios" in d.text("e/report.html")},
+        {"run": lambda d: "each decoded once for all arms" in d.text("e/report.html")},
         needs=("eval",),
     ),
     Row(
@@ -49,6 +90,14 @@ SHOW = [
     Row("report of a fleet", "report f3/manifest.json", {"run": lambda d: d.says("V100")}, needs=("fleet simulated",)),
 ]
 MERGE = [
+    Row(
+        "compare a training",
+        "compare a tr",
+        {},
+        code=2,
+        refusal="compare runs of one kind of step",
+        needs=("run", "run of training steps"),
+    ),
     Row(
         "merge",
         "merge a f --prefer {id:a} --json m.json --out m",

@@ -77,13 +77,25 @@ def test_an_earlier_copy_of_a_run_adds_nothing() -> None:
         assert merged.record.status == "complete"
 
 
-def test_a_repeated_measurement_keeps_the_one_with_more_rounds() -> None:
-    first, second = a_run("a"), a_run("b")
-    second = replace(second, arms=tuple(replace(arm, rounds=80) for arm in second.arms))
-    merged = joined(first, second)
-    assert [arm.rounds for arm in merged.record.arms] == [80, 80]
+@pytest.mark.parametrize(
+    ("better", "why"),
+    [
+        ({"rounds": 80}, "the one with more rounds is kept"),
+        ({"n_images": 60_000}, "the one with more images is kept"),
+        ({"status": "complete"}, "the one of the complete run is kept"),
+        ({"created_utc": "2099-01-01T00:00:00Z"}, "the newer one is kept"),
+    ],
+)
+def test_of_two_measurements_the_better_is_kept_and_the_reason_is_true(better: dict[str, object], why: str) -> None:
+    first = a_run("a", status="interrupted")
+    second = replace(first, run_id="b", **{name: value for name, value in better.items() if hasattr(first, name)})
+    of_arms = {name: value for name, value in better.items() if not hasattr(first, name)}
+    merged = joined(first, replace(second, arms=tuple(replace(arm, **of_arms) for arm in first.arms)))
     assert [source.run_id for source in sources_of(merged.record)] == ["b"]
-    assert "measured in b and in a" in merged.notes[0]
+    told = [note for note in merged.notes if "measured in b and in a" in note]
+    assert len(told) == len(RATES)
+    assert all(note.endswith(why) for note in told)
+    assert "nothing is taken from a: others have all its arms" in merged.notes
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from rmeeto_bench.measure.verdict import (
     judge,
     judge_run,
     labels,
-    paper_worthy,
     worst,
 )
 from rmeeto_bench.profiles import load_profiles
@@ -88,7 +87,6 @@ def test_a_scenario_produces_its_code_and_no_other(code: str) -> None:
     assert judge_run([result] * 3, case.protocol, case.printed, evidence) == code
     alone = code in INVALID and code != "PRECISION_NOT_REACHED"  # no session knows the printed interval
     assert invalid_codes(result, case.protocol, evidence) == ((code,) if alone else ())
-    assert paper_worthy(code) is (code == "VALID")
 
 
 @pytest.mark.parametrize(("code", "share"), [("THROTTLED", "throttle_share"), ("CONTENDED", "contended_share")])

@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rmeeto_bench.bench.plan.plan import ROUNDS, SIZES, BenchPlan, Cell, batch_size_for, cells, precision_for, protocol_for
+from rmeeto_bench.bench.plan.plan import (
+    ROUNDS,
+    SIZES,
+    BenchPlan,
+    Cell,
+    batch_size_for,
+    cells,
+    group_cells,
+    precision_for,
+    protocol_for,
+)
 from rmeeto_bench.cost.flops import count_flops
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.energy import LEAST_SECONDS
 from rmeeto_bench.measure.protocol import blind_seconds
 from rmeeto_bench.measure.warmup import BLIND_LIMIT
-from rmeeto_bench.models.sizes import config
+from rmeeto_bench.models.sizes import config, is_other
 from rmeeto_bench.profiles import GpuProfile, load_profiles, match_profile
 from rmeeto_bench.records.run import DeviceRecord
 from rmeeto_bench.reduction.config import ReductionConfig
@@ -74,13 +84,14 @@ def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _unknown(plan: BenchPlan, device: DeviceRecord, model: str, arms: int) -> str:
+def _unknown(plan: BenchPlan, device: DeviceRecord, models: Sequence[str], arms: int) -> str:
     """What comes on top and is not in the estimate."""
     parts = []
     rate = math.nan
     if device.kind == "cuda":
         profile = match_profile(device.name, device.details.get("memory_gib"))
-        rate = math.nan if profile is None else baseline_rate(profile, model)
+        alone = models[0] if len(models) == 1 and not is_other(models[0]) else None
+        rate = math.nan if profile is None or alone is None else baseline_rate(profile, alone)
     if plan.paper_mode:
         parts.append("the paper's protocol" + ("" if math.isnan(rate) else f" (about {minutes(arms * 130 * 128 / rate)})"))
     if device.kind != "sim" and plan.checkpoints != "none":
@@ -104,15 +115,18 @@ def outline(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> list[str]:
         )
         precision, batch = precision_for(plan, device.kind), batch_size_for(plan, device.kind)
         lines.append(f"{device.name} ({device.id}): {rounds}{precision}, batch {batch}, {plan.backend} kernels")
-        for model in plan.models:
-            found = cells(plan, model)
-            spans = (timing_seconds(plan, device.kind, len(found)), _extras(plan, device.kind, len(found)))
+        for group, models in plan.groups.items():
+            arms = len(group_cells(plan, group))
+            spans = (timing_seconds(plan, device.kind, arms), _extras(plan, device.kind, arms))
             low, high = (sum(values) for values in zip(*spans))
             total = [total[0] + low, total[1] + high]
-            lines.append(f"  {model}: ratios {_ratios(found)}")
+            for model in models:
+                lines.append(f"  {model}: " + ("as it is" if is_other(model) else f"ratios {_ratios(cells(plan, model))}"))
+            if plan.together:
+                lines.append(f"    in the same rounds, over {group_cells(plan, group)[0].name}")
             if timed:
                 lines.append(f"    {minutes(low)} to {minutes(high)}")
-            unknown = _unknown(plan, device, model, len(found))
+            unknown = _unknown(plan, device, models, arms)
             if unknown:
                 lines.append(f"    {'and ' if timed else ''}{unknown}")
     return (

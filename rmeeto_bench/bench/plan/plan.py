@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import short
 from rmeeto_bench.measure.protocol import CPU_BLOCK, CPU_TARGET, CPU_WARMUP_LIMIT, PRESETS, TimingProtocol
-from rmeeto_bench.models.sizes import at_sizes, config
+from rmeeto_bench.models.sizes import at_sizes, config, is_other
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
+from rmeeto_bench.validate import at_least, flag, one_of
 
+if TYPE_CHECKING:
+    from rmeeto_bench.retrain.recipe import Optimisation
+
+TRAIN = "train"
 CHOICES = {
     "precision": ("auto", "fp32", "fp16", "bf16"),
     "inputs": ("auto", "real", "random", "both"),
     "schedule": ("serial", "parallel"),
     "on_error": ("stop", "skip"),
+    "what": ("inference", TRAIN),
 }
 NAMED_CHECKPOINTS = ("bundled", "none", "zoo")
 PATHS = ("data", "labels", "class_map")
 QUICK_IMAGES = 2000
 TABLE_12_RATIOS = tuple(ratio for ratio in PAPER_RATIOS if ratio != 0.36)
-FLAGS = {"models": "model", "rs": "r"}  # fields whose flag has another name
+ARM = re.compile(r"[A-Za-z_][\w.-]{0,60}=([A-Za-z_][\w.]*:[A-Za-z_][\w.]*)?")
+FLAGS = {"models": "model", "rs": "r", "arms": "arm"}  # fields whose flag has another name
 SIZES = tuple(2**power for power in range(10))  # batch sizes of a sweep
 ROUNDS = (6, 12)  # of a sweep, fewest and most: a knee needs a per cent, not a quarter of one
 
@@ -54,13 +62,25 @@ def protocol_for(plan: BenchPlan, kind: str) -> TimingProtocol:
 
 
 def batch_size_for(plan: BenchPlan, kind: str) -> int:
-    """The plan's batch size, or 128 on a GPU and 32 on a CPU. Never changed later: what does not fit is reported so."""
+    """The plan's batch size, or 128 on a GPU (in training the recipe's) and 32 on a CPU. Never changed later: what does not fit
+    is reported so."""
+    if plan.batch_size is None and plan.what == TRAIN and kind != "cpu":
+        return _recipe(plan).batch_size
     return plan.batch_size or (32 if kind == "cpu" else 128)
 
 
 def precision_for(plan: BenchPlan, kind: str) -> str:
-    """The plan's precision, or fp16 on a GPU (a simulated one too) and fp32 on a CPU."""
+    """The plan's precision, or fp16 on a GPU (a simulated one too; in training the recipe's) and fp32 on a CPU."""
+    if plan.precision == "auto" and plan.what == TRAIN and kind != "cpu":
+        return _recipe(plan).precision
     return plan.precision if plan.precision != "auto" else ("fp32" if kind == "cpu" else "fp16")
+
+
+def _recipe(plan: BenchPlan) -> Optimisation:
+    """How the first model of a plan is trained."""
+    from rmeeto_bench.retrain.presets import recipe_for
+
+    return recipe_for(plan.models[0]).optimisation
 
 
 def _typed(value: object) -> str:
@@ -75,6 +95,9 @@ class BenchPlan:
     """One run, as it is asked for."""
 
     models: tuple[str, ...] = ("vim_nano",)  # names
+    together: bool = False  # the arms of all models share their rounds, and are compared with one of them
+    baseline: str | None = None  # that one, as in vim_small/r0; None: the first
+    arms: tuple[str, ...] = ()  # of the user's own code, NAME=MODULE:FUNCTION; nothing after `=` for what Python hands over
     ratios: tuple[float, ...] = TABLE_12_RATIOS  # reduction ratios to measure
     rs: tuple[int, ...] | None = None  # tokens that each merge removes, in place of `ratios`
     gpus: str = "all"  # all, none, indices, UUIDs or names, or `sim` and `sim:NAMES` for simulated ones
@@ -96,21 +119,25 @@ class BenchPlan:
     sweep: bool = False  # also time batches of 1 to 512 images
     paper_mode: bool = False  # also replay the paper's protocol
     energy: bool = False  # also run every arm alone for its joules per image
+    trace: bool = False  # also profile one step of every arm
+    fed: bool = False  # also time the whole pipeline, from encoded images to logits
+    what: str = "inference"  # what a step is: a forward, or train, a step of the optimizer by the model's recipe
     schedule: str = "serial"  # serial: one GPU after the other; parallel: together, if that changes nothing
     accuracy_only: bool = False  # time nothing; all devices share the images of one accuracy pass
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"--{name.replace('_', '-')} is one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        if self.preset not in PRESETS:
-            raise UsageError(f"the preset is one of {', '.join(PRESETS)}, not {self.preset!r}")
-        for name in ("batch_size", "images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy):
-            raise UsageError("an evaluation times nothing; leave out --batch-size sweep, --paper-mode and --energy")
+            one_of(flag(name), getattr(self, name), choices)
+        one_of("the preset", self.preset, PRESETS)
+        at_least(1, {flag(name): getattr(self, name) for name in ("batch_size", "images")})
+        if self.accuracy_only and (self.sweep or self.paper_mode or self.energy or self.trace or self.fed):
+            raise UsageError(
+                "an evaluation times nothing; leave out --batch-size sweep, --paper-mode, --energy, --trace, --fed"
+            )
+        if self.what == TRAIN and (self.accuracy_only or self.sweep or self.paper_mode or self.fed):
+            raise UsageError(
+                "--what train times training steps alone; leave out --accuracy-only, --batch-size sweep, --paper-mode and --fed"
+            )
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be 0 or more, not {self.seed}")
         for name in PATHS:  # a run is resumed and repeated from any folder
@@ -119,11 +146,44 @@ class BenchPlan:
         if self.checkpoints not in (None, *NAMED_CHECKPOINTS) and Path(self.checkpoints).exists():
             object.__setattr__(self, "checkpoints", str(Path(self.checkpoints).absolute()))
         object.__setattr__(self, "models", at_sizes(self.models))
+        object.__setattr__(self, "together", self.together or bool(self.arms))
+        self._check_arms()
+        if self.baseline is not None and not self.together:
+            raise UsageError("--baseline names the arm that all models are compared with; give --together, too")
+
+    def _check_arms(self) -> None:
+        names = [arm.partition("=")[0] for arm in self.arms]
+        for arm, name in zip(self.arms, names, strict=True):
+            if not ARM.fullmatch(arm):
+                raise UsageError(f"--arm is NAME=MODULE:FUNCTION, as in mine=my_models:merged, not {arm!r:.80}")
+            if not is_other(name) or names.count(name) > 1:
+                raise UsageError(f"--arm {arm:.60}: another model has the name {name}; choose another")
+        if self.arms and self.sweep:
+            raise UsageError("--batch-size sweep is for models by name: code of your own may be made for one batch size")
+        if not self.names:
+            raise UsageError("there is nothing to measure; give --model or --arm")
+
+    @property
+    def own(self) -> dict[str, str]:
+        """Name of an arm of the user's own code -> MODULE:FUNCTION."""
+        return {name: target for name, _, target in (arm.partition("=") for arm in self.arms)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all models: ours, timm's and the user's."""
+        return (*self.models, *self.own)
 
     @property
     def protocol(self) -> TimingProtocol:
         """The measuring protocol behind the preset."""
         return PRESETS[self.preset]
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Name -> the models whose arms share rounds: all of them together, or each by itself."""
+        if self.together:
+            return {"+".join(self.names): self.names}
+        return {model: (model,) for model in self.models}
 
     @property
     def evaluated_images(self) -> int | None:
@@ -158,7 +218,7 @@ class BenchPlan:
                 f"the run was planned with {', '.join(unknown)}, which this version does not know; upgrade rmeeto-bench"
             )
         try:
-            tuples = {name: tuple(value[name]) for name in ("models", "ratios", "rs") if value.get(name) is not None}
+            tuples = {name: tuple(value[name]) for name in ("models", "ratios", "rs", "arms") if value.get(name) is not None}
             paths = {name: Path(value[name]) for name in PATHS if value.get(name) is not None}
             return cls(**{**value, **tuples, **paths})
         except (KeyError, TypeError) as error:
@@ -185,8 +245,27 @@ class Cell:
         return f"{self.model}/r{self.r}"
 
 
+def group_cells(plan: BenchPlan, group: str) -> tuple[Cell, ...]:
+    """The cells of all models of a group, the baseline first."""
+    return baseline_first(plan, [cell for model in plan.groups[group] for cell in cells(plan, model)])
+
+
+def baseline_first(plan: BenchPlan, found: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells of a group with the one in front that the others are compared with. Raises `UsageError` if it is not there."""
+    if plan.baseline is None:
+        return tuple(found)
+    names = [cell.name for cell in found]
+    for name in (plan.baseline, f"{plan.baseline}/r0"):
+        if name in names:
+            first = names.index(name)
+            return (found[first], *found[:first], *found[first + 1 :])
+    raise UsageError(f"--baseline {plan.baseline:.60} is no arm of this run; choose {', '.join(names)}")
+
+
 def cells(plan: BenchPlan, model: str) -> tuple[Cell, ...]:
     """The cells of one model in ascending r; the baseline r = 0 is always among them, as every speed-up needs it."""
+    if is_other(model):
+        return (Cell(model, ReductionConfig(), 0.0, 0.0),)
     sized = config(model)
 
     def ratio_of(r: int) -> float:

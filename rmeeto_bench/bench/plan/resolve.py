@@ -50,6 +50,12 @@ class Resolved:
     class_names: tuple[str, ...] = ()
     # What the user should know about the weights: one sentence each.
     notes: tuple[str, ...] = ()
+    # What makes the model where it is not ours: timm:NAME, or the user's MODULE:FUNCTION.
+    program: str = ""
+    # One input, without the batch.
+    input_shape: tuple[int, ...] = ()
+    # How its images are prepared, as `data.preprocessing.declared` reads it; None: as its shape says.
+    preprocessing: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For a job's line of JSON."""
@@ -68,14 +74,15 @@ class Resolved:
             name: Weights(**{**told, "path": None if told["path"] is None else Path(told["path"])})
             for name, told in value["weights"].items()
         }
-        tuples = {name: tuple(value[name]) for name in ("class_names", "notes")}
+        tuples = {name: tuple(value[name]) for name in ("class_names", "notes", "input_shape")}
         return cls(**{**value, **tuples, "cells": arms, "weights": weights})
 
 
 def without_weights(plan: BenchPlan, model: str) -> Resolved:
     """A model on simulated devices: nothing is loaded."""
     arms = cells(plan, model)
-    return Resolved(model, arms, {cell.name: Weights() for cell in arms}, config(model).num_classes)
+    sized = config(model)
+    return Resolved(model, arms, {cell.name: Weights() for cell in arms}, sized.num_classes, input_shape=sized.input_shape)
 
 
 def resolve(plan: BenchPlan, model: str) -> Resolved:
@@ -108,7 +115,8 @@ def resolve(plan: BenchPlan, model: str) -> Resolved:
         provenance = read(path, ema=ema)
         origin = origin_of(provenance)
         notes += [*provenance.notes, *origin.differences(path.name, reductions)]
-    return Resolved(model, tuple(arms), weights, read.num_classes, read.class_names, tuple(dict.fromkeys(notes)))
+    known = read.num_classes, read.class_names, tuple(dict.fromkeys(notes))
+    return Resolved(model, tuple(arms), weights, *known, input_shape=config(model).input_shape)
 
 
 def _with(cell: Cell, reduction: ReductionConfig) -> Cell:

@@ -42,7 +42,7 @@ def bundled_models() -> list[str]:
     return [f"{name} at r = {', '.join(rs)}" for name, rs in names.items()]
 
 
-def _in_folder(folder: Path, model: str, r: int) -> Chosen | None:
+def in_folder(folder: Path, model: str, r: int) -> Chosen | None:
     """The file of an r: by its name alone, else the only one that also names a way of merging (`vim_nano_r11-prune`).
 
     A dead link counts as a file, so that it is named and not passed over.
@@ -80,7 +80,7 @@ def choose(cell: Cell, checkpoints: str | None) -> Chosen:
     if Path(checkpoints).is_dir():
         folder = Path(checkpoints)
         places = [(own, r) for own in dict.fromkeys((cell.model, name)) for r in (cell.r, 0)]
-        found = next((file for own, r in places if (file := _in_folder(folder, own, r))), None)
+        found = next((file for own, r in places if (file := in_folder(folder, own, r))), None)
         if found is None:
             expected = f"{cell.model}_r{cell.r}.safetensors"
             raise CheckpointError(f"{folder} has no {expected} (or .pth), nor one for r0 to fall back on; name the files so")

@@ -31,6 +31,7 @@ class Controls:
     should_stop: Callable[[], bool] = lambda: False  # asked between two pieces of work
     launch: Callable[[Job], Process] = launch  # starts a worker
     workers: int | None = None  # processes that decode images for it; None: one per core
+    arms: tuple[str, ...] = ()  # of a plan, those whose code may be imported: the caller named them
 
     def note(self, text: str) -> None:
         """Tell a decision or a warning."""

@@ -47,7 +47,7 @@ def solo_against_together(
     Every worker warms up its baseline and stays alive; blocks alone (one device after the other, the rest idle) and
     blocks together alternate, so that drift and process effects fall on both alike.
     """
-    workers = {device.name: start("equivalence", device, plan.models[0]) for device in devices}
+    workers = {device.name: start("equivalence", device, next(iter(plan.groups))) for device in devices}
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in workers}
     try:
         if not all(_ready(worker, says.should_stop) for worker in workers.values()):

@@ -22,9 +22,11 @@ from rmeeto_bench.bench.store.journal import disk_of, is_network
 from rmeeto_bench.cpus import affinity, cores, short_waits
 from rmeeto_bench.kernels.native.trust import distrust
 from rmeeto_bench.measure.devices.nvml import gpu_uuid
+from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 
 POLL = 0.2  # seconds between two looks at whether to stop
+READING = ("accuracy", "fed")  # kinds of job that read images in processes of their own
 TAIL = 20  # last lines of a worker's standard error that are kept
 
 
@@ -69,13 +71,13 @@ def worker_environment(device: str, kind: str, threads: int | None = None) -> di
         if not values.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
             values["CUDA_VISIBLE_DEVICES"] = gpu_uuid(uuid)
         _keep_triton_local(values)
-        if kind != "accuracy":
+        if kind not in READING:
             values.setdefault("OMP_NUM_THREADS", "1")
     elif device == "cpu" and cores() < affinity():  # torch knows the affinity, but not the quota of a container
         values.setdefault("OMP_NUM_THREADS", str(cores()))
     if device == "cpu":
         short_waits(values)
-        if kind != "accuracy":
+        if kind not in READING:
             values.setdefault("OMP_PROC_BIND", "true")
             values.setdefault("OMP_PLACES", "cores")
     return values
@@ -89,7 +91,7 @@ def launch(job: Job) -> Process:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=worker_environment(job.device, job.kind, job.threads),
+        env=worker_environment(job.device, job.kind, job.threads) | ({VARIABLE: job.turns} if job.turns else {}),
         start_new_session=True,
     )
 

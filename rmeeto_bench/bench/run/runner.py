@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.others import OWN, check_allowed
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.require import require
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.run.controls import Controls, Telling
@@ -31,7 +32,7 @@ from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.store.untrusted import check_stored
 from rmeeto_bench.bench.summary.record import assemble
 from rmeeto_bench.errors import CheckpointError, DiskFullError, RmeetoError, SlowPathError, UnavailableError, UsageError
-from rmeeto_bench.files import now
+from rmeeto_bench.files import now, plain
 from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.records.run import DATABASE, MANIFEST, DeviceRecord, RunRecord, load, save
 from rmeeto_bench.version import __version__
@@ -41,7 +42,7 @@ from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN
 def new_run_id(plan: BenchPlan) -> str:
     """Sortable by time, readable, unique."""
     kind = "eval-" if plan.accuracy_only else ""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}{'+'.join(plan.models)}-{secrets.token_hex(2)}"
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{kind}{plain('+'.join(plan.names))}-{secrets.token_hex(2)}"
 
 
 @dataclass
@@ -63,11 +64,11 @@ class Running:
         """The devices that are there."""
         return [device for device in self.record.devices if device.id not in self.lost]
 
-    def missing(self, store: Store, device: DeviceRecord, model: str) -> list[tuple[str, int]]:
-        """(kind, number) of the jobs that are still to be done for a model on a device, in order."""
+    def missing(self, store: Store, device: DeviceRecord, group: str) -> list[tuple[str, int]]:
+        """(kind, number) of the jobs that are still to be done for a group on a device, in order."""
 
         def done(kind: str) -> int:
-            return sum(session.status == "done" for session in store.sessions(device.id, model, kind))
+            return sum(session.status == "done" for session in store.sessions(device.id, group, kind))
 
         if self.plan.accuracy_only:
             return [] if done("accuracy") else [("accuracy", 0)]
@@ -81,9 +82,15 @@ class Running:
             jobs.append(("sweep", 0))
         if self.plan.energy and device.kind != "cpu" and not done("energy"):
             jobs.append(("energy", 0))
-        last = store.sessions(device.id, model, "timing")[-1]
+        if self.plan.trace and not done("trace"):
+            jobs.append(("trace", 0))
+        if self.plan.fed and not done("fed"):
+            jobs.append(("fed", 0))
+        if self.plan.what == TRAIN:
+            return jobs  # the weights change: there is nothing to evaluate
+        last = store.sessions(device.id, group, "timing")[-1]
         facts = store.facts(device.id, last.session).values()
-        trained = any(fact["checkpoint_sha256"] and fact["failure"] is None for fact in facts)
+        trained = any((fact["checkpoint_sha256"] or fact["weights"] == OWN) and fact["failure"] is None for fact in facts)
         if trained and last.result.get("data") and not done("accuracy"):
             jobs.append(("accuracy", 0))
         return jobs
@@ -94,15 +101,15 @@ class Running:
             self.record = assemble(replace(self.record, status=status), self.plan, store, self.lost, self.refused)
             save(self.record, self.folder)
 
-    def job(self, kind: str, device: DeviceRecord, model: str, number: int = 0) -> Job:
+    def job(self, kind: str, device: DeviceRecord, group: str, number: int = 0) -> Job:
         """A job of this run. An evaluation is the first device's, whichever does the work."""
-        resolved, plan = self.resolved[model].as_dict(), self.plan.as_dict()
+        resolved, plan = [self.resolved[model].as_dict() for model in self.plan.groups[group]], self.plan.as_dict()
         owner = self.record.devices[0].id if self.plan.accuracy_only else device.id
-        return Job(kind, str(self.folder), plan, device.id, model, resolved, number, self.controls.workers, owner=owner)
+        return Job(kind, str(self.folder), plan, device.id, group, resolved, number, self.controls.workers, owner=owner)
 
-    def begin(self, kind: str, device: DeviceRecord, model: str) -> Worker:
+    def begin(self, kind: str, device: DeviceRecord, group: str) -> Worker:
         """Start a worker on a job."""
-        return self.start(self.job(kind, device, model))
+        return self.start(self.job(kind, device, group))
 
     def start(self, job: Job) -> Worker:
         """Start a worker; it is ended when the run is left, however that happens."""
@@ -123,11 +130,11 @@ class Running:
         for worker in list(self._workers):
             self.finish(worker)
 
-    def perform(self, kind: str, device: DeviceRecord, model: str, number: int) -> tuple[DeviceRecord, Outcome]:
+    def perform(self, kind: str, device: DeviceRecord, group: str, number: int) -> tuple[DeviceRecord, Outcome]:
         """One job in a process of its own, or an accuracy pass in as many as share it. What they say is told; returned is how
         it ended, and on which device."""
         at_work = self.present if self.plan.accuracy_only else [device]
-        job = self.job(kind, device, model, number)
+        job = self.job(kind, device, group, number)
         telling = Telling(self.controls.tell, ", ".join(dict.fromkeys(one.name for one in at_work)))
         outcomes: list[tuple[Job, Outcome]] = []
         ended = threading.Event()  # one of them ended too early: so shall the others
@@ -150,22 +157,22 @@ class Running:
             return
         with Store.open(self.folder) as store:
             owner = self.record.devices[0] if self.plan.accuracy_only else device
-            evaluated = [model for model in self.plan.models if store.sessions(owner.id, model, "accuracy")]
-        for model in evaluated:
-            _, outcome = self.perform("images", device, model, 0)
+            evaluated = [group for group in self.plan.groups if store.sessions(owner.id, group, "accuracy")]
+        for group in evaluated:
+            _, outcome = self.perform("images", device, group, 0)
             if outcome.error is not None:
                 raise outcome.error
 
     def measure_device(self, device: DeviceRecord) -> None:
         """All jobs of one device, under its lock. A job that fails ends the device's work, not the run."""
         with Store.open(self.folder) as store:
-            for model in self.plan.models:
-                while jobs := self.missing(store, device, model):
+            for group in self.plan.groups:
+                while jobs := self.missing(store, device, group):
                     kind, number = jobs[0]
-                    place, outcome = self.perform(kind, device, model, number)
+                    place, outcome = self.perform(kind, device, group, number)
                     store.lose_sessions(device.id)
                     if outcome.status == "done":
-                        store.join_shares(device.id, model)
+                        store.join_shares(device.id, group)
                     self._judge(place, kind, number, outcome)
                     self.save(store, "running")
                     if outcome.status != "done" or self.controls.should_stop():
@@ -251,7 +258,7 @@ def _carry_out(running: Running) -> RunRecord:
         if len(running.refused) == (1 if plan.accuracy_only else len(running.record.devices)):
             running.save(store, "failed")
             raise next(iter(running.refused.values()))
-        if plan.accuracy_only and not any(running.missing(store, first, model) for model in plan.models):
+        if plan.accuracy_only and not any(running.missing(store, first, group) for group in plan.groups):
             running.lost.clear()  # others did the share of one that is gone
         status = "interrupted" if controls.should_stop() else "failed" if running.lost else "complete"
         running.save(store, status)
@@ -273,11 +280,14 @@ def run(
     """
     if (folder / DATABASE).exists():
         Store.create(folder)  # says what to do, before anything that takes long
+    check_allowed(plan, controls.arms, "this plan")
     devices = discover(plan.gpus)
     if plan.gpus == "all" and devices[0].kind == "cpu":
         controls.note("no GPU that torch can use was found: measuring on the CPU")
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
+    if (plan.trace or plan.fed) and any(device.kind == "sim" for device in devices):
+        raise UsageError("a simulated device runs no operations and reads no images; leave --trace and --fed out")
     resolved = require(plan, devices)
     _tell(resolved, controls)
     with folder_lock(folder, controls.note, controls.should_stop):
@@ -344,6 +354,7 @@ def resume(folder: Path, controls: Controls) -> RunRecord:
         record = load(folder)
         check_stored(folder)
         plan = BenchPlan.from_dict(record.plan)
+        check_allowed(plan, controls.arms, str(folder))
         here = {device.id for device in discover(_spec(record))}
         resolved = require(plan, record.devices)
         check_weights(record, resolved)

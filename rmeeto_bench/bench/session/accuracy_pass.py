@@ -82,7 +82,7 @@ def _scores(arm: BuiltArm, images: Tensor, views: int, batch_size: int) -> Tenso
     """Class probabilities fp32 [B, classes]; those of several views are averaged (spec 5.3)."""
     if views > 1:
         images = images.flatten(0, 1)
-    forward = arm.forward if len(images) == batch_size else arm.model  # an odd batch is not worth a graph of its own
+    forward = arm.forward if len(images) == batch_size else arm.eager
     probabilities = forward(images).float().softmax(-1)
     return probabilities.unflatten(0, (-1, views)).mean(1) if views > 1 else probabilities
 

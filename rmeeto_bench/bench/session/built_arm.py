@@ -9,14 +9,16 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
+from rmeeto_bench.bench.plan.others import OWN
 from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, precision_for
-from rmeeto_bench.bench.plan.resolve import Resolved
+from rmeeto_bench.bench.plan.resolve import Resolved, Weights
 from rmeeto_bench.checkpoints.fit import RESIZED
 from rmeeto_bench.checkpoints.reader import Provenance, load_state
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.errors import CheckpointError
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.models.base import ReducedModel
+from rmeeto_bench.models.foreign import ForeignModel, Guarded
 from rmeeto_bench.models.graphs import GraphedForward
 from rmeeto_bench.models.zoo import create_model
 
@@ -55,11 +57,31 @@ class BuiltArm:
     """A model ready to run."""
 
     cell: Cell  # what it is, by the plan
-    model: ReducedModel  # on the device, frozen
+    model: ReducedModel | ForeignModel  # on the device, frozen
     weights: str  # what a table says of its weights: baseline, retrained, training-free or random
     provenance: Provenance | None  # where they come from; None: random
     forward: Callable[[Tensor], Tensor]  # images [B, ...] -> logits [B, classes], as it is timed
     known_by: str = ""  # what tells how the weights were trained: catalogue, metadata, arguments, file name or unknown
+    on_gpu: bool = False  # where it runs
+
+    def eager(self, images: Tensor) -> Tensor:
+        """Images [B, ...] -> logits [B, classes] without a CUDA graph: an odd batch is not worth one of its own."""
+        return self.forward(images, self.model) if isinstance(self.forward, Guarded) else self.model(images)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether its answers mean something: it has trained weights, or is the user's own code, who must know."""
+        return self.provenance is not None or self.weights == OWN
+
+    @property
+    def failure(self) -> str:
+        """Why the program of others behind it failed; empty if it did not."""
+        return self.forward.failure if isinstance(self.forward, Guarded) else ""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One input, without the batch."""
+        return self.model.config.input_shape
 
     def account(self) -> str:
         """Which kernels it runs on, for the user."""
@@ -69,11 +91,12 @@ class BuiltArm:
         """How the forward ran where that is not a matter of course: graph or eager on a GPU, merging outside the kernels."""
         notes = () if self.provenance is None else self.provenance.notes
         found = ["resized positions" for note in notes if RESIZED in note]
-        if isinstance(self.forward, GraphedForward):
-            found.append("cuda-graph" if self.forward.refused is None else f"eager: {self.forward.refused}")
-        elif self.model.cls_token.is_cuda:
+        forward = self.forward.forward if isinstance(self.forward, Guarded) else self.forward
+        if isinstance(forward, GraphedForward):
+            found.append("cuda-graph" if forward.refused is None else f"eager: {forward.refused}")
+        elif self.on_gpu:
             found.append("eager")
-        if self.model.cls_token.is_cuda and self.model.merge_path.startswith("torch"):
+        if self.on_gpu and self.model.merge_path.startswith("torch"):
             found.append(f"merging in {self.model.merge_path}")
         return tuple(found)
 
@@ -85,18 +108,25 @@ def build(cell: Cell, plan: BenchPlan, setting: Setting, resolved: Resolved) -> 
     classes = resolved.num_classes
     model = create_model(cell.model, reduction=cell.reduction, backend=setting.backend, num_classes=classes)
     weights = resolved.weights[cell.name]
-    provenance = None if weights.path is None else load_state(model, weights.path, ema=weights.ema)
-    if provenance is not None and provenance.sha256 != weights.sha256:
-        raise CheckpointError(f"{weights.path} was changed after the run began; put the file back, or start another run")
+    provenance = loaded(model, weights)
     model = model.to(setting.device.torch_device, setting.dtype).eval().freeze()  # nobody changes these weights any more
     _ = model.kernels_name  # refuse a backend that cannot run before anything is measured
     forward = GraphedForward(model) if setting.graphs else model
-    return BuiltArm(cell, model, weights.label, provenance, forward, weights.known_by)
+    return BuiltArm(cell, model, weights.label, provenance, forward, weights.known_by, setting.device.kind == "cuda")
 
 
-def resident_batches(model: ReducedModel, data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
-    """A few full batches on the device: real images where there is data, else standard normal noise."""
-    shape = model.config.input_shape
+def loaded(model: ReducedModel, weights: Weights) -> Provenance | None:
+    """Load an arm's weights, if it has any. Raises `CheckpointError` for a file that is not the one that was resolved."""
+    if weights.path is None:
+        return None
+    provenance = load_state(model, weights.path, ema=weights.ema)
+    if provenance.sha256 != weights.sha256:
+        raise CheckpointError(f"{weights.path} was changed after the run began; put the file back, or start another run")
+    return provenance
+
+
+def resident_batches(shape: tuple[int, ...], data: ImageSet | None, setting: Setting, seed: int) -> list[Tensor]:
+    """A few full batches of inputs of this shape on the device: real images where there is data, else standard normal noise."""
     if data is None:
         generator = torch.Generator().manual_seed(seed)
         return [setting.place(torch.randn(setting.batch_size, *shape, generator=generator)) for _ in range(RESIDENT_BATCHES)]

@@ -6,17 +6,17 @@ A job is one line of JSON on the worker's standard input, events are lines of JS
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.plan.plan import BenchPlan, baseline_first, protocol_for
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.simulated import SimulatedWorkload
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.errors import SlowPathError, UnavailableError
 from rmeeto_bench.measure.devices.device import Device, find_devices
-from rmeeto_bench.measure.rounds import RoundsProgress
+from rmeeto_bench.measure.protocol import RoundsProgress, TimingProtocol
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.session.workload import Workload  # which needs torch
@@ -30,14 +30,16 @@ class Job:
     folder: str  # of the run
     plan: dict[str, Any]  # as `BenchPlan.as_dict` writes it
     device: str  # id of the device it works on
-    model: str  # of the plan
-    resolved: dict[str, Any]  # the model's arms and weights, as `Resolved.as_dict` writes them
-    session: int = 0  # sessions of this kind, device and model before it
+    model: str  # a model of the plan, or the name of a group of them
+    resolved: list[dict[str, Any]]  # the arms and weights of these models, as `Resolved.as_dict` writes them
+    session: int = 0  # sessions of this kind, device and group before it
     workers: int | None = None  # processes that decode images; None: one per core
     # (i, n): this is the i-th of n processes that share an accuracy pass
     shard: tuple[int, int] = (0, 1)
     owner: str = ""  # id of the device whose work it is, under which it is stored; empty: `device`
     threads: int | None = None  # of the process's host code; None: as many as its kind of work has
+    protocol: dict[str, Any] | None = None  # how long and how often to measure; None: by the plan's preset
+    turns: str = ""  # the process's place with a referee of turns, as `measure.turns.VARIABLE` takes it; empty: none
 
     def as_line(self) -> str:
         """For the worker's standard input."""
@@ -56,7 +58,7 @@ class Desk:
 
     job: Job  # what there is to do
     plan: BenchPlan  # of the run
-    resolved: Resolved  # the arms of the job's model
+    resolved: tuple[Resolved, ...]  # the arms of the job's models
     device: Device  # this process's own
     store: Store  # of the run
     session: int  # number of its session
@@ -68,6 +70,14 @@ class Desk:
     def owner(self) -> str:
         """Id of the device under which everything is stored."""
         return self.job.owner or self.job.device
+
+    @property
+    def protocol(self) -> TimingProtocol:
+        """How long and how often to measure."""
+        given = self.job.protocol
+        if given is None:
+            return protocol_for(self.plan, self.device.kind)
+        return TimingProtocol(**{**given, "reject": tuple(given["reject"])})
 
     def note(self, text: str) -> None:
         """Tell the user something."""
@@ -97,13 +107,13 @@ def own_device(device_id: str, plan: BenchPlan, session: int) -> Device:
     raise UnavailableError(f"{device_id} is not there any more; check nvidia-smi and continue with --resume")
 
 
-def prepare(plan: BenchPlan, device: Device, resolved: Resolved, workers: int | None = None) -> Workload:
+def prepare(plan: BenchPlan, device: Device, resolved: Sequence[Resolved], workers: int | None = None) -> Workload:
     """The arms of a job, built; `workers` processes decode its images.
 
     Raises `SlowPathError` where kernels asked for by name cannot run.
     """
     if device.kind == "sim":
-        return SimulatedWorkload(plan, device, resolved.model)
+        return SimulatedWorkload(plan, device, baseline_first(plan, [cell for model in resolved for cell in model.cells]))
     from rmeeto_bench.bench.session.workload import ModelWorkload
 
     try:

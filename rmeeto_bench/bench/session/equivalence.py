@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from rmeeto_bench.bench.plan.plan import protocol_for
 from rmeeto_bench.bench.session.context import Desk, prepare
 from rmeeto_bench.measure.rounds import TimedArm, Watch
 from rmeeto_bench.measure.statistics import t_interval
@@ -50,10 +49,9 @@ def serve_blocks(desk: Desk) -> dict[str, Any]:
     workload = prepare(desk.plan, desk.device, desk.resolved)
     name, batch = workload.names[0], workload.batch_size
     arm = TimedArm(name, workload.step(name, batch), batch)
-    protocol = protocol_for(desk.plan, desk.device.kind)
     telemetry = desk.device.telemetry()
     try:
-        warm = warm_up(desk.device, [arm], protocol, Watch(lambda _: None, should_stop=desk.should_stop), telemetry)
+        warm = warm_up(desk.device, [arm], desk.protocol, Watch(lambda _: None, should_stop=desk.should_stop), telemetry)
     finally:
         telemetry.close()
     desk.emit("ready")

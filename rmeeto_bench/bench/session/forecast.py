@@ -16,12 +16,13 @@ LATE = 1.15  # times the promise that an estimate may be before it is called lon
 def forecast(protocol: TimingProtocol, session_seconds: float, accuracy_seconds: float, longer: float = 0.0) -> str:
     """A sentence for the user; `session_seconds` are those of one whole session, `longer` what the first one takes beyond."""
     total = longer + protocol.sessions * session_seconds + accuracy_seconds
-    parts = f"{protocol.sessions} processes of {minutes(session_seconds)}"
+    count = "one process" if protocol.sessions == 1 else f"{protocol.sessions} processes"
+    parts = f"{count} of {minutes(session_seconds)}"
     if longer:
         parts += f", {minutes(longer)} to warm up a device that tells no temperature"
     if accuracy_seconds:
         parts += f" and {minutes(accuracy_seconds)} of accuracy"
-    text = f"this model will take about {minutes(total)} on this device: {parts}"
+    text = f"these arms will take about {minutes(total)} on this device: {parts}"
     if total > LATE * 60 * protocol.minutes:
         shorter = "fewer --ratios, fewer --images" + ("" if protocol.name == "quick" else " or --quick")
         text += (

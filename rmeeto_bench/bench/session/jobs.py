@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.bench.environment import environment
-from rmeeto_bench.bench.plan.plan import BenchPlan, protocol_for
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.context import Desk, Job, own_device, prepare
 from rmeeto_bench.bench.session.equivalence import serve_blocks
+from rmeeto_bench.bench.session.fed import run_fed
 from rmeeto_bench.bench.session.forecast import Forecast
 from rmeeto_bench.bench.session.latency import host_bound_arms, single_steps
+from rmeeto_bench.bench.session.noise import run_noise
 from rmeeto_bench.bench.session.progress import PassProgress
 from rmeeto_bench.bench.session.sweep import measure_sweep
+from rmeeto_bench.bench.session.trace import run_trace
 from rmeeto_bench.bench.store.store import NOISE, Store
 from rmeeto_bench.measure.energy import joules_per_image, measure_energy
 from rmeeto_bench.measure.paper_protocol import replay_paper_protocol
@@ -36,6 +39,8 @@ def _keep_facts(desk: Desk, workload: Workload, bound: Collection[str] = ()) -> 
         desk.store.add_facts(desk.owner, desk.session, name, facts.as_dict())
         if facts.failure == "OOM":
             desk.note(f"{name} does not fit into memory at batch {facts.batch_size}")
+        if facts.failure == "ARM_FAILED" and desk.job.session == 0 and (desk.job.kind == "timing" or desk.plan.accuracy_only):
+            desk.note(f"{name} failed: {facts.failure_detail}")
 
 
 def _say_views(desk: Desk, batch: int, views: int) -> None:
@@ -52,10 +57,14 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     steps."""
     desk.stage(f"session {desk.job.session + 1}: building")
     began = time.monotonic()
-    workload = prepare(desk.plan, desk.device, desk.resolved)
+    return time_rounds(desk, prepare(desk.plan, desk.device, desk.resolved), began)
+
+
+def time_rounds(desk: Desk, workload: Workload, began: float | None = None) -> dict[str, Any]:
+    """The rounds of arms that are built, in this process. began: when building did, on the monotonic clock."""
     _keep_facts(desk, workload)
     described = {"data": workload.data_name, "noise": workload.data_name is None or desk.plan.inputs == "random"}
-    if not workload.names or not workload.names[0].endswith("/r0"):
+    if workload.baseline not in workload.names:
         return {**described, "rounds": None}
     if desk.job.session == 0 and (account := workload.account()):
         desk.note(account)
@@ -66,21 +75,21 @@ def run_timing(desk: Desk) -> dict[str, Any]:
     if desk.plan.inputs == "both":
         arms += [TimedArm(name + NOISE, workload.step(name, batch, noise=True), batch) for name in workload.names]
     desk.stage(f"session {desk.job.session + 1}: timing")
-    protocol = protocol_for(desk.plan, desk.device.kind)
+    protocol = desk.protocol
     protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session, desk.device.kind))
     keep = desk.store.add_block
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
-        told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began)
+        told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began or time.monotonic())
         keep = told.add_block
     watch = Watch(keep, desk.progress, desk.should_stop)
-    result = measure(desk.device, arms, workload.names[0], protocol, watch, session=desk.session)
+    result = measure(desk.device, arms, workload.baseline, protocol, watch, session=desk.session)
     bound: set[str] = set()
     if not desk.should_stop():
-        if desk.device.kind != "cpu" and batch > 1:
+        if desk.device.kind != "cpu" and batch > 1 and desk.plan.what != TRAIN:
             bound = host_bound_arms(desk.device, workload)
         for name, found in workload.probes().items():
             desk.store.add_probe(desk.device.id, desk.session, name, found)
-        if batch == 1:
+        if batch == 1 and desk.plan.what != TRAIN:
             desk.stage("latency")
             for name, seconds in single_steps(desk.device, {arm.name: arm.step for arm in arms}, desk.should_stop).items():
                 desk.store.add_latencies(desk.device.id, desk.session, name, seconds)
@@ -100,7 +109,7 @@ def run_paper(desk: Desk) -> dict[str, Any]:
     workload = prepare(plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
     arms = [TimedArm(name, workload.upstream_step(name, PAPER_BATCH), PAPER_BATCH) for name in workload.names]
-    rates = replay_paper_protocol(desk.device, arms, arms[0].name) if arms else {}
+    rates = replay_paper_protocol(desk.device, arms, arms[0].name) if workload.baseline in workload.names else {}
     return {"images_per_second": rates, "precision": precision}
 
 
@@ -109,9 +118,8 @@ def run_sweep(desk: Desk) -> dict[str, Any]:
     desk.stage("batch sweep")
     workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
-    protocol = protocol_for(desk.plan, desk.device.kind)
     watch = Watch(desk.store.add_block, desk.progress, desk.should_stop)
-    return measure_sweep(desk.device, workload, protocol, watch, desk.session)
+    return measure_sweep(desk.device, workload, desk.protocol, watch, desk.session)
 
 
 def run_energy(desk: Desk) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def run_energy(desk: Desk) -> dict[str, Any]:
     desk.stage("energy")
     workload = prepare(desk.plan, desk.device, desk.resolved)
     _keep_facts(desk, workload)
-    protocol, watch = protocol_for(desk.plan, desk.device.kind), Watch(lambda _: None, desk.progress, desk.should_stop)
+    watch = Watch(lambda _: None, desk.progress, desk.should_stop)
     found = {}
     for name in workload.names:
         if desk.should_stop():
@@ -127,7 +135,7 @@ def run_energy(desk: Desk) -> dict[str, Any]:
         arm = TimedArm(name, workload.step(name, workload.batch_size), workload.batch_size)
         telemetry = desk.device.telemetry()
         try:
-            warm_up(desk.device, [arm], protocol, watch, telemetry)
+            warm_up(desk.device, [arm], desk.protocol, watch, telemetry)
         finally:
             telemetry.close()
         energy = joules_per_image(measure_energy(desk.device, arm))
@@ -143,10 +151,10 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
     desk.stage("accuracy: building")
     workload = prepare(desk.plan, desk.device, desk.resolved, desk.job.workers)
     _keep_facts(desk, workload)
-    if not isinstance(workload, ModelWorkload) or workload.data is None:
+    if not isinstance(workload, ModelWorkload):
         return {}
-    trained = [arm for arm in workload.built.values() if arm.provenance is not None]
-    if not trained:
+    passes = workload.evaluations()
+    if not passes:
         return {}
     if desk.plan.accuracy_only:
         desk.note(workload.account())
@@ -159,7 +167,9 @@ def run_accuracy(desk: Desk) -> dict[str, Any]:
         desk.emit("evaluating", progress=asdict(progress))
 
     share = Pass(workload.setting, desk.store, report, desk.note, desk.should_stop, desk.job.shard, desk.owner)
-    one_pass(trained, workload.data, share)
+    for data, arms in passes:
+        one_pass(arms, data, share)
+    _keep_facts(desk, workload)
     return {"views": workload.views}
 
 
@@ -168,10 +178,11 @@ def check_images(desk: Desk) -> dict[str, Any]:
     from rmeeto_bench.bench.session.workload import load_data
     from rmeeto_bench.bench.store.predictions import Predictions
 
-    data = load_data(desk.plan, desk.resolved)
-    if data is not None:
-        desk.stage("checking the images")
-        Predictions(desk.store, desk.owner).check_same(data)
+    for resolved in desk.resolved:
+        data = load_data(desk.plan, resolved)
+        if data is not None:
+            desk.stage("checking the images")
+            Predictions(desk.store, desk.owner).check_same(data)
     return {}
 
 
@@ -183,6 +194,9 @@ WORK: dict[str, Callable[[Desk], dict[str, Any]]] = {
     "accuracy": run_accuracy,
     "images": check_images,
     "equivalence": serve_blocks,
+    "noise": run_noise,
+    "trace": run_trace,
+    "fed": run_fed,
 }
 
 
@@ -198,7 +212,8 @@ def perform(job: Job, emit: Callable[..., None], should_stop: Callable[[], bool]
             job.owner or job.device, job.model, job.kind, environment(gpu, torch=not job.device.startswith("sim:"))
         )
         device = own_device(job.device, plan, session)
-        desk = Desk(job, plan, Resolved.from_dict(job.resolved), device, store, session, emit, should_stop, orders)
+        resolved = tuple(Resolved.from_dict(model) for model in job.resolved)
+        desk = Desk(job, plan, resolved, device, store, session, emit, should_stop, orders)
         result = WORK[job.kind](desk)
         status = "stopped" if should_stop() else "done" if job.shard[1] == 1 else "share"
         store.end_session(desk.owner, session, status, result)

@@ -28,7 +28,8 @@ class PassProgress:
 
     def words(self) -> str:
         """`top-1 % r0 79.1 r11 78.4, 3.2 min left`."""
-        accuracies = " ".join(f"{name.rpartition('/')[2]} {self.top1(name):.1f}" for name in self.correct)
+        one = len({name.rpartition("/")[0] for name in self.correct}) == 1
+        accuracies = " ".join(f"{name.rpartition('/')[2] if one else name} {self.top1(name):.1f}" for name in self.correct)
         left = self.seconds_left
         return f"top-1 % {accuracies}, " + (f"{left / 60:.1f} min left" if left >= 60 else f"{left:.0f} s left")
 

@@ -6,27 +6,32 @@ the paper's Table 12), so that the whole flow can be seen, and tested, without a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rmeeto_bench.bench.plan.estimate import profile_of, true_seconds
-from rmeeto_bench.bench.plan.plan import BenchPlan, batch_size_for, cells, precision_for
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, precision_for
 from rmeeto_bench.bench.store.store import Facts, Probe
 from rmeeto_bench.models.sizes import config
 
 
 class SimulatedWorkload:
-    """The arms of one model on a simulated device: no weights, no data, no accuracy."""
+    """The arms of a group on a simulated device: no weights, no data, no accuracy."""
 
     data_name = None
     views = 1
     evaluated = 0
 
-    def __init__(self, plan: BenchPlan, device: Any, model: str) -> None:
+    def __init__(self, plan: BenchPlan, device: Any, arms: Sequence[Cell]) -> None:
         self._plan, self._device = plan, device
         self._profile = profile_of(device)
-        self._cells = {cell.name: cell for cell in cells(plan, model)}
+        self._cells = {cell.name: cell for cell in arms}
         self.batch_size = batch_size_for(plan, "sim")
+
+    @property
+    def baseline(self) -> str:
+        """The first arm."""
+        return next(iter(self._cells))
 
     @property
     def names(self) -> list[str]:

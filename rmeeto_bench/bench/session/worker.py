@@ -1,4 +1,4 @@
-"""The process of one session: `python -m rmeeto_bench.bench.session.worker`. It is started by `bench.processes`, never by hand.
+"""The process of one session: `python -m rmeeto_bench.bench.session.worker`, started by `bench.run.processes`, never by hand.
 
 Its standard input is its lifeline: the job comes first, then words (`stop`: finish the block and end; `go`: next block). When
 it closes, because the parent is gone, the process ends at once: what it had stored stays, nothing goes on unwatched.

@@ -1,33 +1,39 @@
-"""The arms of one model on one device, ready to be timed: real ones here, simulated ones in `simulated`."""
+"""The arms of a group on one device, ready to be timed: real ones here, simulated ones in `simulated`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from rmeeto_bench.bench.plan.plan import BenchPlan, Cell
+from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, Cell, baseline_first
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, Step, build, resident_batches, setting_for
+from rmeeto_bench.bench.session.training_arm import TrainingStep, build_training
 from rmeeto_bench.bench.store.store import Facts, Probe
 from rmeeto_bench.checkpoints.trained import written
 from rmeeto_bench.data.find import Where, find_data
 from rmeeto_bench.data.image_set import ImageSet
+from rmeeto_bench.data.preprocessing import declared
 from rmeeto_bench.data.reading import Reading
-from rmeeto_bench.errors import UsageError
+from rmeeto_bench.errors import ArmError, RmeetoError, UsageError, in_one_line
 from rmeeto_bench.measure.devices.device import Device
-from rmeeto_bench.models.sizes import config
 
 
 class Workload(Protocol):
-    """All arms of one model on one device."""
+    """All arms of a group on one device."""
+
+    @property
+    def baseline(self) -> str:
+        """The arm that the others are compared with."""
+        ...
 
     @property
     def names(self) -> list[str]:
-        """The arms that run, the baseline first."""
+        """The arms that run, the baseline first if it does."""
         ...
 
     @property
@@ -86,29 +92,67 @@ class ModelWorkload:
     kept as failed.
     """
 
-    def __init__(self, plan: BenchPlan, device: Device, resolved: Resolved, workers: int | None = None) -> None:
+    def __init__(self, plan: BenchPlan, device: Device, resolved: Sequence[Resolved], workers: int | None = None) -> None:
         self.setting: Setting = setting_for(plan, device)
         self.plan = plan
-        self.data = load_data(plan, resolved, workers)
-        if plan.inputs in ("real", "both") and self.data is None:
-            raise UsageError(f"--inputs {plan.inputs} needs images for {resolved.model}; give --data")
+        models = {one.model: one for one in resolved}
+        self.data = _shared({model: load_data(plan, one, workers) for model, one in models.items()})
+        without = [model for model, data in self.data.items() if data is None]
+        if plan.inputs in ("real", "both") and without:
+            raise UsageError(f"--inputs {plan.inputs} needs images for {', '.join(without)}; give --data")
         self.built: dict[str, BuiltArm] = {}
-        self.failed: dict[str, Cell] = {}
-        self._batches: dict[tuple[int, bool], list[Tensor]] = {}
+        self.failed: dict[str, tuple[str, str]] = {}  # arm -> verdict code, what went wrong
+        self._batches: dict[tuple[object, ...], list[Tensor]] = {}
         self._peaks: dict[str, float] = {}
-        for cell in resolved.cells:
+        self._steps: dict[str, TrainingStep] = {}  # of arms that train
+        self._labels = {name: weights.label for one in resolved for name, weights in one.weights.items()}
+        arms = baseline_first(plan, [cell for one in resolved for cell in one.cells])
+        self.baseline = arms[0].name
+        for cell in arms:
             try:
                 held = _start_counting_memory(device)
-                arm = build(cell, plan, self.setting, resolved)
-                self.built[cell.name] = arm
+                self.built[cell.name] = self._ready(cell, models[cell.model])
                 self.step(cell.name, self.batch_size)()
                 if held is not None:
                     self._peaks[cell.name] = (torch.cuda.max_memory_allocated(device.torch_device) - held) / 2**20
             except torch.OutOfMemoryError:
                 self.built.pop(cell.name, None)
-                self.failed[cell.name] = cell
+                self.failed[cell.name] = ("OOM", "")
                 torch.cuda.empty_cache()
+            except ArmError as error:
+                self.built.pop(cell.name, None)
+                self.failed[cell.name] = ("ARM_FAILED", str(error))
         self._count_tokens()
+
+    def _ready(self, cell: Cell, resolved: Resolved) -> BuiltArm:
+        """The arm, built; one of others has given its first logits. Raises `ArmError` for one of others that cannot."""
+        if self.plan.what == TRAIN:
+            torch.manual_seed(self.plan.seed)
+            return build_training(cell, self.setting, resolved)
+        if not resolved.program:
+            return build(cell, self.plan, self.setting, resolved)
+        from rmeeto_bench.bench.session.other_arm import build_other, refused_graph
+
+        torch.manual_seed(self.plan.seed)
+        try:
+            arm = build_other(cell, self.setting, resolved)
+        except (torch.OutOfMemoryError, RmeetoError):
+            raise
+        except (Exception, SystemExit) as error:  # whatever the code of others raises
+            raise ArmError(in_one_line(error)) from error
+        self.built[cell.name] = arm
+        logits = self.step(cell.name, self.batch_size)()
+        data = self._images(arm)
+        if arm.is_evaluated and data is not None and logits.shape[1] != data.num_classes:
+            raise ArmError(f"it gives {logits.shape[1]} classes, and the images have {data.num_classes}")
+        if refused := refused_graph(arm):
+            raise ArmError(refused)
+        return arm
+
+    def _images(self, arm: BuiltArm) -> ImageSet | None:
+        """The images of an arm's model, if they are of the arm's own shape."""
+        data = self.data[arm.cell.model]
+        return data if data is not None and data.shape == arm.input_shape else None
 
     def _count_tokens(self) -> None:
         """Realised tokens are read off a real forward of the timed program, before timing."""
@@ -121,56 +165,90 @@ class ModelWorkload:
 
     @property
     def data_name(self) -> str | None:
-        """The evaluation set."""
-        return None if self.data is None else self.data.name
+        """The evaluation set of the first model that has one."""
+        return next((data.name for data in self.data.values() if data is not None), None)
 
     @property
     def views(self) -> int:
-        """Views of each item of the evaluation set."""
-        return 1 if self.data is None else self.data.views
+        """Views of each item of the evaluation set, the most of any."""
+        return max((data.views for data in self.data.values() if data is not None), default=1)
 
     @property
     def evaluated(self) -> int:
         """Images of the accuracy pass: none without weights or data."""
-        trained = any(arm.provenance is not None for arm in self.built.values())
-        return len(self.data) * self.views if self.data is not None and trained else 0
+        return max((len(data) * data.views for data, _ in self.evaluations()), default=0)
+
+    def evaluations(self) -> list[tuple[ImageSet, list[BuiltArm]]]:
+        """The passes over images: each set with the arms that see it in one go. Arms with random weights see none, and arms
+        that train change theirs."""
+        if self.plan.what == TRAIN:
+            return []
+        return self._by_images([arm for arm in self.built.values() if arm.is_evaluated])
+
+    def fed(self) -> list[tuple[ImageSet, list[BuiltArm]]]:
+        """Each set of images with all arms that can read it, random weights or not."""
+        return self._by_images(list(self.built.values()))
+
+    def _by_images(self, arms: list[BuiltArm]) -> list[tuple[ImageSet, list[BuiltArm]]]:
+        found: dict[str, tuple[ImageSet, list[BuiltArm]]] = {}
+        for arm in arms:
+            data = self._images(arm)
+            if data is not None:
+                found.setdefault(data.fingerprint, (data, []))[1].append(arm)
+        return list(found.values())
 
     @property
     def batch_size(self) -> int:
         """Images per step."""
         return self.setting.batch_size
 
-    def batches(self, batch_size: int, *, noise: bool = False) -> list[Tensor]:
-        """Resident batches of this size, made once and shared by all arms."""
-        noise = noise or self.data is None or self.plan.inputs == "random" or self.plan.accuracy_only
-        key = (batch_size, noise)
+    def sees_noise(self, arm: BuiltArm) -> bool:
+        """Whether an arm is timed on noise alone."""
+        return self._images(arm) is None or self.plan.inputs == "random" or self.plan.accuracy_only
+
+    def batches(self, arm: str, batch_size: int, *, noise: bool = False) -> list[Tensor]:
+        """Resident batches of this size, made once and shared by all arms that take the same."""
+        built = self.built[arm]
+        data = None if noise or self.sees_noise(built) else self._images(built)
+        key = (batch_size, built.input_shape, None if data is None else data.fingerprint)
         if key not in self._batches:
-            model = next(iter(self.built.values())).model
-            data = None if noise else self.data
-            self._batches[key] = resident_batches(model, data, replace(self.setting, batch_size=batch_size), self.plan.seed)
+            precision = "fp32" if self.plan.what == TRAIN else self.setting.precision
+            setting = replace(self.setting, batch_size=batch_size, precision=precision)
+            self._batches[key] = resident_batches(built.input_shape, data, setting, self.plan.seed)
         return self._batches[key]
 
     def step(self, arm: str, batch_size: int, *, noise: bool = False) -> Callable[[], Any]:
-        """One forward of the next resident batch."""
-        return Step(self.built[arm].forward, self.batches(batch_size, noise=noise))
+        """One forward of the next resident batch, or one step of training on it."""
+        if self.plan.what == TRAIN:
+            return self._trains(arm, batch_size)
+        return Step(self.built[arm].forward, self.batches(arm, batch_size, noise=noise))
+
+    def _trains(self, arm: str, batch_size: int) -> TrainingStep:
+        """The step of an arm, made once: it owns the optimizer's state."""
+        if arm not in self._steps:
+            self._steps[arm] = TrainingStep(self.built[arm], self.batches(arm, batch_size), self.setting)
+        return self._steps[arm]
 
     def upstream_step(self, arm: str, batch_size: int) -> Callable[[], Any]:
         """Noise of standard deviation 1, eager, inside autocast on a GPU, as the paper's code does."""
-        model, device = self.built[arm].model, self.setting.device.torch_device
-        images = self.batches(batch_size, noise=True)[0]
+        built, device = self.built[arm], self.setting.device.torch_device
+        images = self.batches(arm, batch_size, noise=True)[0]
         on_gpu = device.type == "cuda"
 
         @torch.inference_mode()
         def forward() -> Tensor:
             with torch.autocast(device.type, torch.float16, enabled=on_gpu):
-                return model(images)
+                return built.eager(images)
 
         return forward
 
     def facts(self) -> dict[str, Facts]:
         """What is known of every arm."""
         base = Facts(self.setting.precision, self.batch_size, self.setting.backend)
-        found = {name: replace(base, failure="OOM") for name in self.failed}
+        found = {
+            name: replace(base, weights=self._labels[name], failure=code, failure_detail=why)
+            for name, (code, why) in self.failed.items()
+        }
         for name, arm in self.built.items():
             origin = arm.provenance
             found[name] = replace(
@@ -187,23 +265,31 @@ class ModelWorkload:
                 token_counts=self.counted[name],
                 planned_token_counts=arm.model.planned_token_counts(),
                 peak_memory_mib=self._peaks.get(name),
+                noise=self.sees_noise(arm),
+                failure="ARM_FAILED" if arm.failure else None,
+                failure_detail=arm.failure,
             )
         return found
 
     def account(self) -> str:
-        """Which kernels the baseline runs on."""
-        return next(iter(self.built.values())).account()
+        """Which kernels each model runs on."""
+        return "; ".join({arm.cell.model: arm.account() for arm in self.built.values()}.values())
 
     def probes(self) -> dict[str, Probe]:
         """The answers to the resident real images, through the forward that is timed."""
         from rmeeto_bench.bench.session.probe import probe
 
-        trained = {name: arm for name, arm in self.built.items() if arm.provenance is not None}
-        if self.data is None or not trained:
-            return {}
-        model = next(iter(self.built.values())).model
-        batches = resident_batches(model, self.data, self.setting, self.plan.seed)
-        return {name: probe(arm.forward, batches) for name, arm in trained.items()}
+        found: dict[str, Probe] = {}
+        for data, arms in self.evaluations():
+            batches = resident_batches(arms[0].input_shape, data, self.setting, self.plan.seed)
+            found |= {arm.cell.name: probe(arm.forward, batches) for arm in arms}
+        return found
+
+
+def _shared(data: dict[str, ImageSet | None]) -> dict[str, ImageSet | None]:
+    """The same with one object for all sets of the same images and preprocessing."""
+    first: dict[str, ImageSet] = {}
+    return {model: None if one is None else first.setdefault(one.fingerprint, one) for model, one in data.items()}
 
 
 def load_data(plan: BenchPlan, resolved: Resolved, workers: int | None = None) -> ImageSet | None:
@@ -211,14 +297,15 @@ def load_data(plan: BenchPlan, resolved: Resolved, workers: int | None = None) -
 
     Raises `DataError`, and `UsageError` for images of another size than the model's.
     """
-    shape = config(resolved.model).input_shape
+    shape = resolved.input_shape
+    declared_by = None if resolved.preprocessing is None or plan.data is None else declared(resolved.preprocessing)
     data = find_data(
         plan.data,
         shape=shape,
         num_classes=resolved.num_classes,
         images=plan.evaluated_images,
         where=Where(plan.labels, plan.class_map, resolved.class_names),
-        reading=Reading(plan.on_error, workers),
+        reading=Reading(plan.on_error, workers, declared_by),
     )
     if data is not None and data.shape != shape:
         taken = f"{resolved.model} takes {shape}; choose another --data or --model"

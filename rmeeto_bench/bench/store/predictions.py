@@ -148,6 +148,8 @@ class Predictions:
         first = next(iter(found.values()), {})
         labels = _joined([first[start][0] for start in starts], "<i2").astype(np.int64)
         kept = labels >= 0
+        for rows in found.values():  # models with other preprocessing may not read every image that the first one reads
+            kept &= _joined([rows[start][0] for start in starts], "<i2") == labels
         return Results(
             labels[kept],
             {arm: _joined([rows[i][1] for i in starts], "<i2").reshape(-1, BEST)[kept] for arm, rows in found.items()},

@@ -47,6 +47,10 @@ class Facts:
     reduction: str = ""
     # Classes of the head; the model's own where None.
     num_classes: int | None = None
+    # Whether it was timed on noise.
+    noise: bool = False
+    # What went wrong, where the verdict's own words do not say it.
+    failure_detail: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For the store."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,39 +24,43 @@ MOST_PROBLEMS = 1000  # of the data, in a manifest; the store has all
 class Accuracy:
     """What the accuracy pass of a model left, as far as it is."""
 
-    images: Evaluated  # what it is of
+    images: Mapping[str, Evaluated]  # what it is of, by arm
     results: Results  # of the images that all evaluated arms have seen
     session: Session  # that says most of the pass: the last one with probes, or the last
     facts: Mapping[str, dict[str, Any]]  # of its arms
-    problems: tuple[tuple[int, str, str, bool], ...]  # of the images: place in the set, path, reason, whether left out
+    # Of the images, by fingerprint: place in the set, path, reason, whether left out.
+    problems: Mapping[str, list[tuple[int, str, str, bool]]]
 
-    @property
-    def data(self) -> dict[str, Any]:
-        """What the manifest keeps of the images."""
-        images = self.images
+    def data(self, arms: Sequence[str]) -> dict[str, Any]:
+        """What the manifest keeps of the images of a model, by its evaluated arms; nothing where there are none."""
+        first = next((arm for arm in arms if arm in self.images), None)
+        if first is None:
+            return {}
+        images, found_problems = self.images[first], self.problems[self.images[first].fingerprint]
         known: dict[str, Any] = {"fingerprint": images.fingerprint, "of": images.images, "classes": images.classes}
-        unreadable = len({place for place, _, _, left_out in self.problems if left_out and place >= 0})
-        hint = suspicion(self.results, next(iter(self.results.best)), images.classes)
+        unreadable = len({place for place, _, _, left_out in found_problems if left_out and place >= 0})
+        hint = suspicion(self.results, first, images.classes)
         problems = [
             {"path": printable(path), "reason": printable(reason), "skipped": left_out}
-            for _, path, reason, left_out in self.problems[:MOST_PROBLEMS]
+            for _, path, reason, left_out in found_problems[:MOST_PROBLEMS]
         ]
         found = {"unreadable": unreadable, "hint": hint, "problems": problems}
-        return known | {name: value for name, value in found.items() if value}
+        return {"name": images.name, **known} | {name: value for name, value in found.items() if value}
 
 
-def accuracy_of(store: Store, device: str, model: str) -> Accuracy | None:
-    """What was evaluated of a model, None for nothing yet. `device`: whose pass it is."""
-    passes = [session for session in store.sessions(device, model, "accuracy") if store.facts(device, session.session)]
+def accuracy_of(store: Store, device: str, group: str) -> Accuracy | None:
+    """What was evaluated of a group, None for nothing yet. `device`: whose pass it is."""
+    passes = [session for session in store.sessions(device, group, "accuracy") if store.facts(device, session.session)]
     if not passes:
         return None
     last = next((session for session in reversed(passes) if store.probes(device, session.session)), passes[-1])
     kept, facts = Predictions(store, device), store.facts(device, last.session)
-    arms = [name for name in facts if kept.done([name])]
-    results, images = kept.results(arms), kept.evaluated(arms[0]) if arms else None
-    if images is None or not len(results.labels):
+    arms = [name for name in facts if facts[name]["failure"] is None and kept.done([name])]
+    results, images = kept.results(arms), {arm: found for arm in arms if (found := kept.evaluated(arm)) is not None}
+    if not images or not len(results.labels):
         return None
-    return Accuracy(images, results, last, facts, tuple(kept.problems(images.fingerprint)))
+    problems = {one.fingerprint: kept.problems(one.fingerprint) for one in images.values()}
+    return Accuracy(images, results, last, facts, problems)
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> float:

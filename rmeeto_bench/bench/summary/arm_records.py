@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rmeeto_bench import published
-from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, cells, precision_for, protocol_for
+from rmeeto_bench.bench.plan.plan import BenchPlan, Cell, batch_size_for, group_cells, precision_for, protocol_for
 from rmeeto_bench.bench.session.probe import AGREEMENT, SAME, agreement
 from rmeeto_bench.bench.store.store import NOISE, Facts, Probe, Session, Store
 from rmeeto_bench.bench.summary.accuracy import Accuracy, accuracy_of, with_accuracy
-from rmeeto_bench.bench.tradeoffs import with_tradeoffs
+from rmeeto_bench.bench.summary.tradeoff import with_tradeoffs
 from rmeeto_bench.checkpoints.trained import in_words, read_reduction
 from rmeeto_bench.cost.flops import gflops_by_convention
 from rmeeto_bench.measure.rounds import RoundsResult
 from rmeeto_bench.measure.statistics import complete_rounds, half_width, run_rate, run_speedup
 from rmeeto_bench.measure.steadiness import still_warming, unsteady
 from rmeeto_bench.measure.verdict import FEWEST_ROUNDS, REMEDIES, Evidence, Printed, judge, judge_run, labels
-from rmeeto_bench.models.sizes import config
+from rmeeto_bench.models.sizes import config, is_other
 from rmeeto_bench.profiles import match_profile
 from rmeeto_bench.records.run import Arm, Block, DeviceRecord, Estimate
 from rmeeto_bench.reduction.schedule import reduction_ratio
@@ -68,11 +68,11 @@ FINGERPRINT = ("python", "packages", "cuda", "git_commit", "driver", "power_limi
 
 @dataclass(frozen=True)
 class Place:
-    """One model on one device of a run, and the sessions that count for it."""
+    """One group of models on one device of a run, and the sessions that count for it."""
 
     plan: BenchPlan  # of the run
-    device: DeviceRecord  # where the model ran
-    model: str  # name of the model
+    device: DeviceRecord  # where its models ran
+    group: str  # name of the group: the model's, or those of all that share rounds
     store: Store  # database of the run
     timing: tuple[Session, ...]  # timing sessions that count, in the order of their numbers
 
@@ -84,19 +84,19 @@ class Place:
     @property
     def facts_from(self) -> tuple[int, ...]:
         """Numbers of the sessions that say what the arms are: those that timed, or those of an evaluation."""
-        evaluated = self.store.sessions(self.device.id, self.model, "accuracy") if self.plan.accuracy_only else ()
+        evaluated = self.store.sessions(self.device.id, self.group, "accuracy") if self.plan.accuracy_only else ()
         return self.session_numbers or tuple(session.session for session in evaluated)
 
 
-def place(plan: BenchPlan, device: DeviceRecord, model: str, store: Store) -> Place:
-    """The finished timing sessions of a model on a device; none where a plan times nothing.
+def place(plan: BenchPlan, device: DeviceRecord, group: str, store: Store) -> Place:
+    """The finished timing sessions of a group on a device; none where a plan times nothing.
 
     A session that was interrupted counts only while none is finished: a restarted one replaces it, and a few rounds
     would weigh as much as many.
     """
-    sessions = store.sessions(device.id, model, "timing")
+    sessions = store.sessions(device.id, group, "timing")
     done = [session for session in sessions if session.status == "done"]
-    return Place(plan, device, model, store, tuple(done or sessions[-1:]))
+    return Place(plan, device, group, store, tuple(done or sessions[-1:]))
 
 
 def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
@@ -113,6 +113,8 @@ def _paper(cell: Cell, device: DeviceRecord) -> dict[str, float] | None:
 
 def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
     """The row of a cell before anything is measured."""
+    if is_other(cell.model):
+        return _other(cell, here, facts)
     sized = config(cell.model, **({} if facts.num_classes is None else {"num_classes": facts.num_classes}))
     reduction = read_reduction(facts.reduction) if facts.reduction else cell.reduction
     planned = sized.token_counts(reduction)
@@ -139,7 +141,16 @@ def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
         known_by=facts.known_by,
         averaged=facts.averaged,
         reduction=in_words(reduction),
+        what=here.plan.what,
     )
+
+
+def _other(cell: Cell, here: Place, facts: Facts) -> Arm:
+    """The row of a model that is not ours: nothing is known of its tokens and operations."""
+    counts: dict[str, Any] = {"r": 0, "ratio_requested": 0.0, "reduction_ratio": 0.0, "token_counts": (), "final_tokens": 0}
+    names = ("precision", "backend", "batch_size", "weights", "checkpoint", "checkpoint_sha256", "labels", "averaged")
+    same = {name: getattr(facts, name) for name in (*names, "peak_memory_mib", "known_by")}
+    return Arm(here.device.id, cell.name, cell.model, **counts, **same)
 
 
 def _fingerprint(session: Session) -> tuple[str, ...]:
@@ -186,21 +197,23 @@ def _results(here: Place) -> list[RoundsResult]:
 
 
 def _extras(arm: Arm, here: Place) -> Arm:
-    """Latency at batch 1, the paper's protocol, and energy."""
+    """Latency at batch 1, the paper's protocol, energy, and the whole pipeline."""
     latencies = [here.store.latencies(here.device.id, number).get(arm.arm) for number in here.session_numbers]
     known = [seconds for seconds in latencies if seconds is not None]
     paper: dict[str, float] | None = None
-    for session in here.store.sessions(here.device.id, here.model, "paper"):
+    for session in here.store.sessions(here.device.id, here.group, "paper"):
         rates = session.result.get("images_per_second", {})
         if session.status == "done" and arm.arm in rates:
             first = next(iter(rates.values()))  # the baseline
             paper = {"images_per_second": rates[arm.arm], "speedup": rates[arm.arm] / first}
     joules: Estimate | None = None
-    for session in here.store.sessions(here.device.id, here.model, "energy"):
+    for session in here.store.sessions(here.device.id, here.group, "energy"):
         found = session.result.get("energy", {}).get(arm.arm, {}).get("joules") if session.status == "done" else None
         joules = Estimate(**found) if found else joules
     latency = percentiles(np.concatenate(known)) if known else None
-    return replace(arm, latency_ms=latency, paper_mode=paper, joules_per_image=joules)
+    fed = [s.result["fed"] for s in here.store.sessions(here.device.id, here.group, "fed") if s.status == "done"]
+    whole = fed[-1].get(arm.arm) if fed else None
+    return replace(arm, latency_ms=latency, paper_mode=paper, joules_per_image=joules, fed=whole)
 
 
 Rounds = Sequence[Mapping[str, list[float]]]  # seconds per image of each running arm, by session
@@ -229,9 +242,10 @@ def _printed(arm: Arm, baseline: str, times: Rounds, middle: float, blocks: Sequ
 
 def _verdict_of_evaluation(arm: Arm, here: Place, facts: Facts) -> Arm:
     """The row of an arm that was not to be timed, with its verdict."""
-    passes = here.store.sessions(here.device.id, here.model, "accuracy")
+    passes = here.store.sessions(here.device.id, here.group, "accuracy")
     evidence = Evidence(
         out_of_memory=facts.failure == "OOM",
+        arm_failed=facts.failure == "ARM_FAILED",
         tokens_mismatch=facts.token_counts != facts.planned_token_counts,
         slow_path=facts.failure == "SLOW_PATH",
     )
@@ -246,11 +260,13 @@ def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None, printed
     evidence = Evidence(
         simulated=here.device.kind == "sim",
         out_of_memory=facts.failure == "OOM",
+        arm_failed=facts.failure == "ARM_FAILED",
         tokens_mismatch=facts.token_counts != facts.planned_token_counts,
         identity_failed=different is not None,
         slow_path=facts.failure == "SLOW_PATH",
         environment_changed=len({_fingerprint(session) for session in here.timing}) > 1,
-        synthetic_input=here.device.kind != "sim" and any(session.result.get("noise", False) for session in here.timing),
+        synthetic_input=here.device.kind != "sim"
+        and (facts.noise or any(session.result.get("noise", False) for session in here.timing)),
         host_bound=facts.host_bound,
         mig=bool(here.device.details.get("mig") or here.device.details.get("nvml", {}).get("mig")),
     )
@@ -263,18 +279,20 @@ def _verdict(arm: Arm, here: Place, facts: Facts, different: str | None, printed
         code = "INTERRUPTED"
     marked = dict.fromkeys(label for result in results for label in labels(result, evidence))
     drifted = printed.unsteady or "speed was still drifting after warm-up"
-    reason = {"IDENTITY_FAILED": different, "NOT_STEADY": drifted}.get(code)
+    reason = {"IDENTITY_FAILED": different, "NOT_STEADY": drifted, "ARM_FAILED": facts.failure_detail}.get(code)
     detail = REMEDIES[code] if reason is None else f"{reason}; {REMEDIES[code]}"
     return replace(arm, verdict=code, verdict_detail=detail, labels=(*arm.labels, *marked))
 
 
 def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
-    """The rows of a model on a device, by ascending r. `failure`: the code of a device that could run none of them.
+    """The rows of a group on a device, by model and ascending r, but the baseline first.
+
+    failure: the code of a device that could run none of them.
 
     Intervals are 95 %; the speed-up is paired within rounds, sessions are its replicates, the accuracy is paired by image.
     """
-    planned = cells(here.plan, here.model)
-    baseline, accuracy = planned[0].name, accuracy_of(here.store, here.device.id, here.model)
+    planned = group_cells(here.plan, here.group)
+    baseline, accuracy = planned[0].name, accuracy_of(here.store, here.device.id, here.group)
     facts = dict.fromkeys((cell.name for cell in planned), replace(_planned_facts(here), failure=failure))
     for number in here.facts_from:
         found = here.store.facts(here.device.id, number)
@@ -289,7 +307,8 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
     for cell in planned:
         arm = _base(cell, here, facts[cell.name])
         times = [session[cell.name] for session in sessions] if cell.name in running else []
-        arm = replace(arm, rounds=sum(map(len, times)), sessions=len(times))
+        named = baseline if here.plan.together else ""
+        arm = replace(arm, rounds=sum(map(len, times)), sessions=len(times), baseline=named)
         if arm.rounds >= FEWEST_ROUNDS:
             first = [session[baseline] for session in sessions]
             speedup = Estimate(1.0) if cell.name == baseline else run_speedup(first, times)
@@ -301,6 +320,9 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
             rows.append(_verdict_of_evaluation(arm, here, facts[cell.name]))
             continue
         printed = _printed(arm, baseline, timed, middle, blocks)
-        rows.append(_verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy), printed))
+        row = _verdict(arm, here, facts[cell.name], _identity(cell.name, here, accuracy), printed)
+        if row.verdict == "NOT_MEASURED" and facts[baseline].failure is not None:
+            row = replace(row, verdict_detail=f"{baseline} did not run, with which all are compared; choose another --baseline")
+        rows.append(row)
     correct = {} if accuracy is None else {name: accuracy.results.correct(name) for name in accuracy.results.best}
     return with_tradeoffs(rows, sessions, correct, here.plan.seed)

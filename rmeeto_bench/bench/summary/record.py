@@ -9,11 +9,11 @@ from typing import Any
 from rmeeto_bench.bench.plan.plan import BenchPlan, size_name
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.bench.summary.accuracy import accuracy_of
-from rmeeto_bench.bench.summary.arm_records import arm_records, place
+from rmeeto_bench.bench.summary.arm_records import Place, arm_records, place
 from rmeeto_bench.errors import RmeetoError
 from rmeeto_bench.measure.statistics import complete_rounds, run_rate
 from rmeeto_bench.measure.verdict import device_spread
-from rmeeto_bench.records.run import Arm, DeviceRecord, RunRecord, SweepRow
+from rmeeto_bench.records.run import Arm, RunRecord, SweepRow
 
 KNEE = 0.98  # of the best rate
 
@@ -35,30 +35,35 @@ def assemble(
     data: dict[str, Any] = {}
     for device in record.devices:
         failure = "SLOW_PATH" if device.id in refused else None
-        for model in plan.models:
-            here = place(plan, device, model, store)
+        for group, models in plan.groups.items():
+            here = place(plan, device, group, store)
             if here.facts_from or failure:
                 rows = arm_records(here, failure if not here.timing else None)
                 arms += rows
-                data[model] = _data(store, device, model, rows) | data.get(model, {})
-            sweep += sweep_rows(plan, device, model, store)
+                for model in models:
+                    data[model] = _data(here, [row for row in rows if row.model == model]) | data.get(model, {})
+            sweep += sweep_rows(here)
     spread = spread_arms(record, arms)
     arms = [replace(arm, labels=(*arm.labels, "DEVICE_SPREAD")) if (arm.device, arm.arm) in spread else arm for arm in arms]
     return replace(record, arms=tuple(arms), sweep=tuple(sweep), data=data, failures=tuple(lost.values()))
 
 
-def _data(store: Store, device: DeviceRecord, model: str, rows: list[Arm]) -> dict[str, Any]:
-    """What a model saw on a device, and where its accuracy or energy is doubtful."""
-    sessions, accuracy = store.sessions(device.id, model, "timing"), accuracy_of(store, device.id, model)
+def _data(here: Place, rows: list[Arm]) -> dict[str, Any]:
+    """What a model saw on a device, and where its accuracy or energy is doubtful. rows: those of the model."""
+    store, device, group = here.store, here.device.id, here.group
+    sessions, accuracy = store.sessions(device, group, "timing"), accuracy_of(store, device, group)
     result = sessions[-1].result if sessions else {}
-    known = {} if accuracy is None else accuracy.data
+    names = [row.arm for row in rows]
+    known = {} if accuracy is None else accuracy.data(names)
     if sessions:
-        known["inputs"] = "noise" if result.get("noise", True) else "real images"
-    energy = [s.result["energy"] for s in store.sessions(device.id, model, "energy") if s.result.get("energy")]
+        facts = store.facts(device, sessions[-1].session)
+        noise = result.get("noise", True) or any(facts[name].get("noise") for name in names if name in facts)
+        known["inputs"] = result.get("inputs", "noise" if noise else "real images")
+    energy = [s.result["energy"] for s in store.sessions(device, group, "energy") if s.result.get("energy")]
     doubts = [how["reason"] for how in energy[-1].values() if how["reason"]] if energy else []
     if doubts:
         known["energy_doubt"] = doubts[0]
-    name = result.get("data") if accuracy is None else accuracy.images.name
+    name = None if known.get("inputs") == "noise" and here.plan.together else result.get("data")
     return {"name": name, "images": max((arm.n_images for arm in rows), default=0)} | known
 
 
@@ -71,9 +76,10 @@ def spread_arms(record: RunRecord, arms: list[Arm]) -> set[tuple[str, str]]:
     return {(device, arm) for (_, arm), rates in kinds.items() if device_spread(rates) for device in rates}
 
 
-def sweep_rows(plan: BenchPlan, device: DeviceRecord, model: str, store: Store) -> list[SweepRow]:
+def sweep_rows(here: Place) -> list[SweepRow]:
     """One row per arm and batch size of a finished sweep; sizes that did not fit say OOM."""
-    sessions = [s for s in store.sessions(device.id, model, "sweep") if s.status == "done"]
+    store, device = here.store, here.device
+    sessions = [s for s in store.sessions(device.id, here.group, "sweep") if s.status == "done"]
     if not sessions:
         return []
     last = sessions[-1]
@@ -87,6 +93,6 @@ def sweep_rows(plan: BenchPlan, device: DeviceRecord, model: str, store: Store) 
         for size in last.result["sizes"]:
             fits = "SIMULATED" if device.kind == "sim" else "VALID"
             code = fits if size in rates else "OOM"
-            r = int(arm.rsplit("/r", 1)[1])
-            rows.append(SweepRow(device.id, arm, model, r, size, rates.get(size), code, size == best))
+            model, _, r = arm.rpartition("/r")
+            rows.append(SweepRow(device.id, arm, model, int(r), size, rates.get(size), code, size == best))
     return rows

@@ -83,15 +83,12 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.ablate.studies import choose_studies
     from rmeeto_bench.checkpoints.origin import origin_of
     from rmeeto_bench.checkpoints.reader import read_checkpoint
-    from rmeeto_bench.errors import UsageError
     from rmeeto_bench.report import ablation
+    from rmeeto_bench.validate import at_least, flag
 
     if not arguments.name and not arguments.all:
         return _list(arguments.r)
-    for name in ("r", "seeds", "batch_size", "images"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    at_least(1, {flag(name): getattr(arguments, name) for name in ("r", "seeds", "batch_size", "images")})
     chosen = choose_studies(() if arguments.all else tuple(arguments.name), arguments.r)
     weights, data = _weights(arguments), _data(arguments)
     settings = Settings(arguments.model, weights, arguments.backend, arguments.batch_size, arguments.seeds)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import output
-from rmeeto_bench.compare.calibrate import calibrate
-from rmeeto_bench.models.sizes import config
 
 if TYPE_CHECKING:
+    from rmeeto_bench.compare.calibrate import Calibration
     from rmeeto_bench.compare.noise import NoiseProfile
 
 NOTICEABLE = 0.001  # telemetry that costs more than this is worth a warning
@@ -58,28 +58,59 @@ def describe(profile: NoiseProfile) -> list[str]:
     return lines
 
 
+def _asked(arguments: argparse.Namespace) -> Calibration:
+    """What the flags ask for. Raises `UsageError`."""
+    from dataclasses import replace
+
+    from rmeeto_bench.bench.plan.plan import BenchPlan
+    from rmeeto_bench.compare.calibrate import Calibration
+    from rmeeto_bench.errors import UsageError
+    from rmeeto_bench.measure.protocol import DEFAULT, THROTTLED
+    from rmeeto_bench.validate import at_least
+
+    at_least(4, {"--processes": arguments.processes})
+    at_least(6, {"--rounds": arguments.rounds})
+    if arguments.processes % 2:
+        raise UsageError(f"--processes must be even, not {arguments.processes}: the processes of a gate come in pairs")
+    seconds = arguments.block_seconds
+    if not 0.01 <= seconds <= 600:
+        raise UsageError(f"--block-seconds lies between 0.01 and 600, not {seconds:g}")
+    plan = BenchPlan(
+        models=(arguments.model,),
+        rs=(0,),
+        checkpoints="none",
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        inputs="random",
+    )
+    protocol = replace(
+        DEFAULT,
+        block_seconds=seconds,
+        warmup_seconds=10 * seconds,
+        warmup_limit=120 * seconds,
+        min_rounds=arguments.rounds,
+        max_rounds=arguments.rounds,
+        target=0.0,
+        seed=arguments.seed,
+        time_limit=float("inf"),
+        reject=(THROTTLED,) if arguments.allow_busy else DEFAULT.reject,
+    )
+    return Calibration(plan, protocol, arguments.processes, partial(output.say, error=True))
+
+
 def main(arguments: argparse.Namespace) -> int:
     """Calibrate every device asked for and keep the profiles."""
     import json
     from dataclasses import asdict
 
+    from rmeeto_bench.bench.run.devices import discover
+    from rmeeto_bench.compare.calibrate import calibrate
     from rmeeto_bench.compare.noise import save_noise_profile
-    from rmeeto_bench.errors import UsageError
-    from rmeeto_bench.measure.devices.device import find_devices
 
-    config(arguments.model)
-    for name, least in (("processes", 4), ("rounds", 6), ("batch_size", 1)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    if arguments.processes % 2:
-        raise UsageError(f"--processes must be even, not {arguments.processes}: the processes of a gate come in pairs")
-    if not 0.01 <= arguments.block_seconds <= 600:
-        raise UsageError(f"--block-seconds lies between 0.01 and 600, not {arguments.block_seconds:g}")
-    profiles = []
+    asked, profiles = _asked(arguments), []
     simulated = "sim" if arguments.gpus == "all" else f"sim:{arguments.gpus}"
-    for device in find_devices(simulated if arguments.device == "sim" else arguments.gpus):
-        profile = calibrate(device, arguments)
+    for device in discover(simulated if arguments.device == "sim" else arguments.gpus):
+        profile = calibrate(device, asked)
         path = save_noise_profile(profile, arguments.out)
         profiles.append(asdict(profile))
         if not arguments.json:

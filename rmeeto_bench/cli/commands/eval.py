@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command: those of `run` that have to do with accuracy."""
     what = parser.add_argument_group("what to evaluate")
     what.add_argument("--model", default="vim_nano", metavar="NAMES", help="with commas (default: the bundled vim_nano)")
+    what.add_argument("--together", action="store_true", help="compare the accuracies of all models, image by image")
+    what.add_argument("--baseline", metavar="ARM", help="with this arm, as in vim_small/r0 (default: the first model's r = 0)")
     add_img_size(what)
     amount = what.add_mutually_exclusive_group()
     amount.add_argument("--ratios", metavar="LIST", help="reduction ratios (default: 0,0.14,...,0.54, the paper's)")
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--resume", action="store_true", help="continue the interrupted evaluation in --out")
     add_output(out)
     parser.set_defaults(accuracy_only=True, device="auto", preset="default", inputs="auto", seed=0, schedule="serial")
-    parser.set_defaults(no_graphs=False, paper_mode=False, energy=False, dry_run=False)
+    parser.set_defaults(arm=None, no_graphs=False, paper_mode=False, energy=False, dry_run=False)
 
 
 def main(arguments: argparse.Namespace) -> int:

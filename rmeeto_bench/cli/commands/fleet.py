@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from rmeeto_bench.fleet.engines.local import Engine
     from rmeeto_bench.fleet.host import Event
 
-UNUSED = ("--gpus", "--resume", "--dry-run", "--schedule", "--workers", "--json")  # of `run`: a fleet decides these itself
+UNUSED = (
+    "--gpus",
+    "--resume",
+    "--dry-run",
+    "--schedule",
+    "--workers",
+    "--json",
+    "--arm",
+    "--trace",
+)  # of `run`: not for a fleet
 
 
 def _fleet_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_command.add_arguments(parser)
     for action in [action for action in parser._actions if set(action.option_strings) & set(UNUSED)]:
         _remove(parser, action)
-    parser.set_defaults(preset="default", gpus="all", resume=False, dry_run=False, schedule="serial", json=None)
+    parser.set_defaults(
+        preset="default", gpus="all", resume=False, dry_run=False, schedule="serial", json=None, arm=None, trace=False
+    )
 
 
 def _with_plan(arguments: argparse.Namespace) -> tuple[argparse.Namespace, dict[str, dict[str, str]]]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from rmeeto_bench.cli.images import add_workers, workers
-from rmeeto_bench.cli.result import add_output, carry_out
+from rmeeto_bench.cli.result import add_arms, add_output, carry_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run to repeat, or its manifest.json")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the new run (default: runs/ID)")
     add_workers(parser)
+    add_arms(parser)
     add_output(parser)
 
 
@@ -29,4 +30,6 @@ def main(arguments: argparse.Namespace) -> int:
     plan = BenchPlan.from_dict(load(arguments.run).plan)
     folder = arguments.out or Path("runs") / new_run_id(plan)
     argv = tuple(sys.argv[1:])
-    return carry_out(lambda controls: rerun(arguments.run, folder, controls, argv=argv), folder, arguments.json, readers)
+    return carry_out(
+        lambda controls: rerun(arguments.run, folder, controls, argv=argv), folder, arguments.json, readers, arguments.arm
+    )

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from rmeeto_bench.cli.images import add_workers, workers
-from rmeeto_bench.cli.result import add_output, carry_out
+from rmeeto_bench.cli.result import add_arms, add_output, carry_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument("run", type=Path, metavar="DIR", help="folder of the run; finished sessions are kept")
     add_workers(parser)
+    add_arms(parser)
     add_output(parser)
 
 
@@ -22,4 +23,4 @@ def main(arguments: argparse.Namespace) -> int:
 
     from rmeeto_bench.bench.run.runner import resume
 
-    return carry_out(lambda controls: resume(arguments.run, controls), arguments.run, arguments.json, readers)
+    return carry_out(lambda controls: resume(arguments.run, controls), arguments.run, arguments.json, readers, arguments.arm)

@@ -205,7 +205,8 @@ def _train(session: Training, rs: tuple[int, ...], world: World) -> int:
             if world.any(result is not None):  # the leader's files are what counts
                 continue
             if world.leads:
-                output.say(f"{session.model} r = {r}, {world.size} x {world.device}: {session.recipe}", error=True)
+                recipe = f"{session.recipe.schedule.epochs:g} epochs by {session.recipe.name}, which --show prints"
+                output.say(f"{session.model} r = {r}, {world.size} x {world.device}: {recipe}", error=True)
             trained = train_one(session, r, world, _show, should_stop)
             if world.leads:
                 _report(trained, state="stopped early" if trained.interrupted else "done")
@@ -231,7 +232,11 @@ def main(arguments: argparse.Namespace) -> int:
     """Train at every r asked for, one after the other; each writes its checkpoint and log when it is done."""
     recipe = _recipe(arguments)
     if arguments.show:
-        output.say(recipe)
+        from rmeeto_bench.retrain.recipe import as_set
+
+        output.say(recipe.name)
+        for field, value in as_set(recipe):
+            output.say(f"  {field}={value}")
         return 0
     from rmeeto_bench.retrain.distributed import world
 

@@ -12,6 +12,7 @@ from rmeeto_bench.cost.attainable import Case, RooflineArm, measured, work_out
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import profile_named
+from rmeeto_bench.validate import at_least
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,8 +45,7 @@ def _planned(arguments: argparse.Namespace) -> list[Case]:
     if arguments.gpu is None:
         raise UsageError("say --gpu PROFILE (`rmeeto-bench profiles` lists them), or give the folder of a run")
     batch = 128 if arguments.batch_size is None else arguments.batch_size
-    if batch < 1:
-        raise UsageError(f"--batch-size must be at least 1, not {batch}")
+    at_least(1, {"--batch-size": batch})
     profile = profile_named(arguments.gpu)
     return [
         Case(profile, profile.display, model, r, batch)

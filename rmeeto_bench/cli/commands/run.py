@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from rmeeto_bench.bench.plan.plan import BenchPlan
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
-    what = parser.add_argument_group("what to measure")
+def _add_what(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--gpus", default="all", metavar="WHICH", help="all (default), none (the CPU), indices 0,1, UUIDs, or names: 4090"
     )
@@ -26,8 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("auto", "sim"), default="auto", help="sim: no GPU, but a simulator that shows the whole flow"
     )
     what.add_argument(
-        "--model", metavar="NAMES", help="with commas (default: vim_small on GPUs, the bundled vim_nano on a CPU)"
+        "--model",
+        metavar="NAMES",
+        help="with commas; timm:NAME is any of timm's (default: vim_small on GPUs, the bundled vim_nano on a CPU)",
     )
+    what.add_argument(
+        "--together", action="store_true", help="the arms of all models in the same rounds, compared with one of them"
+    )
+    what.add_argument(
+        "--arm",
+        action="append",
+        metavar="NAME=MODULE:FUNCTION",
+        help="code of your own, which returns a module or a callable for a batch; repeatable, always --together",
+    )
+    what.add_argument("--baseline", metavar="ARM", help="that one, as in vim_small/r0 (default: the first model's r = 0)")
     add_img_size(what)
     amount = what.add_mutually_exclusive_group()
     amount.add_argument("--ratios", metavar="LIST", help="reduction ratios (default: 0,0.14,...,0.54, the paper's)")
@@ -39,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--inputs", default="auto", metavar="KIND", help="timed on: real images, random noise, or both, compared round by round"
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    _add_what(parser.add_argument_group("what to measure"))
     images = parser.add_argument_group("images")
     add_data(images)
     images.add_argument("--images", type=int, metavar="N", help="evaluate on N images, in the class proportions of the whole")
@@ -73,6 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--paper-mode", action="store_true", help="also replay the paper's protocol (baseline first, 100 + 30 forwards)"
     )
+    how.add_argument("--what", default="inference", metavar="STEP", help="inference (default), or train: optimizer steps")
+    how.add_argument("--fed", action="store_true", help="also time the pipeline: files, decoding, transfer and forward")
+    how.add_argument("--trace", action="store_true", help="also profile a step of every arm into OUT/trace")
     how.add_argument(
         "--energy", action="store_true", help="also measure joules per image, every arm alone for 3 x 30 s (GPUs only)"
     )
@@ -120,6 +138,8 @@ def _models(arguments: argparse.Namespace, gpus: str) -> tuple[str, ...]:
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.models.sizes import at_sizes
 
+    if arguments.arm and not arguments.model:
+        return ()
     models = tuple((arguments.model or ("vim_small" if _on_gpus(gpus) else "vim_nano")).split(","))
     if arguments.img_size is None:
         return models
@@ -147,6 +167,9 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
     sweep = arguments.batch_size == "sweep"
     return BenchPlan(
         models=_models(arguments, gpus),
+        together=arguments.together,
+        arms=tuple(arguments.arm or ()),
+        baseline=arguments.baseline,
         ratios=TABLE_12_RATIOS if arguments.ratios is None else parse_ratios(arguments.ratios),
         rs=None if arguments.r is None else parse_rs(arguments.r),
         gpus=gpus,
@@ -167,6 +190,9 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
         sweep=sweep,
         paper_mode=arguments.paper_mode,
         energy=arguments.energy,
+        trace=arguments.trace,
+        fed=arguments.fed,
+        what=arguments.what,
         schedule=arguments.schedule,
         accuracy_only=arguments.accuracy_only,
     )
@@ -174,6 +200,7 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
 
 PLANNED = {
     "model": ("models",),
+    "arm": ("arms",),
     "img_size": ("models",),
     "ratios": ("ratios", "rs"),
     "r": ("ratios", "rs"),
@@ -226,7 +253,8 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
     for resolved in require(plan, devices).values():
         for arm, weights in resolved.weights.items():
             known = f", known by {weights.known_by}" if weights.known_by != "unknown" else ""
-            lines.append(f"  {arm}: " + (f"{weights.path} ({weights.label}{known})" if weights.path else "random weights"))
+            loaded = f"{weights.path} ({weights.label}{known})" if weights.path else f"{weights.label} weights"
+            lines.append(f"  {arm}: " + (resolved.program if resolved.program in plan.own.values() else loaded))
         lines += [f"note: {note}" for note in resolved.notes]
     for line in (*outline(plan, devices), *lines):
         console.print(line, soft_wrap=True)
@@ -256,6 +284,6 @@ def begin_or_continue(arguments: argparse.Namespace, add_arguments: Callable[[ar
         raise UsageError("--resume needs the folder of the run: --out DIR, or: rmeeto-bench resume DIR")
     if arguments.resume and (folder / MANIFEST).is_file():
         check_same(folder, plan, given(add_arguments, arguments))
-        return carry_out(lambda controls: resume(folder, controls), folder, arguments.json, readers)
+        return carry_out(lambda controls: resume(folder, controls), folder, arguments.json, readers, plan.arms)
     argv = tuple(sys.argv[1:])
-    return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json, readers)
+    return carry_out(lambda controls: run(plan, folder, controls, argv=argv), folder, arguments.json, readers, plan.arms)

@@ -108,9 +108,19 @@ def _settle(candidates: list[_Candidate], prefer: str | None, notes: dict[str, N
         elif best.run_id == other.run_id:
             notes[f"two copies of {best.run_id} differ: {where} is taken from the one with more rounds"] = None
         else:
-            more = "rounds" if best.arm.rounds else "images"
-            notes[f"{where} was measured in {best.run_id} and in {other.run_id}: the one with more {more} is kept"] = None
+            notes[f"{where} was measured in {best.run_id} and in {other.run_id}: {_why(best, other)} is kept"] = None
     return best, conflicts
+
+
+def _why(best: _Candidate, other: _Candidate) -> str:
+    """What the better of two measurements has that the other has not, in the order of `rank`."""
+    if best.arm.rounds != other.arm.rounds:
+        return "the one with more rounds"
+    if best.arm.n_images != other.arm.n_images:
+        return "the one with more images"
+    if best.part.source.status != other.part.source.status:
+        return "the one of the complete run"
+    return "the newer one"
 
 
 def _refuse(conflicts: Sequence[str]) -> None:
@@ -233,6 +243,9 @@ def merge(runs: Sequence[tuple[Path, RunRecord]], *, prefer: str | None = None) 
     for candidate in chosen:
         if candidate.arm.top1 is not None:
             used.setdefault(candidate.run_id, set()).add(candidate.arm.model)
+    kept = {source.run_id for source in sources}
+    for run_id in sorted({part.source.run_id for _, part in parts} - kept):
+        notes[f"nothing is taken from {run_id}: others have all its arms"] = None
     data, problems = _join_data(sources, used)
     _refuse(conflicts + problems)
     versions = sorted({source.code for source in sources})

@@ -37,8 +37,8 @@ class _Rewrite:
             return self.taken.rows.get((stored, str(arm).partition(VARIANT)[0]))
         if "model" not in self.columns:
             return next((id for (own, _), id in self.taken.rows.items() if own == stored), None)
-        model = self._value(row, "model")
-        fitting = (id for (own, name), id in self.taken.rows.items() if own == stored and (name.partition("/")[0] == model))
+        models = str(self._value(row, "model")).split("+")
+        fitting = (id for (own, name), id in self.taken.rows.items() if own == stored and name.rpartition("/")[0] in models)
         return next(fitting, None)
 
     def rows(self, source: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:

@@ -45,20 +45,6 @@ class Telemetry(Protocol):
         ...
 
 
-class NoTelemetry:
-    """Watches nothing, for devices without telemetry."""
-
-    def before_block(self) -> None:
-        """Nothing to note."""
-
-    def after_block(self) -> dict[str, Any]:
-        """Nothing seen."""
-        return {}
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
 def reason_names(reasons: int) -> str:
     """`HwSlowdown+HwThermalSlowdown` for the bits that slow a GPU down."""
     return "+".join(name for bit, name in REASON_NAMES.items() if reasons & bit)

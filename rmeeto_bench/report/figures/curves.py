@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
 from rmeeto_bench.report.figures.labels import Name, short
 from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES
-from rmeeto_bench.report.groups import groups
+from rmeeto_bench.report.groups import by_model
 
 MANY = 16  # curves; more are drawn thin, and only the outermost have a name
 
@@ -39,7 +39,7 @@ def lines_of(records: Sequence[RunRecord]) -> list[Line]:
     found = [
         (record, Line(record.device(device).name, model, tuple(arms)))
         for record in records
-        for device, model, arms in groups(record)
+        for device, model, arms in by_model(record)
     ]
     counts = Counter(line.name for _, line in found)
     return [

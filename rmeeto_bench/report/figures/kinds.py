@@ -12,6 +12,7 @@ from rmeeto_bench.errors import DataError
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
 from rmeeto_bench.report.figures.curves import Curve, Line, blank, draw, lines_of, log_rates, look, names_of
 from rmeeto_bench.report.figures.labels import WIDTH, Name, above, at_points, beside
+from rmeeto_bench.report.figures.models import draw_front, in_plane, is_comparison, over_baseline
 from rmeeto_bench.report.figures.style import COLOURS, drawing
 
 GREY = "0.4"
@@ -23,6 +24,10 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
     the ratio; where nothing was timed, top-1 over the ratio. Small labels are ratios, hollow points training-free."""
     lines = [(line, [arm for arm in line.arms if arm.images_per_second and arm.top1]) for line in lines_of(records)]
     lines = [(line, arms) for line, arms in lines if arms]
+    several = is_comparison(records)
+    if several and not in_plane(records) and any(arm.speedup for record in records for arm in record.arms):
+        with drawing(style):
+            return over_baseline(records, style)
     if not lines:
         timed = any(arm.images_per_second for record in records for arm in record.arms)
         known = any(arm.top1 for record in records for arm in record.arms)
@@ -49,6 +54,8 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
         axes.margins(0.1)
         figure.suptitle(common, fontsize="medium")
         above(axes, ends)
+        if several:
+            draw_front(axes, records)
         at_points(axes, _ratio_labels(lines))
     return figure
 
@@ -63,7 +70,7 @@ def _ratio_labels(lines: Sequence[tuple[Line, Sequence[Arm]]]) -> list[tuple[str
         (f"{arm.ratio_requested:.2f}", arm.images_per_second.value, arm.top1.value)
         for _, arms in fastest.values()
         for arm in arms
-        if arm.images_per_second and arm.top1
+        if arm.images_per_second and arm.top1 and arm.token_counts
     ]
 
 
@@ -129,8 +136,11 @@ def _token_bound(axes: Axes, largest: float) -> Name:
 
 def speedup(records: Sequence[RunRecord], style: str) -> Figure:
     """Speed-up over the ratio with its interval, and the bound that the tokens set; published values as crosses."""
-    if not any(arm.r and arm.speedup for record in records for arm in record.arms):
+    if not any(arm.speedup and not arm.is_baseline for record in records for arm in record.arms):
         raise DataError("these runs have no speed-up; measure r = 0 and at least one other")
+    if is_comparison(records):
+        with drawing(style):
+            return over_baseline(records, style)
     return _speedup(records, style)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rmeeto_bench.profiles import GpuProfile, load_profiles
 from rmeeto_bench.published import PAPER_NAMES
@@ -70,6 +70,8 @@ class Sources:
 def _placement(arm: Arm) -> str | None:
     """`even` or `odd`, deduced from its tokens; None if they follow no schedule of the paper. Block 0 never merges, so its
     count is the initial one."""
+    if not arm.token_counts:  # a model of others
+        return None
     sizes = {"depth": len(arm.token_counts), "initial_tokens": arm.token_counts[0]}
     for placement in ("even", "odd"):
         if token_counts(ReductionConfig(r=arm.r, placement=placement), **sizes) == arm.token_counts:
@@ -81,6 +83,8 @@ def _refusal(arm: Arm, device: DeviceRecord, placement: str | None) -> str:
     """Why an arm may not stand beside a published number; empty if it may."""
     if device.kind == "sim" or arm.verdict == "SIMULATED":
         return "SIMULATED: no measurement"
+    if arm.what != "inference":
+        return "images/s of training steps, where the paper's are of inference"
     if arm.verdict != "VALID":
         return f"{arm.verdict}: {arm.verdict_detail}"
     return "" if placement else "its tokens per block follow none of the paper's schedules"
@@ -104,6 +108,7 @@ def gather(
                 continue
             known = record.data.get(arm.model, {})
             data = f"{known.get('name') or 'unnamed data'}, {arm.n_images} images" if arm.n_images else "no data"
-            arms.append(StoredArm(arm, device, data, record.run_id, record.created_utc, placement))
+            own = arm if arm.is_over_own else replace(arm, speedup=None, delta_top1=None)
+            arms.append(StoredArm(own, device, data, record.run_id, record.created_utc, placement))
     lines = [f"left out of run {run}: {', '.join(names)} ({reason})" for (run, reason), names in refused.items()]
     return Sources(tuple(arms), tuple(lines), gflops, tuple(ablated), tuple(trained))

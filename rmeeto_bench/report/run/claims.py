@@ -20,6 +20,19 @@ UNRESOLVED = "where merging pays is not resolved: that takes three processes or 
 FASTER, SLOWER, OPEN = "faster", "slower", "open"
 
 
+FEW = 4  # places that a sentence names; of the others it gives the number
+
+
+def enumerated(places: Sequence[str], joint: str = "; ") -> str:
+    """The first of these, and how many more there are."""
+    return joint.join(places[:FEW]) + (f" and {len(places) - FEW} more" if len(places) > FEW else "")
+
+
+def which(arms: Sequence[Arm]) -> str:
+    """`ratio 0.14, 0.31`, or the names of arms of several models."""
+    return enumerated([arm.title for arm in arms], ", ") if arms[0].baseline else f"ratio {ratios(arms)}"
+
+
 def ratios(arms: Sequence[Arm]) -> str:
     """The ratios of some arms, as a list."""
     return ", ".join(f"{arm.reduction_ratio:.2f}" for arm in arms)
@@ -37,7 +50,7 @@ def resolve(arms: Sequence[Arm]) -> list[str]:
 
 def on_devices(arms: Mapping[str, Sequence[Arm]]) -> str:
     """Of one model on several devices (name -> its arms), where merging pays; tested over all devices and ratios together."""
-    timed = [(device, arm) for device, mine in arms.items() for arm in mine if arm.r > 0 and arm.speedup is not None]
+    timed = [(device, arm) for device, mine in arms.items() for arm in mine if not arm.is_baseline and arm.speedup is not None]
     if not timed:
         return "no speed-up was measured on any device"
     if all(arm.sessions < ENOUGH_SESSIONS for _, arm in timed):
@@ -126,7 +139,8 @@ def _surely_within(arm: Arm, tested: int) -> bool:
     return delta.value - stretch * (delta.value - delta.low) >= -WITHIN
 
 
-def _speed(arm: Arm) -> str:
+def speed_text(arm: Arm) -> str:
+    """`1.30x [1.25, 1.35]`."""
     assert arm.speedup is not None
     low, high = arm.speedup.low, arm.speedup.high
     return f"{arm.speedup.value:.2f}x" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
@@ -134,8 +148,8 @@ def _speed(arm: Arm) -> str:
 
 def fastest_within(arms: Sequence[Arm]) -> str:
     """The fastest ratio that is within a point of the baseline's top-1, or the fastest where no accuracy is known."""
-    baseline = next((arm for arm in arms if arm.r == 0), None)
-    timed = [arm for arm in arms if arm.speedup is not None and arm.r > 0]
+    baseline = next((arm for arm in arms if arm.is_baseline), None)
+    timed = [arm for arm in arms if arm.speedup is not None and not arm.is_baseline]
     if baseline is None or baseline.speedup is None:
         return "nothing was timed"
     if not timed:
@@ -145,7 +159,7 @@ def fastest_within(arms: Sequence[Arm]) -> str:
     if baseline.top1 is None:
         faster = [arm for arm in by_speed if found[arm.arm] == FASTER]
         why = "accuracy is unknown, without weights or without data"
-        return f"ratio {faster[0].reduction_ratio:.2f} is the fastest at {_speed(faster[0])}; {why}" if faster else why
+        return f"ratio {faster[0].reduction_ratio:.2f} is the fastest at {speed_text(faster[0])}; {why}" if faster else why
     sure = [arm for arm in by_speed if found[arm.arm] == FASTER and _surely_within(arm, len(timed))]
     perhaps = [
         arm
@@ -156,7 +170,7 @@ def fastest_within(arms: Sequence[Arm]) -> str:
         best = sure[0]
         assert best.delta_top1 is not None
         perhaps = [arm for arm in perhaps if by_speed.index(arm) < by_speed.index(best)]
-        text = f"ratio {best.reduction_ratio:.2f} is the fastest within 1 point of the baseline, at {_speed(best)}"
+        text = f"ratio {best.reduction_ratio:.2f} is the fastest within 1 point of the baseline, at {speed_text(best)}"
         text += f" and {best.delta_top1.value:+.2f} points"
     else:
         text = "no ratio is shown to be faster than the baseline and within 1 point of its top-1"

@@ -37,7 +37,7 @@ def losing_classes(record: RunRecord, changes: Sequence[ClassChange], style: str
         axes.set_yticks(places, [str(change.label) for change in shown])
         axes.invert_yaxis()
         axes.axvline(0, color="0.5", linewidth=0.8)
-        if arm.delta_top1 is not None:
+        if arm.delta_top1 is not None and arm.is_over_own:
             axes.axvline(arm.delta_top1.value, color=COLOURS[1], linewidth=0.8, linestyle="--", label="all classes")
             axes.legend(frameon=False, fontsize="small")
         axes.set_xlabel("change in top-1, shrunk towards the mean of all classes (points, 95 % intervals)")

@@ -21,7 +21,7 @@ def _named(record: RunRecord) -> Iterator[tuple[str, Arm]]:
 def _known(arm: Arm) -> Iterator[tuple[str, Estimate]]:
     for measure in MEASURES:
         estimate = getattr(arm, measure)
-        if estimate is not None and not (measure == "speedup" and arm.r == 0):
+        if estimate is not None and not (measure == "speedup" and arm.is_baseline):
             yield measure, estimate
 
 

@@ -14,10 +14,12 @@ from rmeeto_bench.measure.verdict import LABELS
 from rmeeto_bench.records.run import Block, RunRecord
 from rmeeto_bench.report.figures.curves import MANY
 from rmeeto_bench.report.figures.kinds import energy, speed_accuracy
+from rmeeto_bench.report.figures.models import in_plane, is_comparison
 from rmeeto_bench.report.groups import groups
+from rmeeto_bench.report.run.claims import enumerated
 from rmeeto_bench.report.run.energy import energy_of_run
 from rmeeto_bench.report.run.rounds import round_rows
-from rmeeto_bench.report.run.summary import enumerated, story
+from rmeeto_bench.report.run.summary import story
 from rmeeto_bench.report.run.svg_points import add_hit, describe, page_svg
 from rmeeto_bench.report.run.tables import FOLDED, caption, plain_rows
 
@@ -38,6 +40,8 @@ def _figure(record: RunRecord, style: str) -> Markup:
     figure, texts = speed_accuracy([record], style), {}
     accuracy = any(arm.top1 and arm.images_per_second for arm in record.arms)
     timed = any(arm.images_per_second for arm in record.arms)
+    if is_comparison([record]) and not in_plane([record]) and timed:  # its rows have names
+        return page_svg(figure, style, {})
     for i, arm in enumerate(record.arms if len(list(groups(record))) <= MANY else ()):
         over_ratio = arm.speedup if timed else arm.top1
         if accuracy and arm.images_per_second and arm.top1:
@@ -87,6 +91,7 @@ def html(record: RunRecord, blocks: Blocks | None = None) -> str:
         told=told,
         figures={style: _figure(record, style) for style in PAIR},
         accuracy=any(arm.top1 for arm in record.arms),
+        models=is_comparison([record]) and not in_plane([record]),
         timed=any(arm.images_per_second for arm in record.arms) or not any(arm.top1 for arm in record.arms),
         tables=tables,
         folded=len(record.devices) > FOLDED,

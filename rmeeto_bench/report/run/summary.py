@@ -7,34 +7,53 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rmeeto_bench.published import training_minutes
 from rmeeto_bench.records.run import Arm, RunRecord
 from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.origins import origin_notes
-from rmeeto_bench.report.run.claims import ALPHA, SLOWER, fastest_within, on_devices, ratios, resolve, where_it_pays
+from rmeeto_bench.report.run.claims import (
+    ALPHA,
+    SLOWER,
+    enumerated,
+    fastest_within,
+    on_devices,
+    ratios,
+    resolve,
+    where_it_pays,
+    which,
+)
+from rmeeto_bench.report.run.front import compared
 
-FEW = 4  # places that a sentence names; of the others it gives the number
-
+IMAGENET = 1_281_167  # training images of ImageNet-1k
 SHOWN = 5  # images of one problem that are named
 
 
 def _notes(arms: list[Arm]) -> Iterator[str]:
-    timed = [arm for arm in arms if arm.r > 0 and arm.speedup]
+    timed = [arm for arm in arms if not arm.is_baseline and arm.speedup and not arm.baseline]
     slower = [arm for arm, kind in zip(timed, resolve(timed), strict=True) if kind == SLOWER]
     if slower:
         yield f"slower than no merging: ratio {ratios(slower)}; matching costs more there than the removed tokens save"
     free = [arm for arm in arms if arm.weights == "training-free"]
     if free:
-        yield f"training-free (baseline weights, merging switched on): ratio {ratios(free)}; re-training wins accuracy back"
+        yield f"training-free (baseline weights, merging switched on): {which(free)}; re-training wins accuracy back"
     for arm in arms:
         delta = arm.delta_top1
         if arm.top1_p is not None and arm.top1_p >= ALPHA and delta and delta.low is not None and delta.high is not None:
             alone = f"its interval alone is [{delta.low:+.2f}, {delta.high:+.2f}] points"
-            yield f"top-1 at ratio {arm.reduction_ratio:.2f}: no change is proven (McNemar, Holm over the ratios); {alone}"
+            yield f"top-1 {_place(arm)}: no change is proven (McNemar, Holm over {_all(arm)}); {alone}"
         elif arm.top1_p is not None and arm.top1_p < ALPHA and delta and not arm.speedup:
-            yield f"top-1 at ratio {arm.reduction_ratio:.2f}: {delta.value:+.2f} points (McNemar, Holm over the ratios)"
+            yield f"top-1 {_place(arm)}: {delta.value:+.2f} points (McNemar, Holm over {_all(arm)})"
     beaten = [arm for arm in arms if arm.beaten_p is not None and arm.beaten_p < ALPHA]
-    if beaten:
+    if beaten and not beaten[0].baseline:
         yield f"another ratio is both faster and more accurate: ratio {ratios(beaten)}"
+
+
+def _place(arm: Arm) -> str:
+    return f"of {arm.title}" if arm.baseline else f"at ratio {arm.reduction_ratio:.2f}"
+
+
+def _all(arm: Arm) -> str:
+    return "the arms" if arm.baseline else "the ratios"
 
 
 def _doubts(data: Mapping[str, Any]) -> Iterator[str]:
@@ -52,7 +71,7 @@ def _doubts(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _evaluated(data: Mapping[str, Any]) -> str:
     """What an evaluation, which timed nothing, is of."""
-    return f"{data.get('images', 0)} of {data.get('of', 0)} images of {data.get('name')}, each decoded once for all ratios"
+    return f"{data.get('images', 0)} of {data.get('of', 0)} images of {data.get('name')}, each decoded once for all arms"
 
 
 @dataclass(frozen=True)
@@ -74,11 +93,13 @@ def story(record: RunRecord) -> Story:
     known = list(groups(record))
     for model in dict.fromkeys(model for _, model, _ in known):
         mine = {device: arms for device, of, arms in known if of == model}
-        said = {device: _conclusion(arms, record.data.get(model, {})) for device, arms in mine.items()}
+        data = {name: record.data.get(name, {}) for name in dict.fromkeys(arm.model for arms in mine.values() for arm in arms)}
+        seen: Mapping[str, Any] = next((one for one in data.values() if one.get("images")), {})
+        said = {device: _conclusion(arms, seen) for device, arms in mine.items()}
         first = next(iter(said))
         alike = [part for part in said[first] if all(part in parts for parts in said.values())]
-        if len(mine) == 1:
-            headlines.append(f"{record.device(first).name}, {model}: {'; '.join(alike)}.")
+        if len(mine) == 1 or mine[first][0].baseline:
+            headlines += [f"{record.device(device).name}, {model}: {'; '.join(parts)}." for device, parts in said.items()]
         else:
             own = {device: [part for part in parts if part not in alike] for device, parts in said.items()}
             if any(own.values()):
@@ -88,7 +109,7 @@ def story(record: RunRecord) -> Story:
             named = {device: f"{record.device(device).name}, {model}" for device in mine}
             conclusions |= {(device, model): f"{named[device]}: {'; '.join(parts)}." for device, parts in own.items() if parts}
         for device, arms in mine.items():
-            for note in (*_notes(arms), *origin_notes(arms), *_doubts(record.data.get(model, {}))):
+            for note in (*_notes(arms), *origin_notes(arms), *(doubt for known in data.values() for doubt in _doubts(known))):
                 noted.setdefault(note, []).append(f"{record.device(device).name}, {model}")
     verdicts = dict.fromkeys((arm.verdict, arm.verdict_detail) for arm in record.arms if arm.verdict != "VALID")
     notes = [_whose(places, len(known)) + note for note, places in noted.items()]
@@ -98,11 +119,27 @@ def story(record: RunRecord) -> Story:
 
 def _conclusion(arms: list[Arm], data: Mapping[str, Any]) -> list[str]:
     """In parts, so that those in which all devices agree can be said once."""
-    if any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms):
+    missing = arms[0].baseline and not any(arm.known for arm in arms if arm.is_baseline)
+    if any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms) and not missing:
         return [_evaluated(data)]
+    if arms[0].baseline:
+        return compared(arms)
     timed = [arm for arm in arms if arm.speedup is not None and arm.r > 0]
+    if arms[0].what == "train":
+        return [where_it_pays(timed), *_epoch(arms)]
     pays = where_it_pays(timed, next((arm.break_even for arm in arms if arm.break_even), None))
     return [part for text in (fastest_within(arms), pays) for part in text.split("; ") if part]
+
+
+def _epoch(arms: list[Arm]) -> Iterator[str]:
+    """How long an epoch of ImageNet-1k would take, beside what the paper took for three."""
+    known = [arm for arm in arms if arm.images_per_second is not None]
+    minutes = [f"{IMAGENET / arm.images_per_second.value / 60:.3g}" for arm in known if arm.images_per_second]
+    told = training_minutes(arms[0].model)
+    if minutes and told:
+        places = ", ".join(f"{arm.reduction_ratio:.2f}" for arm in known)
+        yield f"an epoch of ImageNet-1k would take {', '.join(minutes)} min at ratio {places} (a projection, data at hand)"
+        yield f"three epochs took the paper {told} (Table 3)"
 
 
 def _whose(places: list[str], tables: int) -> str:
@@ -110,11 +147,6 @@ def _whose(places: list[str], tables: int) -> str:
     if len(places) == tables:
         return ""
     return enumerated(places) + ": "
-
-
-def enumerated(places: list[str]) -> str:
-    """The first of these, and how many more there are."""
-    return "; ".join(places[:FEW]) + (f" and {len(places) - FEW} more" if len(places) > FEW else "")
 
 
 def sentences(record: RunRecord) -> list[str]:

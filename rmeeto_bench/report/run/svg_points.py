@@ -19,10 +19,11 @@ HIT = 14  # points; a finger's width on a phone needs more than the marker
 
 def describe(arm: Arm, device: str) -> str:
     """One point in words."""
-    parts = [f"{device}, {arm.model}, ratio {arm.reduction_ratio:.2f} (r = {arm.r})"]
+    merged = f", ratio {arm.reduction_ratio:.2f} (r = {arm.r})" if arm.token_counts else ""
+    parts = [f"{device}, {arm.model}{merged}"]
     if arm.images_per_second is not None:
         parts.append(f"{rate_text(arm.images_per_second)} images/s {interval(arm.images_per_second, 0)}".rstrip())
-    if arm.speedup is not None and arm.r:
+    if arm.speedup is not None and not arm.is_baseline:
         parts.append(f"{arm.speedup.value:.3f}x {interval(arm.speedup, 3)}".rstrip())
     if arm.top1 is not None:
         parts.append(f"top-1 {arm.top1.value:.2f} % {interval(arm.top1, 2)}".rstrip())

@@ -32,7 +32,7 @@ def to_frame(record: RunRecord) -> pd.DataFrame:
             estimate = getattr(arm, name) or Estimate(float("nan"))
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         row |= {f"gflops_{name}": value for name, value in row.pop("gflops").items()}
-        for name in ("paper", "paper_mode", "latency_ms"):
+        for name in ("paper", "paper_mode", "latency_ms", "fed"):
             row |= {f"{name}_{key}": value for key, value in (row.pop(name) or {}).items()}
         row["token_counts"] = " ".join(map(str, arm.token_counts))
         row["labels"] = " ".join(arm.labels)
@@ -74,6 +74,14 @@ def paper_mode_text(arm: Arm) -> str:
     return "" if found is None else f"{found['images_per_second']:.0f} ({found['speedup']:.3f}x)"
 
 
+def fed_text(arm: Arm) -> str:
+    """Images/s of the whole pipeline, and the part that bounds it."""
+    if arm.fed is None:
+        return ""
+    parts = {name: rate for name, rate in arm.fed.items() if name != "images_per_second"}
+    return f"{arm.fed['images_per_second']:.4g} ({min(parts, key=lambda name: parts[name])})"
+
+
 def latency_text(arm: Arm) -> str:
     """Percentiles of single steps at batch 1."""
     found = arm.latency_ms
@@ -101,16 +109,16 @@ def _p_text(p: float | None) -> str:
 
 def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]:
     """Column -> (value, interval) of one row. `common`: labels that need not stand in it."""
-    baseline = arm.r == 0
     marks = [f"[{label}]" for label in sorted(_marks(arm) - set(common))]
-    speed = arm.speedup
+    speed, known = arm.speedup, bool(arm.token_counts)  # nothing is known of the tokens of a model of others
     return {
-        "ratio": (f"{arm.ratio_requested:.2f}", ""),
-        "r": (str(arm.r), ""),
-        "realised": (f"{arm.reduction_ratio:.4f}", ""),
-        "tokens": (str(arm.final_tokens), ""),
+        "model": (arm.model, ""),
+        "ratio": (f"{arm.ratio_requested:.2f}" if known else DASH, ""),
+        "r": (str(arm.r) if known else DASH, ""),
+        "realised": (f"{arm.reduction_ratio:.4f}" if known else DASH, ""),
+        "tokens": (str(arm.final_tokens) if known else DASH, ""),
         "images/s": (rate_text(arm.images_per_second), ""),
-        "speed-up": (DASH if speed is None else f"{speed.value:.3f}x", "" if baseline else interval(speed, 3)),
+        "speed-up": (DASH if speed is None else f"{speed.value:.3f}x", "" if arm.is_baseline else interval(speed, 3)),
         "top-1 %": (DASH if arm.top1 is None else f"{arm.top1.value:.2f}", interval(arm.top1, 2) if speed is None else ""),
         "Δ points": (
             DASH if arm.delta_top1 is None else f"{arm.delta_top1.value:+.2f}",
@@ -123,12 +131,18 @@ def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]
         "GFLOPs": (f"{arm.gflops['paper']:.3f}" if "paper" in arm.gflops else DASH, ""),
         "paper images/s": (paper_text(arm), ""),
         "paper's protocol": (paper_mode_text(arm), ""),
+        "fed images/s": (fed_text(arm), ""),
         "p50/p90/p99 ms": (latency_text(arm), ""),
         "J/image": (joules_text(arm.joules_per_image), ""),
         "noise": ("" if arm.noise_speed is None else f"{100 * (arm.noise_speed.value - 1):+.2f} %", ""),
         "weights": (arm.weights, ""),
         "verdict": (" ".join(["" if arm.verdict == "VALID" else arm.verdict, *marks]).strip(), ""),
     }
+
+
+def _keys(arms: list[Arm]) -> set[str]:
+    """The columns that name a row."""
+    return {"model", "r"} if arms[0].baseline else {"r"}
 
 
 def _columns(arms: list[Arm], *, every: bool = False) -> list[str]:
@@ -138,36 +152,56 @@ def _columns(arms: list[Arm], *, every: bool = False) -> list[str]:
     """
     common = _common(arms)
     rows = [_cells(arm, common) for arm in arms]
-    hidden = {name for name in (*OPTIONAL, *DETAILS) if all(row[name][0] in ("", DASH) for row in rows)}
+    hidden = {"model", "r"} - _keys(arms)
+    if not any(arm.token_counts for arm in arms):
+        hidden |= {"ratio", "r", "realised", "tokens", "GFLOPs"} | (
+            set() if any(arm.top1 for arm in arms) else {"top-1 %", "Δ points"}
+        )
+    hidden |= {name for name in (*OPTIONAL, *DETAILS) if all(row[name][0] in ("", DASH) for row in rows)}
     evaluated = any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms)
     hidden |= set(SPEED if evaluated else () if every else DETAILS)
     return [name for name in rows[0] if name not in hidden]
 
 
-BESIDE = ("paper's protocol", "p50/p90/p99 ms", "J/image", "noise")  # a narrow terminal has them in a table below
+BESIDE = (
+    "paper's protocol",
+    "fed images/s",
+    "p50/p90/p99 ms",
+    "J/image",
+    "noise",
+)  # in a second table where it is narrow
 SPEED = ("images/s", "speed-up", "tokens")  # of no use where nothing was timed
 DETAILS = ("p", "top-5 %", "same %", "ECE")  # of accuracy; p is McNemar's after Holm, same % the agreement with r = 0
 OPTIONAL = ("paper images/s", *BESIDE, "verdict")
 # What a narrow terminal shows first; the rest goes, the last first.
 IMPORTANCE = (
-    *("r", "speed-up", "images/s", "top-1 %", "Δ points", "verdict", "weights", "realised", "GFLOPs"),
+    *("model", "r", "speed-up", "images/s", "top-1 %", "Δ points", "verdict", "weights", "realised", "GFLOPs"),
     *("ratio", "p", "top-5 %", "same %", "ECE", "tokens", "paper images/s", *BESIDE),
 )
 
 
+WORDS = ("model", "weights", "verdict")  # columns of words, not numbers
+
+
 def _column(name: str) -> FittedColumn:
-    kept = name in ("r", "speed-up")
-    return FittedColumn(name, NEVER if kept else IMPORTANCE.index(name), left=name in ("weights", "verdict"))
+    kept = name in ("model", "r", "speed-up")
+    return FittedColumn(name, NEVER if kept else IMPORTANCE.index(name), left=name in WORDS)
 
 
 def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
-    """Device, model, precision, batch, kernels and data of a table."""
-    first = arms[0]
-    data = record.data.get(first.model, {})
+    """Device, model, precision, batch, kernels and data of a table; of several models, the arm that all are compared with."""
+    first, models = arms[0], dict.fromkeys(arm.model for arm in arms)
+    evaluated = [record.data[model] for model in models if record.data.get(model, {}).get("images")]
+    data: dict[str, Any] = evaluated[0] if evaluated else {}
     images = f"{data['images']} images of {data['name']}" if data.get("images") else "no accuracy"
+    what = f"{len(models)} models over {first.baseline}" if first.baseline else first.model
+    if first.what != "inference":
+        what += " in training"
+        images = "no accuracy of weights that change"
+    backends = "" if first.baseline else f"{first.backend} kernels · "
     return (
-        f"{record.device(device).name} · {first.model} · {first.precision} · batch {first.batch_size} · "
-        f"{first.backend} kernels · {images}" + "".join(f" · {label}" for label in sorted(_common(arms)))
+        f"{record.device(device).name} · {what} · {first.precision} · batch {first.batch_size} · "
+        f"{backends}{images}" + "".join(f" · {label}" for label in sorted(_common(arms)))
     )
 
 
@@ -185,7 +219,7 @@ def rich_table(record: RunRecord, device: str, width: int = 160) -> list[Table]:
         tables.append(table)
         below = [name for name in left_out if name in BESIDE]
         if below:
-            tables.append(fitted(None, [_column(name) for name in ("r", *below)], rows, width)[0])
+            tables.append(fitted(None, [_column(name) for name in (*sorted(_keys(arms)), *below)], rows, width)[0])
     return tables
 
 
@@ -247,7 +281,7 @@ def markdown(record: RunRecord) -> str:
     for device, _, arms in groups(record):
         columns, rows = plain_rows(arms)
         lines = [f"**{as_markdown(caption(record, device, arms))}**", "", "| " + " | ".join(columns) + " |"]
-        lines.append("|" + "|".join(" ---: " if name not in ("weights", "verdict") else " --- " for name in columns) + "|")
+        lines.append("|" + "|".join(" ---: " if name not in WORDS else " --- " for name in columns) + "|")
         lines.extend("| " + " | ".join(map(as_markdown, row)) + " |" for row in rows)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
@@ -258,7 +292,7 @@ def latex(record: RunRecord) -> str:
     blocks = []
     for device, _, arms in groups(record):
         columns, rows = plain_rows(arms)
-        align = "".join("l" if name in ("weights", "verdict") else "r" for name in columns)
+        align = "".join("l" if name in WORDS else "r" for name in columns)
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(caption(record, device, arms))}}}"]
         lines += [
             rf"\begin{{tabular}}{{{align}}}",

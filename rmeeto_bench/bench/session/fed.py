@@ -1,0 +1,118 @@
+"""The whole pipeline: images/s from encoded images to logits, read, decoded, moved and classified side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmeeto_bench.bench.session.context import Desk, prepare
+
+if TYPE_CHECKING:
+    from rmeeto_bench.bench.session.built_arm import BuiltArm
+    from rmeeto_bench.bench.session.workload import ModelWorkload
+    from rmeeto_bench.data.image_set import Batch, ImageSet
+
+PASSES = 3  # over the images, of every arm and of every part alone
+DECODE, TRANSFER = "decode", "transfer"
+
+
+def run_fed(desk: Desk) -> dict[str, Any]:
+    """Time passes over the images: through each arm from the disk to logits, and each part alone, in random order."""
+    import torch
+
+    from rmeeto_bench.bench.session.workload import ModelWorkload
+
+    desk.stage("the whole pipeline: building")
+    workload = prepare(desk.plan, desk.device, desk.resolved, desk.job.workers)
+    if not isinstance(workload, ModelWorkload):
+        return {}
+    desk.stage("the whole pipeline")
+    order, found = np.random.default_rng(desk.plan.seed), dict[str, dict[str, float]]()
+    with torch.inference_mode():
+        for data, arms in workload.fed():
+            parts = _Parts(workload, data)
+            timed: dict[str, list[float]] = {name: [] for name in parts.all_of(arms)}
+            for _ in range(PASSES):
+                for name in order.permutation(list(timed)):
+                    if desk.should_stop():
+                        return {"fed": found}
+                    timed[str(name)].append(parts.rate(parts.all_of(arms)[str(name)]))
+            best = {name: float(np.median(rates)) for name, rates in timed.items()}
+            for arm in arms:
+                name = arm.cell.name
+                found[name] = {
+                    "images_per_second": best[name],
+                    DECODE: best[DECODE],
+                    TRANSFER: best[TRANSFER],
+                    "forward": best[_alone(name)],
+                }
+    return {"fed": found}
+
+
+def _alone(name: str) -> str:
+    return f"{name} alone"
+
+
+class _Parts:
+    """The pipeline on one set of images, and its parts."""
+
+    def __init__(self, workload: ModelWorkload, data: ImageSet) -> None:
+        self._data, self._setting = data, workload.setting
+        self._size = max(1, workload.batch_size // data.views)
+        self._kept = next(iter(data.batches(self._size)))
+
+    def all_of(self, arms: list[BuiltArm]) -> dict[str, Callable[[], int]]:
+        """Name -> one pass; each returns how many images it took."""
+        passes: dict[str, Callable[[], int]] = {DECODE: self._decode, TRANSFER: self._transfer}
+        for arm in arms:
+            passes[arm.cell.name] = partial(self._whole, arm)
+            passes[_alone(arm.cell.name)] = partial(self._forward, arm)
+        return passes
+
+    def rate(self, once: Callable[[], int]) -> float:
+        """Images/s of one pass, by the clock, with everything on the device done."""
+        began = time.perf_counter()
+        images = once()
+        self._wait()
+        return images / (time.perf_counter() - began)
+
+    def _wait(self) -> None:
+        if self._setting.device.kind == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self._setting.device.torch_device)
+
+    def _move(self, batch: Batch) -> Any:
+        images = batch.to(self._setting.device.torch_device).images.to(self._setting.dtype)
+        return images.flatten(0, 1) if self._data.views > 1 else images
+
+    def _batches(self) -> Iterator[Batch]:
+        return self._data.batches(self._size)
+
+    def _decode(self) -> int:
+        return sum(len(batch.labels) for batch in self._batches())
+
+    def _transfer(self) -> int:
+        for _ in range(0, len(self._data), self._size):
+            self._move(self._kept)
+        return len(range(0, len(self._data), self._size)) * len(self._kept.labels)
+
+    def _forward(self, arm: BuiltArm) -> int:
+        images = self._move(self._kept)
+        for _ in range(0, len(self._data), self._size):
+            self._classify(arm, images, len(self._kept.labels))
+        return len(range(0, len(self._data), self._size)) * len(self._kept.labels)
+
+    def _classify(self, arm: BuiltArm, images: Any, count: int) -> None:
+        (arm.forward if count == self._size else arm.eager)(images)
+
+    def _whole(self, arm: BuiltArm) -> int:
+        done = 0
+        for batch in self._batches():
+            self._classify(arm, self._move(batch), len(batch.labels))
+            done += len(batch.labels)
+        return done
