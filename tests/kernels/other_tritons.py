@@ -1,6 +1,6 @@
 """Do the kernels compile, and agree with the reference under the interpreter, with other releases than those installed?
 
-    python tests/kernels/other_tritons.py triton==3.2.0,numpy==2.2.6 triton==3.6.0
+    python tests/kernels/other_tritons.py triton==3.2.0,numpy==2.2.6 triton==3.6.0,numpy==2.2.6
 
 Each argument is a set of packages. They are put, without what they need, into a folder of their own that comes before the
 installed ones; torch stays. Prints a line for each, and ends with 1 if a kernel fails to compile, spills or errs.
