@@ -68,9 +68,13 @@ def _torch() -> dict[str, Any]:
 
     from rmeeto_bench.kernels.native.library import describe
 
+    try:
+        cudnn: int | str | None = torch.backends.cudnn.version()
+    except RuntimeError as error:  # one of the GPUs is too old for it; the others may go on
+        cudnn = str(error).partition(". ")[0]
     return {
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": cudnn,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -1,7 +1,8 @@
 """The public packages mamba-ssm and causal-conv1d through their documented functions: the paper's own kernels.
 
 The sequence of operations is upstream's: channel-major, one direction after the other, the backward one on flipped
-copies. It serves as the baseline our kernels are compared with, and as a fast path where Triton cannot go.
+copies, the fused add and norm, merging in torch. It serves as the baseline our kernels are compared with, and as a fast path
+where Triton cannot go.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rmeeto_bench.errors import UnavailableError
+from rmeeto_bench.kernels.add_norm import reference
 from rmeeto_bench.kernels.arguments import ScanArguments
 
 INSTALL = "pip install 'rmeeto-bench[mamba-ssm]' builds them (it needs nvcc and some minutes)"
@@ -47,6 +49,18 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     forward = conv(sequence, weight[0], bias[0], activation="silu")
     backward = conv(sequence.flip(2), weight[1], bias[1], activation="silu").flip(2)
     return torch.stack([forward, backward]).transpose(2, 3).contiguous()
+
+
+def add_norm(hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Same contract as `reference.add_norm`: mamba-ssm's fused kernel where it imports (with Triton), else the reference."""
+    for module in ("layer_norm", "layernorm"):  # of mamba-ssm 2 and 1
+        try:
+            fused = _function(f"mamba_ssm.ops.triton.{module}", "rms_norm_fn")
+        except UnavailableError:
+            continue
+        normed, total = fused(hidden, weight, None, residual=residual, prenorm=True, residual_in_fp32=True, eps=eps)
+        return normed, total
+    return reference.add_norm(hidden, residual, weight, eps)
 
 
 def require() -> None:

@@ -33,6 +33,8 @@ from rmeeto_bench.kernels.untraced import untraced
 
 TOLERANCE = 1e-3
 TRITON_SINCE = (7, 0)  # the oldest compute capability Triton is built and tested for
+# From this compute capability on an older Triton than this does not compile: it ends the process.
+NEW_CARDS, THEIR_TRITON = (10, 0), (3, 3)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Kernels:
     # (hidden, residual or None, weight [C], eps) -> (normed, residual), both [B, L, C]
     add_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
     merge: MergeKernels | None = None  # None: merging runs in torch
+    returns: bool = False  # join B, C and delta of both directions after every block, as upstream's merging models return them
     refused: Mapping[str, str] = field(default_factory=dict)  # faster backend of `auto` -> why it was refused
 
     def account(self) -> str:
@@ -99,6 +102,7 @@ def interpreting() -> bool:
 
 
 def _triton(operands: Operands) -> Kernels:
+    capability = TRITON_SINCE
     if operands.device == "cuda":
         capability = torch.cuda.get_device_capability()
         if capability < TRITON_SINCE:
@@ -108,12 +112,19 @@ def _triton(operands: Operands) -> Kernels:
     elif not (operands.device == "cpu" and interpreting()):
         raise UnavailableError(f"the triton kernels are for CUDA GPUs, this model is on {operands.device}")
     try:
+        import triton
+
         from rmeeto_bench.kernels.add_norm import triton as add_norm
         from rmeeto_bench.kernels.causal_conv1d import triton as conv
         from rmeeto_bench.kernels.merge import triton as merge
         from rmeeto_bench.kernels.selective_scan import triton as scan
     except ImportError as error:
         raise UnavailableError(f"triton does not import ({error}); install the CUDA build of torch, which brings it") from error
+    if capability >= NEW_CARDS and tuple(map(int, triton.__version__.split(".")[:2])) < THEIR_TRITON:
+        raise UnavailableError(
+            f"triton {triton.__version__} cannot compile for compute capability {capability[0]}.{capability[1]}; "
+            f"install a torch from 2.7 on, which brings one that can"
+        )
     _sizes(operands, "triton", scan.STATES, conv.WIDTH)
     merging = MergeKernels(merge.match, merge.merge_add_norm, merge.MOST)
     return Kernels("triton", scan.selective_scan, conv.causal_conv1d, add_norm.add_norm, merging)
@@ -125,7 +136,7 @@ def _mamba_ssm(operands: Operands) -> Kernels:
     if operands.float64:
         raise UnavailableError("mamba-ssm's kernels compute in fp32, this model is in float64; --backend reference serves it")
     mamba_ssm.require()
-    return Kernels("mamba_ssm", mamba_ssm.selective_scan, mamba_ssm.causal_conv1d, add_norm_reference.add_norm)
+    return Kernels("mamba_ssm", mamba_ssm.selective_scan, mamba_ssm.causal_conv1d, mamba_ssm.add_norm)
 
 
 def _in_torch(name: str, selective_scan: Callable[[ScanArguments], Tensor]) -> Callable[[Operands], Kernels]:

@@ -222,6 +222,9 @@ class Vim(ReducedModel):
                     tokens = self._merge(tokens, merge, features)
                 normed, tokens.residual = layer.add_norm(tokens.hidden, tokens.residual, kernels)
             tokens.hidden, features = layer.mixer(normed, kernels)
+            if kernels.returns and self._merges:
+                for name in SsmFeatures._fields:
+                    self._joined(features, name, "features")
             self._note(tokens)
         self._last_counts = tuple(tokens.counts)
         return tokens
@@ -308,9 +311,11 @@ class Vim(ReducedModel):
     def _metric(self, features: SsmFeatures | None) -> Tensor | None:
         if self.reduction.metric == "X" or features is None:
             return None
+        return self._joined(features, self.reduction.metric, self.reduction.metric_flip)
+
+    def _joined(self, features: SsmFeatures, name: str, flip: str) -> Tensor:
         scale = 0.5 if self.config.divide_out else 1.0
-        feature = getattr(features, self.reduction.metric)
-        return direction_mean(feature, flip=self.reduction.metric_flip, scale=scale)
+        return direction_mean(getattr(features, name), flip=flip, scale=scale)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The normalised class token [B, C], input of the head."""

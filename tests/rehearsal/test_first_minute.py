@@ -1,12 +1,14 @@
 """The first minute on a GPU, without one: each command in a fresh process, on stand-in GPUs inside of torch (`stand_in/`).
 
 Everything runs as it would on a card, but for the list at the end of this file: discovery, one worker a GPU by its UUID,
-warm-up, events, CUDA graphs, telemetry, steps at batch 1, accuracy in half precision with an odd last batch, memory that runs
-out, training.
+warm-up, events, CUDA graphs, telemetry, steps at batch 1, the sweep, energy, the paper's protocol, accuracy in half precision
+with an odd last batch, training, gpu_check, and what may be wrong with a machine. What the kernels are tested against
+computes where the triton kernels are not the question (STAND_IN_LAUNCHES).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -23,7 +25,29 @@ from rmeeto_bench.records.run import load
 
 HERE = Path(__file__).parent
 GPUS = ("GPU-11111111-2222-3333-4444-555555555555", "GPU-66666666-7777-8888-9999-000000000000")
+SLICE = "MIG-77777777-8888-9999-aaaa-bbbbbbbbbbbb"
 TINY = ("--model", "vim_nano_8", "--r", "0,1", "--gpus")  # 17 tokens
+SMALL = ("--quick", "--batch-size", 3, "--inputs", "random")
+LARGE = ("--quick", "--batch-size", 64, "--inputs", "random")
+
+
+PROGRAM = """
+import contextlib, io, json, os, sys
+from rmeeto_bench.cli.main import main
+done = []
+for variables, words in json.load(sys.stdin):
+    os.environ.update(variables)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            code = main(words)
+        except SystemExit as error:
+            code = error.code
+    for name in variables:
+        del os.environ[name]
+    done.append((code, said.getvalue()))
+json.dump(done, sys.stdout)
+"""
 
 
 class Said(NamedTuple):
@@ -34,21 +58,33 @@ class Said(NamedTuple):
     # Standard output and error.
     text: str
 
+    @property
+    def lines(self) -> list[str]:
+        """What it said, notes of its progress left out."""
+        return [line for line in self.text.splitlines() if line.startswith("rmeeto-bench: ")]
 
-def on_gpus(cwd: Path, *words: object, **variables: str) -> Said:
-    """A command on a machine with two GPUs."""
-    environment = {
+
+def variables(**more: str) -> dict[str, str]:
+    """Of a machine with two GPUs."""
+    found = {
         **os.environ,
         "STAND_IN_GPUS": ",".join(GPUS),
         "TRITON_INTERPRET": "1",
         "PYTHONPATH": str(HERE / "stand_in"),
-        "COLUMNS": "200",
-        **variables,
+        "COLUMNS": "250",
+        **more,
     }
-    environment.pop("CUDA_VISIBLE_DEVICES", None)
-    command = [sys.executable, "-P", "-m", "rmeeto_bench", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    return Said(done.returncode, done.stdout + done.stderr)
+    found.pop("CUDA_VISIBLE_DEVICES", None)
+    return found
+
+
+def on_gpus(cwd: Path, *commands: tuple[dict[str, str], list[object]], **more: str) -> list[Said]:
+    """Commands, each with its variables, one after the other in one fresh process: importing torch is what one costs."""
+    told = json.dumps([(own, [str(word) for word in words]) for own, words in commands])
+    command = [sys.executable, "-P", "-c", PROGRAM]
+    done = subprocess.run(command, input=told, cwd=cwd, env=variables(**more), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [Said(*parts) for parts in json.loads(done.stdout)]
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +95,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_measures_every_gpu_through_graphs_in_half_precision_with_its_telemetry(place: Path) -> None:
-    done = on_gpus(place, *TINY, "all", "--quick", "--batch-size", 3, "--data", "data/train", "--images", 10, "--out", "run")
-    assert done.code == 0, done.text
-    record = load(place / "run")
+def check_run(folder: Path) -> None:
+    """Both GPUs measured everything, through graphs and in half precision, with their telemetry."""
+    record = load(folder)
     assert record.status == "complete"
     assert [device.id for device in record.devices] == [gpu.replace("GPU-", "cuda:") for gpu in GPUS]
     assert record.devices[0].profile == "h100-sxm"
@@ -74,8 +109,8 @@ def test_a_run_measures_every_gpu_through_graphs_in_half_precision_with_its_tele
         assert arm.images_per_second is not None
         assert arm.top1 is not None
     assert record.arms[1].speedup is not None
-    with Store.open(place / "run") as store:
-        blocks = store.blocks(record.devices[1].id)
+    with Store.open(folder) as store:
+        blocks = store.blocks(record.devices[0].id)
     assert {block.telemetry["sm_mhz_mean"] for block in blocks} == {1755}
     assert {block.telemetry["temperature_c"] for block in blocks} == {61}
     assert all(block.telemetry["energy_j"] > 0 for block in blocks)
@@ -83,45 +118,108 @@ def test_a_run_measures_every_gpu_through_graphs_in_half_precision_with_its_tele
     assert sum(abs(block.wall_seconds - block.seconds) < 0.02 * block.wall_seconds for block in blocks) > len(blocks) / 2
 
 
-def test_single_steps_are_timed_at_batch_1(place: Path) -> None:
-    done = on_gpus(place, *TINY, "1", "--quick", "--batch-size", 1, "--inputs", "random", "--out", "one")
+def test_a_gpu_that_falls_off_the_bus_ends_neither_the_run_nor_the_other_gpu_and_resume_measures_it(place: Path) -> None:
+    run = [*TINY, "all", "--quick", "--batch-size", 3, "--data", "data/train", "--images", 10, "--out", "run"]
+    first, second = on_gpus(place, ({"STAND_IN_FAULT": f"bus:{GPUS[1]}"}, run), ({}, ["resume", "run"]), STAND_IN_LAUNCHES="1")
+    assert first.code == 6, first.text
+    (lost,) = [line for line in first.text.splitlines() if line.startswith("lost: ")]
+    assert f"({GPUS[1].replace('GPU-', 'cuda:')})" in lost
+    assert "CUDA error: unspecified launch failure" in lost
+    assert second.code == 0, second.text
+    check_run(place / "run")
+
+
+def test_a_slice_of_a_gpu_is_found_by_its_uuid_and_measured_with_single_steps_energy_and_the_paper_s_protocol(
+    place: Path,
+) -> None:
+    flags = ["--quick", "--batch-size", 1, "--inputs", "random", "--energy", "--paper-mode", "--out", "slice"]
+    (done,) = on_gpus(place, ({}, ["--model", "vim_nano_4", "--r", 0, "--gpus", SLICE, *flags]), STAND_IN_GPUS=SLICE)
     assert done.code == 0, done.text
-    record = load(place / "one")
+    record = load(place / "slice")
+    (device,), (arm,) = record.devices, record.arms
+    assert device.id == f"cuda:{SLICE}"
+    assert "MIG" in arm.labels
+    assert arm.latency_ms
+    assert arm.latency_ms["p99"] >= arm.latency_ms["p50"] > 0
+    assert arm.paper_mode
+    with Store.open(place / "slice") as store:
+        (session,) = store.sessions(device.id, kind="energy")
+    ((energy,),) = [list(session.result["energy"].values())]
+    assert energy["joules"] or "without a break" in energy["reason"]  # where other programs held up the first step
+
+
+def test_the_sweep_leaves_out_the_sizes_that_do_not_fit_into_memory(place: Path) -> None:
+    run = ["--model", "vim_nano_4", "--r", 0, "--gpus", GPUS[1], "--quick", "--batch-size", "sweep", "--inputs", "random"]
+    (done,) = on_gpus(place, ({}, [*run, "--out", "sweep"]), STAND_IN_MEMORY="400000")
+    assert done.code == 0, done.text
+    record = load(place / "sweep")
     assert [device.id for device in record.devices] == [GPUS[1].replace("GPU-", "cuda:")]
-    assert all(arm.latency_ms and arm.latency_ms["p99"] >= arm.latency_ms["p50"] > 0 for arm in record.arms)
+    rates = {point.batch_size: point.images_per_second for point in record.sweep}
+    assert rates[128] is not None
+    assert rates[512] is None
 
 
-def test_what_does_not_fit_into_memory_is_reported_and_ends_no_run(place: Path) -> None:
-    done = on_gpus(
-        place, *TINY, "0", "--quick", "--batch-size", 64, "--inputs", "random", "--out", "full", STAND_IN_MEMORY="100000"
-    )
-    assert "does not fit into memory at batch 64" in done.text
-    assert {arm.verdict for arm in load(place / "full").arms} == {"OOM"}, done.text
-    assert done.code == 5
+BAD = {  # what is wrong: (variables, command, what the one line says)
+    "memory": ({"STAND_IN_MEMORY": "100000"}, [*TINY, "0", *LARGE], 5, ""),
+    "driver": ({"STAND_IN_FAULT": "driver"}, [*TINY, "0", *SMALL], 6, "NVIDIA driver on your system is too old"),
+    "compiler": ({"STAND_IN_FAULT": "compiler"}, [*TINY, "0", *SMALL, "--backend", "triton"], 6, "PassManager::run failed"),
+    "shared": ({"STAND_IN_FAULT": "shared"}, [*TINY, "0", *SMALL], 6, "shared memory, Required: 262144"),
+    "old card": (
+        {"STAND_IN_CAPABILITY": "6.1"},
+        [*TINY, "0", *SMALL, "--backend", "triton"],
+        6,
+        "the triton kernels need compute capability 7.0, this GPU has 6.1",
+    ),
+    "index": ({}, [*TINY, "2", *SMALL], 6, "there are 0 (NVIDIA H100 80GB HBM3), 1 (NVIDIA H100 80GB HBM3)"),
+    "none visible": ({"CUDA_VISIBLE_DEVICES": ""}, [*TINY, "0", *SMALL], 6, "none is visible; look at CUDA_VISIBLE_DEVICES"),
+    "hidden": ({"CUDA_VISIBLE_DEVICES": GPUS[1]}, [*TINY, GPUS[0], *SMALL], 6, f"no GPU {GPUS[0]}: there are 0 (NVIDIA"),
+}
 
 
-def test_a_card_that_is_too_old_for_the_kernels_is_served_in_torch_and_told_so(place: Path) -> None:
-    done = on_gpus(place, "doctor", STAND_IN_CAPABILITY="6.1")
-    assert done.code == 0, done.text
-    assert "the triton kernels need compute capability 7.0, this GPU has 6.1" in done.text
-    assert re.search(r"kernels for vim_small: .*chunked", done.text)
-
-
-def test_a_gpu_that_is_not_there_is_one_line(place: Path) -> None:
-    done = on_gpus(place, *TINY, "2", "--quick", "--out", "none")
-    assert done.code == 6
-    assert "there are 0 (NVIDIA H100 80GB HBM3), 1 (NVIDIA H100 80GB HBM3)" in done.text
-    assert done.text.count("\n") == 1, done.text
+def test_what_a_machine_lacks_is_one_line_and_the_exit_code_of_a_machine(place: Path) -> None:
+    doctor: tuple[dict[str, str], list[object]] = ({"STAND_IN_CAPABILITY": "6.1"}, ["doctor"])
+    commands = [(own, [*words, "--out", name]) for name, (own, words, _, _) in BAD.items()]
+    told, *done = on_gpus(place, doctor, *commands)
+    assert told.code == 0, told.text
+    assert "the triton kernels need compute capability 7.0, this GPU has 6.1" in told.text
+    assert re.search(r"kernels for vim_small: .*chunked", told.text)
+    for said, (name, (_, _, code, words)) in zip(done, BAD.items(), strict=True):
+        assert said.code == code, (name, said.text)
+        assert words in said.text, (name, said.text)
+        assert "Traceback" not in said.text
+        if code == 6:
+            assert len(said.lines) == 1, (name, said.text)
+            assert said.text.rstrip().endswith(said.lines[0]), (name, said.text)
+    assert "does not fit into memory at batch 64" in done[0].text
+    assert {arm.verdict for arm in load(place / "memory").arms} == {"OOM"}
 
 
 def test_training_runs_on_the_kernels_forward_and_backward(place: Path) -> None:
-    flags = ("--epochs", 1, "--batch-size", 32, "--workers", 0, "--set", "img_size=8", "--set", "augmentation.crop=none")
-    done = on_gpus(place, "retrain", "--model", "vim_nano", "-r", 1, "--data", "data", "--out", "trained", *flags)
+    flags = ["--epochs", 1, "--batch-size", 32, "--workers", 0, "--set", "img_size=8", "--set", "augmentation.crop=none"]
+    words: list[object] = ["retrain", "--model", "vim_nano", "-r", 1, "--data", "data", "--out", "trained", *flags]
+    (done,) = on_gpus(place, ({}, words), STAND_IN_LAUNCHES="1")
     assert done.code == 0, done.text
     assert "vim_nano trains on triton kernels" in done.text
     assert (place / "trained" / "vim_nano_r1.safetensors").is_file()
 
 
+def test_gpu_check_runs_through_and_sets_every_kernel_beside_its_prediction(place: Path) -> None:
+    command = [sys.executable, HERE.parents[1] / "benchmarks" / "gpu_check.py", "--small", "--out", "check.json"]
+    done = subprocess.run(command, cwd=place, env=variables(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((place / "check.json").read_text())
+    kernels = report["kernels"]
+    assert {name for name, row in kernels.items() if row.get("predicted_ms", 0) > 0} == {
+        "scan", "conv", "add_norm", "in_proj", "match", "merge"
+    }  # fmt: skip
+    assert all(row["ms"] > 0 for row in kernels.values())
+    assert all(isinstance(report[part], dict) and "failed" not in report[part] for part in report["seconds"])
+    assert all(row["graph equals eager"] for row in report["parity"].values())
+    assert report["models"]["images_per_second"]["vim_nano"]["5"]["predicted"] > 0
+
+
+# Not rehearsed: a gate, whose turns of two programs did not end where time runs faster; real times, real kernels at full size,
+# several processes on one GPU, how a driver spells its errors, torch's own kernels in half precision.
 # What of torch.cuda the package names and the stand-in does not answer: kinds of error, and several machines.
 UNREHEARSED = {"OutOfMemoryError", "amp"}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict, replace
 
 from rmeeto_bench import children, errors
@@ -21,7 +22,7 @@ from rmeeto_bench.records.run import DeviceRecord
 
 def _is_name(word: str) -> bool:
     """Whether a word of `--gpus` names a kind of GPU: it is no index and no UUID."""
-    plain = word.removeprefix("GPU-").replace("-", "")
+    plain = word.removeprefix("GPU-").removeprefix("MIG-").replace("-", "")
     return not word.isdigit() and not (len(plain) >= 32 and all(c in "0123456789abcdefABCDEF" for c in plain))
 
 
@@ -62,15 +63,18 @@ def device_record(device: Device) -> DeviceRecord:
     return record
 
 
-def _cuda() -> bool:
+def _cuda(spec: str) -> bool:
     import torch  # seconds, which a run without a GPU does not wait for here
 
-    return torch.cuda.is_available()
+    with warnings.catch_warnings():
+        if spec != "all":
+            warnings.simplefilter("ignore")  # the error for a GPU that is not there gives the reason
+        return torch.cuda.is_available()
 
 
 def discover(spec: str) -> tuple[DeviceRecord, ...]:
     """The records of the devices behind `--gpus`. Raises what `chosen_devices` raises."""
-    if spec == "none" or spec.partition(":")[0] == "sim" or not _cuda():
+    if spec == "none" or spec.partition(":")[0] == "sim" or not _cuda(spec):
         return tuple(device_record(device) for device in chosen_devices(spec))
     command = children.python("rmeeto_bench.bench.run.devices", spec)
     done = subprocess.run(

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
+from rmeeto_bench.bench.store.journal import disk_of, is_network
 from rmeeto_bench.cpus import affinity, cores, short_waits
+from rmeeto_bench.kernels.native.trust import distrust
+from rmeeto_bench.measure.devices.nvml import gpu_uuid
 from rmeeto_bench.measure.turns import VARIABLE
 from rmeeto_bench.watchdog import SILENT, SILENT_UNSEEN, Watchdog
 
@@ -38,6 +45,17 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
+def _keep_triton_local(values: dict[str, str]) -> None:
+    """Triton's cache on a disk of this machine where the home is a network one: it loads code from there."""
+    if "TRITON_CACHE_DIR" in values or not is_network(disk_of(Path.home())):
+        return
+    folder = Path(tempfile.gettempdir()) / f"rmeeto-bench-triton-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if distrust(folder) is None:
+            values["TRITON_CACHE_DIR"] = str(folder)
+
+
 def worker_environment(device: str, kind: str, threads: int | None = None) -> dict[str, str]:
     """The variables of a worker: its GPU is the only one it sees, by UUID; its host code has one thread to itself.
 
@@ -51,7 +69,8 @@ def worker_environment(device: str, kind: str, threads: int | None = None) -> di
     uuid = device.removeprefix("cuda:")
     if uuid != device:
         if not values.get("CUDA_VISIBLE_DEVICES", "").startswith("MIG-"):
-            values["CUDA_VISIBLE_DEVICES"] = "GPU-" + uuid.removeprefix("GPU-")
+            values["CUDA_VISIBLE_DEVICES"] = gpu_uuid(uuid)
+        _keep_triton_local(values)
         if kind not in READING:
             values.setdefault("OMP_NUM_THREADS", "1")
     elif device == "cpu" and cores() < affinity():  # torch knows the affinity, but not the quota of a container

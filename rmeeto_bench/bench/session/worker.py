@@ -64,6 +64,13 @@ def serve(words: TextIO, events: TextIO) -> int:
     except RmeetoError as error:
         emit("error", kind=type(error).__name__, message=str(error))
         return REFUSED
+    except Exception as error:
+        if not type(error).__module__.startswith("triton."):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        text = f"a kernel that passed its self-test fails at this size ({reason}); --backend chunked runs without Triton"
+        emit("error", kind="SlowPathError", message=text)
+        return REFUSED
     emit("done")
     return 0
 

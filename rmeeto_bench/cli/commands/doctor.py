@@ -162,7 +162,11 @@ def main(arguments: argparse.Namespace) -> int:
     output.say(f"torch was built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch was built without CUDA")
     devices = find_devices(arguments.gpus)
     if arguments.gpus == "all" and devices[0].kind == "cpu":
-        output.say("no GPU that torch can use was found: check nvidia-smi and the CUDA build of torch if there should be one")
+        from rmeeto_bench.measure.devices.cuda import absence
+
+        output.say(
+            f"no GPU that torch can use was found ({absence()}): check nvidia-smi and torch's CUDA build if there should be one"
+        )
     unfit = False
     for device in devices:
         state = snapshot(device.id.removeprefix("cuda:")) if device.kind == "cuda" else {}

@@ -13,13 +13,15 @@ from rmeeto_bench.kernels.merge.plan import MergePlan
 FEATURES = 32
 WARPS = 4
 RANKS = 64  # sources that are compared with as many at a time
+TURING = (7, 5)
 TENSOR_CORES = (8, 0)  # the oldest compute capability for which Triton uses them
 MOST = 1 << 16  # sources an image may have; nothing grows with it but time and three numbers a source
 
 
 @triton.jit(do_not_specialize=["cls", "length"])
 def nearest_kernel(
-    metric, best, nearest, m_image, m_row, cls, length, channels, TILE: tl.constexpr, FEATURES: tl.constexpr
+    metric, best, nearest, m_image, m_row, cls, length, channels,
+    TILE: tl.constexpr, FEATURES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """TILE sources of an image: the closest target of each and its score. Grid (batch, tiles of sources)."""
     image = tl.program_id(0).to(tl.int64)
@@ -42,6 +44,8 @@ def nearest_kernel(
             inside = (f < channels)[None, :]
             a = tl.load(metric + source_row[:, None] * m_row + f[None, :], mask=is_source[:, None] & inside, other=0.0)
             b = tl.load(metric + target_row[:, None] * m_row + f[None, :], mask=is_target[:, None] & inside, other=0.0)
+            if WIDE:  # Triton 3.2 cannot lay out products of 16 bits for cards of 7.0, and ends the process
+                a, b = a.to(tl.float32), b.to(tl.float32)
             scores += tl.dot(a, tl.trans(b), input_precision="ieee")
             source_norm += tl.sum(a.to(tl.float32) * a.to(tl.float32), axis=1)
             target_norm += tl.sum(b.to(tl.float32) * b.to(tl.float32), axis=1)
@@ -153,12 +157,13 @@ def _match(metric: Tensor, cls_position: int, moved: int, r: int) -> tuple[Tenso
     batch, length, channels = metric.shape
     survivors, merged, slots = _indices(metric, r)
     sources = length // 2
-    tile = product_tile(metric.element_size(), capability(metric.device))
+    card = capability(metric.device)
+    tile = product_tile(metric.element_size(), card)
     best = torch.empty(batch, sources, dtype=torch.float32, device=metric.device)
     nearest, places = (torch.empty(batch, sources, dtype=torch.int32, device=metric.device) for _ in range(2))
     nearest_kernel[(batch, triton.cdiv(sources, tile))](
         metric, best, nearest, metric.stride(0), metric.stride(1), cls_position, length, channels,
-        TILE=tile, FEATURES=FEATURES, num_warps=WARPS,
+        TILE=tile, FEATURES=FEATURES, WIDE=card < TURING, num_warps=WARPS,
     )  # fmt: skip
     plan_kernel[(batch,)](
         best, nearest, places, survivors, merged, slots, cls_position, moved, r, length, TILE=RANKS, num_warps=WARPS

@@ -22,7 +22,8 @@ from rmeeto_bench.kernels.selective_scan.triton_math import LOG2_E, silu, softpl
 STATES = (4, 8, 16)
 PROGRAM_REGISTERS = 128 * 32  # of one warp with two channels a thread, as compiled
 REGISTERS = 65536  # of a multiprocessor
-LATENCY, ISSUE = 2100, 630  # cycles of a token in both directions: of one warp alone, and of each warp where many share
+PROGRAMS = {(7, 5): 16, (8, 6): 16, (8, 7): 16, (8, 9): 24}  # compute capability -> programs at once on one; else 32
+LATENCY, ISSUE = 2050, 660  # cycles of a token in both directions: of one warp alone, and of each warp where many share
 
 
 @triton.jit
@@ -228,27 +229,24 @@ class LaunchShape(NamedTuple):
     pair: bool
 
 
-SHAPES = (LaunchShape(64, 1, False), LaunchShape(64, 2, True))
+SHAPES = (LaunchShape(64, 1, False), LaunchShape(128, 2, True))  # two channels a thread
 
 
 def launch_shape(batch: int, inner: int, processors: int, most_programs: int) -> LaunchShape:
     """The shape that ends first on a card with this many multiprocessors and this many programs at once on each.
 
-    A token of a warp takes LATENCY at least, and ISSUE for each warp that shares a scheduler; a warp with one channel a thread
-    counts half. Programs that find no room wait for a second wave.
+    A token of a warp takes LATENCY at least, and ISSUE for each warp that shares a scheduler; where both are alike, more than
+    either. Programs that find no room wait for a second wave.
     """
 
     def cycles(shape: LaunchShape) -> float:
-        each = shape.block // (32 * shape.warps)  # channels of a thread
-        registers = PROGRAM_REGISTERS * shape.warps if each == 2 else 96 * 32 * shape.warps
-        at_once = processors * min(most_programs, REGISTERS // registers)
+        at_once = processors * min(most_programs, REGISTERS // (PROGRAM_REGISTERS * shape.warps))
         left = batch * triton.cdiv(inner, shape.block // (1 + shape.pair))
         total = 0.0
         while left > 0:
-            now = min(left, at_once)
-            per_scheduler = triton.cdiv(triton.cdiv(now, processors) * shape.warps, 4)
-            total += max(LATENCY, per_scheduler * ISSUE * each / 2) * (0.5 if shape.pair else 1.0)
-            left -= now
+            per_scheduler = triton.cdiv(triton.cdiv(min(left, at_once), processors) * shape.warps, 4)
+            total += (LATENCY**4 + (ISSUE * per_scheduler) ** 4) ** 0.25 / (1 + shape.pair)
+            left -= at_once
         return total
 
     return min(SHAPES, key=cycles)
@@ -259,8 +257,7 @@ def card(device: torch.device) -> tuple[int, int]:
     if device.type != "cuda":
         return 1, 1
     facts = torch.cuda.get_device_properties(device)
-    few = {(7, 5): 16, (8, 6): 16, (8, 7): 16, (8, 9): 24}
-    return facts.multi_processor_count, few.get((facts.major, facts.minor), 32)
+    return facts.multi_processor_count, PROGRAMS.get((facts.major, facts.minor), 32)
 
 
 def launch(shape: LaunchShape, a: ScanArguments, out: Tensor) -> None:

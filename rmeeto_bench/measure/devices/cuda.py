@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rmeeto_bench.errors import UnavailableError
-from rmeeto_bench.measure.devices.nvml import NvmlTelemetry, snapshot
+from rmeeto_bench.measure.devices.nvml import NvmlTelemetry, snapshot, spelled
 from rmeeto_bench.measure.devices.telemetry import Telemetry
 
 
@@ -23,7 +23,7 @@ class CudaDevice:
         properties = torch.cuda.get_device_properties(index)
         self.name = properties.name
         self.memory_gib = properties.total_memory / 2**30
-        self.id = f"cuda:{getattr(properties, 'uuid', index)}"
+        self.id = f"cuda:{spelled(str(properties.uuid)) if hasattr(properties, 'uuid') else index}"
 
     @property
     def torch_device(self) -> torch.device:
@@ -64,10 +64,19 @@ class CudaDevice:
         return NvmlTelemetry(self.id.removeprefix("cuda:"), reserved=lambda: torch.cuda.memory_reserved(self.index))
 
 
+def absence() -> str:
+    """Why torch has no GPU, in its own first words."""
+    try:
+        torch.cuda.init()
+    except Exception as error:  # a build without CUDA, no driver, one too old: each is another type
+        return str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+    return "none is visible; look at CUDA_VISIBLE_DEVICES"
+
+
 def _found() -> str:
     count = torch.cuda.device_count()
     if count == 0:
-        return "this machine has no CUDA GPU that torch can use"
+        return f"this machine has no CUDA GPU that torch can use ({absence()})"
     return "there are " + ", ".join(f"{i} ({torch.cuda.get_device_name(i)})" for i in range(count))
 
 
@@ -80,6 +89,6 @@ def gpu(word: str, devices: list[CudaDevice]) -> CudaDevice:
     """The GPU of this index or UUID. Raises `UnavailableError` if it is not there."""
     for device in devices:
         uuid = device.id.removeprefix("cuda:")
-        if word == str(device.index) or word.removeprefix("GPU-") == uuid.removeprefix("GPU-"):
+        if word == str(device.index) or word[4 * word.startswith(("GPU-", "MIG-")) :] == uuid.removeprefix("MIG-"):
             return device
     raise UnavailableError(f"no GPU {word}: {_found()}; use --gpus none for the CPU")

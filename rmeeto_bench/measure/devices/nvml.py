@@ -19,6 +19,24 @@ def gpu_uuid(uuid: str) -> str:
     return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
 
+def spelled(uuid: str, nvml: Any = pynvml) -> str:
+    """A UUID as torch gives it, without a prefix; with `MIG-` before it if it is that of a slice and of no GPU."""
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return uuid
+    try:
+        for name in (gpu_uuid(uuid), f"MIG-{uuid}"):
+            try:
+                nvml.nvmlDeviceGetHandleByUUID(name)
+            except nvml.NVMLError:
+                continue
+            return name.removeprefix("GPU-")
+    finally:
+        nvml.nvmlShutdown()
+    return uuid
+
+
 def _asked(nvml: Any, question: Callable[[], Any]) -> Any:
     """The answer to a query, or None if this GPU or driver does not support it."""
     try:
@@ -42,8 +60,8 @@ def snapshot(uuid: str, nvml: Any = pynvml) -> dict[str, Any]:
     except nvml.NVMLError as error:
         return {"unavailable": str(error)}
     try:
-        handle = nvml.nvmlDeviceGetHandleByUUID(gpu_uuid(uuid))
-        return _snapshot(nvml, handle)
+        found = _snapshot(nvml, nvml.nvmlDeviceGetHandleByUUID(gpu_uuid(uuid)))
+        return found | ({"mig": True} if uuid.startswith("MIG-") else {})
     except nvml.NVMLError as error:
         return {"unavailable": str(error)}
     finally:

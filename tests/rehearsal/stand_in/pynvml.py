@@ -39,6 +39,13 @@ def nvmlDeviceGetHandleByUUID(uuid: str) -> str:
     return uuid
 
 
+def nvmlDeviceGetMigMode(handle: str) -> list[int]:
+    """Of a GPU; a slice does not tell."""
+    if handle.startswith("MIG-"):
+        raise NVMLError("Not Supported")
+    return [0, 0]
+
+
 def nvmlSystemGetDriverVersion() -> str:
     """A driver of CUDA 13."""
     return "580.65.06"

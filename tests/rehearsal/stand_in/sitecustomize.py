@@ -1,4 +1,7 @@
-"""Found by every Python process whose PYTHONPATH has this folder: torch gets stand-in GPUs when it is imported."""
+"""Found by every Python process whose PYTHONPATH has this folder: torch gets stand-in GPUs when it is imported.
+
+Time runs HASTE times as fast in such a process, so that a block of 0.4 seconds and half a minute of energy are over soon.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import importlib.abc
 import importlib.machinery
 import os
 import sys
+import time
 from collections.abc import Sequence
 from types import ModuleType
+
+HASTE = 20
 
 
 class _Loader(importlib.abc.Loader):
@@ -47,3 +53,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 if os.environ.get("STAND_IN_GPUS"):
     sys.meta_path.insert(0, _Finder())
+    perf_counter, monotonic, sleep = time.perf_counter, time.monotonic, time.sleep
+    time.perf_counter = lambda: HASTE * perf_counter()
+    time.monotonic = lambda: HASTE * monotonic()
+    time.sleep = lambda seconds: sleep(seconds / HASTE)

@@ -2,8 +2,11 @@
 
 A tensor is marked when it is moved to a GPU or made there, and whatever is computed of it is marked. Marked and unmarked
 tensors do not meet in an operation, a marked one has no `numpy()`, and a graph is the list of operations of its capture, run
-again on the same memory: what a GPU would refuse or forget shows here, too. Kernels of Triton are launched in its interpreter
-once for each dtype; as that takes half a second a time, what they are tested against computes from then on.
+again on the same memory: what a GPU would refuse or forget shows here, too. With STAND_IN_LAUNCHES=1 kernels of Triton are
+launched in its interpreter once for each dtype; as that takes seconds, what they are tested against computes from then on.
+
+STAND_IN_FAULT: `driver`, too old for torch's build; `compiler`, which fails; `shared`, a kernel that asks for more shared
+memory than there is, at more than two images; `bus:UUID`, a GPU that is lost at its eleventh event.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import functools
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +28,20 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 CPU, KIND = torch.device("cpu"), "cuda"
 NAME, MEMORY, PROCESSORS = "NVIDIA H100 80GB HBM3", 80 * 2**30, 132
-CAPABILITY = tuple(int(digit) for digit in os.environ.get("STAND_IN_CAPABILITY", "9.0").split("."))
-MOST = int(os.environ.get("STAND_IN_MEMORY", 2**40))  # bytes of a tensor on the GPU above which there is no memory
+PRODUCTS = ("linear", "bmm", "matmul")
 # These may take tensors of two places.
 MIXED = ("_has_compatible_shallow_copy_type", "copy_", "__set__", "to", "set_", "index_copy_", "_index_put_impl_")
+
+
+def fault() -> str:
+    """What is wrong today."""
+    return os.environ.get("STAND_IN_FAULT", "")
+
+
+def capability(*_: object) -> tuple[int, int]:
+    """Of every GPU."""
+    major, minor = os.environ.get("STAND_IN_CAPABILITY", "9.0").split(".")
+    return int(major), int(minor)
 
 
 def marked(value: object) -> bool:
@@ -39,7 +53,7 @@ def mark(value: Any, on: bool = True) -> Any:
     """The value, its tensors on a GPU or not."""
 
     def one(tensor: Tensor) -> Tensor:
-        if on and tensor.numel() * tensor.element_size() > MOST:
+        if on and tensor.numel() * tensor.element_size() > int(os.environ.get("STAND_IN_MEMORY", 2**40)):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than the stand-in has")
         tensor._on_gpu = on  # type: ignore[attr-defined]
         return tensor
@@ -94,7 +108,8 @@ class StandIn(TorchFunctionMode):
             return args[0]
         if name == "to" and device is not None and _is_gpu(device) != marked(args[0]):
             kwargs["copy"] = True  # another memory
-        out = func(*args, **kwargs)
+        half = name in PRODUCTS and tensors[0].dtype == torch.float16  # in which the host needs ten times as long
+        out = func(*tree_map_only(Tensor, Tensor.float, args), **kwargs).half() if half else func(*args, **kwargs)
         if name == "__set__" and len(args) == 2 and isinstance(args[1], Tensor) and owner is Tensor.data:
             mark(args[0], marked(args[1]))
             return out
@@ -150,11 +165,16 @@ def capture(graph: Graph, **_: Any) -> Iterator[None]:
 class Event:
     """A moment on the stream, which is the host's clock."""
 
+    recorded = 0
+
     def __init__(self, **_: Any) -> None:
         self.moment = 0.0
 
     def record(self, *_: Any) -> None:
         """Now."""
+        Event.recorded += 1
+        if fault() == f"bus:{','.join(visible())}" and Event.recorded > 10:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
         self.moment = time.perf_counter()
 
     def elapsed_time(self, later: Event) -> float:
@@ -182,8 +202,24 @@ class Stream:
         """Nothing is queued."""
 
 
+OLD_DRIVER = "The NVIDIA driver on your system is too old (found version 11040)."
+
+
+def _init() -> None:
+    if fault() == "driver":
+        raise RuntimeError(f"{OLD_DRIVER} Please update your GPU driver\nor install a PyTorch for it.")
+
+
+def _available() -> bool:
+    if fault() == "driver":
+        warnings.warn(f"CUDA initialization: {OLD_DRIVER}", stacklevel=2)
+    return bool(visible())
+
+
 def visible() -> list[str]:
     """UUIDs of the GPUs that this process may see."""
+    if fault() == "driver":
+        return []
     there = os.environ["STAND_IN_GPUS"].split(",")
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
@@ -195,9 +231,9 @@ def visible() -> list[str]:
 def properties(device: Any = 0) -> SimpleNamespace:
     """Of one of the GPUs that this process sees."""
     index = device.index or 0 if isinstance(device, torch.device) else int(device or 0)
-    major, minor = CAPABILITY
+    major, minor = capability()
     return SimpleNamespace(
-        name=NAME, total_memory=MEMORY, uuid=visible()[index].removeprefix("GPU-"), major=major, minor=minor,
+        name=NAME, total_memory=MEMORY, uuid=visible()[index][4:], major=major, minor=minor,
         multi_processor_count=PROCESSORS, warp_size=32, L2_cache_size=50 * 2**20, regs_per_multiprocessor=65536,
         max_threads_per_multi_processor=2048, shared_memory_per_multiprocessor=233472,
     )  # fmt: skip
@@ -240,6 +276,17 @@ def _known(name: str, args: tuple[Any, ...]) -> Any:
 
 KNOWN = ("selective_scan", "selective_scan_backward", "causal_conv1d", "add_norm", "match", "merge_add_norm")
 LAUNCHED: set[tuple[str, torch.dtype]] = set()
+LAUNCHES = os.environ.get("STAND_IN_LAUNCHES") == "1"
+
+
+def _fail(args: tuple[Any, ...]) -> None:
+    """What a launch would say to these operands."""
+    if fault() == "compiler":
+        raise RuntimeError("PassManager::run failed")
+    if fault() == "shared" and (args[0].shape[1] if args[0].dim() == 4 else args[0].shape[0]) > 2:
+        from triton.runtime.errors import OutOfResources
+
+        raise OutOfResources(262144, 232448, "shared memory")
 
 
 def _with_mode(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -251,7 +298,8 @@ def _with_mode(real: Callable[..., Any]) -> Callable[..., Any]:
         def decorate(body: Callable[..., Any]) -> Any:
             @functools.wraps(body)
             def seen(*args: Any) -> Any:
-                if own in KNOWN and (own, args[0].dtype) in LAUNCHED:
+                _fail(args)
+                if own in KNOWN and (not LAUNCHES or (own, args[0].dtype) in LAUNCHED):
                     return tree_map_only(Tensor, torch.clone, _known(own, args))  # memory of their own
                 LAUNCHED.add((own, args[0].dtype))
                 with MODE:
@@ -267,14 +315,15 @@ def _with_mode(real: Callable[..., Any]) -> Callable[..., Any]:
 def install() -> None:
     """Put the GPUs into torch."""
     answers: dict[str, Any] = {
-        "is_available": lambda: bool(visible()),
+        "is_available": _available,
+        "init": _init,
         "is_initialized": lambda: True,
         "is_bf16_supported": lambda *_: True,
         "device_count": lambda: len(visible()),
         "current_device": lambda: 0,
         "set_device": lambda _: None,
         "get_device_name": lambda *_: NAME,
-        "get_device_capability": lambda *_: CAPABILITY,
+        "get_device_capability": capability,
         "get_device_properties": properties,
         "synchronize": lambda *_: None,
         "memory_allocated": lambda *_: 2**30,
