@@ -17,10 +17,7 @@ import numpy as np
 from intervals import DEFAULT, ON_CPU, Heated, Judged, _share, heated_run, holds, judged_runs
 from noisy_runs import Noise, Shape
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "bench"))
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "measure"))
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "report"))
+sys.path.extend(map(str, {found.parent for found in (Path(__file__).parents[1] / "tests").rglob("*.py")}))
 
 from test_claims import arms, made
 from test_compare import repeated, sides

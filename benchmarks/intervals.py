@@ -99,17 +99,18 @@ def heated_run(how: Heated, seed: int, protocol: TimingProtocol | None = None) -
         thermometer=how.thermometer,
     )
     results, rounds, degrees = [], [], []
-    warm = 1 - np.exp(-how.worked / how.constant)
+    warm, worked = 1 - np.exp(-how.worked / how.constant), 0.0
     for session in range(protocol.sessions):
         device = SimDevice(profile, seed=seed, session=session, scenario=scenario)
         device.pass_time(-how.constant * np.log1p(-warm * np.exp(-how.pause / how.constant)))
         arms = [TimedArm(name, device.step(name, 0.1), 8) for name in names]
         blocks: list[Block] = []
-        own = replace(protocol, blind_seconds=blind_seconds(protocol, session, how.kind))
+        own = replace(protocol, blind_seconds=blind_seconds(protocol, how.kind, worked))
         results.append(measure(device, arms, names[0], own, Watch(blocks.append), session=session))
         rounds += complete_rounds(blocks, names)
         degrees.append([block.telemetry["temperature_c"] for block in blocks if "temperature_c" in block.telemetry])
         warm = 1 - np.exp(-device.clock() / how.constant)
+        worked += device.clock()
     truth = (1 + felt[names[0]]) / (1 + felt[fastest])
     first = [session[names[0]] for session in rounds]
     speedups = [run_speedup(first, [session[name] for session in rounds]) for name in names[1:]]

@@ -48,20 +48,21 @@ DEFAULT = TimingProtocol("default", 1.0, 2, 8, 8, 10.0, 300.0, 180.0, 8, target=
 RIGOROUS = TimingProtocol("rigorous", 1.0, 8, 12, 12, 10.0, 300.0, 1800.0, 30, target=0.005, sessions=12, max_rejected=30)
 SUSTAINED = TimingProtocol("sustained", 10.0, 8, 60, 60, 60.0, 300.0, 4 * 3600.0, 70)
 PRESETS = {protocol.name: protocol for protocol in (QUICK, DEFAULT, RIGOROUS, SUSTAINED)}
-# Least seconds of the warm-up of a run's first process, in which slow heat shows or passes, and of each later one, which undo
-# the pause before it, where nothing tells the temperature. A processor that heats within a minute shows it sooner.
+# Where nothing tells the temperature: seconds of work in which slow heat shows or passes, and the least seconds of a process's
+# warm-up, which undo the pause before it. A processor that heats within a minute shows it sooner.
 BLIND, CPU_BLIND = (240.0, 45.0), (90.0, 20.0)
 
 
-def blind_seconds(protocol: TimingProtocol, session: int, kind: str) -> float:
-    """Least seconds of the warm-up of a run's process, counted from 0, on a device of this kind that tells no temperature.
+def blind_seconds(protocol: TimingProtocol, kind: str, worked: float) -> float:
+    """Least seconds of the warm-up of a process on a device of this kind that tells no temperature and has worked for so many
+    seconds for this run until now.
 
     What one process measures is EXPLORATORY anyhow, and `--sustained` is long enough to show heat.
     """
     if protocol.name in (QUICK.name, SUSTAINED.name):
         return 0.0
     first, later = CPU_BLIND if kind == "cpu" and protocol.name != RIGOROUS.name else BLIND
-    return first if session == 0 else later
+    return max(later, first - worked)
 
 
 @dataclass(frozen=True)

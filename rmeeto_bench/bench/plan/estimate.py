@@ -64,7 +64,8 @@ def timing_seconds(plan: BenchPlan, kind: str, arms: int) -> tuple[float, float]
     longest = max(protocol.max_rounds * arms * protocol.block_seconds, protocol.block_seconds)
     least = protocol.warmup_seconds + min(protocol.min_rounds * arms * protocol.block_seconds, protocol.time_limit)
     most = protocol.warmup_limit + min(longest, protocol.time_limit + arms * protocol.block_seconds)
-    blind = sum(blind_seconds(protocol, session, kind) for session in range(protocol.sessions)) if kind == "cpu" else 0.0
+    waits = [blind_seconds(protocol, kind, worked) for worked in (0.0, *[math.inf] * (protocol.sessions - 1))]
+    blind = sum(waits) if kind == "cpu" else 0.0
     return protocol.sessions * (START + least) + blind, protocol.sessions * (START + most) + BLIND_LIMIT * blind
 
 

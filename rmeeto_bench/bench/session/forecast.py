@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,6 +58,6 @@ class Forecast:
             per_image = sum(found.seconds / found.images for found in seen if "@" not in found.arm)
             accuracy = START + self.evaluated * per_image if self.evaluated else 0.0
             blind = not any("temperature_c" in found.telemetry for found in seen)
-            later = blind_seconds(self.protocol, 1, block.device.partition(":")[0])
+            later = blind_seconds(self.protocol, block.device.partition(":")[0], math.inf)
             longer = max(0.0, self.protocol.blind_seconds - later) if blind else 0.0
             self.tell(forecast(self.protocol, before + rounds - longer, accuracy, longer))

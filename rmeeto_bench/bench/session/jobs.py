@@ -76,7 +76,7 @@ def time_rounds(desk: Desk, workload: Workload, began: float | None = None) -> d
         arms += [TimedArm(name + NOISE, workload.step(name, batch, noise=True), batch) for name in workload.names]
     desk.stage(f"session {desk.job.session + 1}: timing")
     protocol = desk.protocol
-    protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.job.session, desk.device.kind))
+    protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.device.kind, desk.store.worked(desk.device.id)))
     keep = desk.store.add_block
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
         told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began or time.monotonic())

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rmeeto_bench.errors import DataError, DiskFullError
 from rmeeto_bench.files import now
 from rmeeto_bench.records.run import DATABASE, Block
 
+PAUSE = 15.0  # seconds between the ends of two processes' work; in a longer pause the device cools
 NOISE = "@noise"  # ending of the arms that see noise where others see real images
 
 
@@ -278,6 +280,18 @@ class Store:
             for row in rows
         ]
         return [s for s in found if model in (None, s.model) and kind in (None, s.kind)]
+
+    def worked(self, device: str) -> float:
+        """Seconds for which a device has worked for this run until now, without a longer pause than between two processes."""
+        edge, total = datetime.now(UTC), 0.0
+        ends = ((s.ended, s.started) for s in self.sessions(device) if s.ended is not None and s.status != "lost")
+        for ended, started in sorted(ends, reverse=True):
+            first, last = (datetime.fromisoformat(text) for text in (started, ended))
+            if (edge - last).total_seconds() > PAUSE:
+                break
+            total += max(0.0, (min(edge, last) - first).total_seconds())
+            edge = min(edge, first)
+        return total
 
     def _put(self, table: str, *values: object) -> None:
         with self._guard() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 
@@ -29,15 +30,17 @@ def test_the_time_is_told_once_from_the_first_block_of_each_arm() -> None:
 
 def test_the_long_warm_up_of_a_first_process_that_knows_no_temperature_is_told_once() -> None:
     told: list[str] = []
-    protocol = replace(DEFAULT, blind_seconds=blind_seconds(DEFAULT, 0, "cuda"))
+    protocol = replace(DEFAULT, blind_seconds=blind_seconds(DEFAULT, "cuda", 0.0))
     watched = Forecast(protocol, 1, 0, lambda _: None, told.append, began=time.monotonic() - 250.0)
     watched.add_block(block("a", 1.0, device="cuda:a"))
     assert told[0].startswith(
         "these arms will take about 10 min on this device: 6 processes of 70 s, 3 min to warm up a device"
     )
-    assert blind_seconds(DEFAULT, 1, "cuda") < 60 < blind_seconds(DEFAULT, 0, "cuda") == blind_seconds(RIGOROUS, 0, "cpu")
-    assert not blind_seconds(QUICK, 0, "cuda")
-    assert 0 < blind_seconds(DEFAULT, 1, "cpu") < blind_seconds(DEFAULT, 0, "cpu") < blind_seconds(RIGOROUS, 0, "cpu")
+    first, later = (blind_seconds(DEFAULT, "cuda", worked) for worked in (0.0, math.inf))
+    assert later < 60 < first == blind_seconds(RIGOROUS, "cpu", 0.0)
+    assert not blind_seconds(QUICK, "cuda", 0.0)
+    assert 0 < blind_seconds(DEFAULT, "cpu", math.inf) < blind_seconds(DEFAULT, "cpu", 0.0) < first
+    assert blind_seconds(DEFAULT, "cuda", 100.0) == first - 100
 
 
 def test_only_a_run_that_takes_longer_than_promised_is_called_so() -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,26 @@ def test_a_database_whose_making_was_cut_short_is_made_again(tmp_path: Path) -> 
     with Store.create(tmp_path, resume=True) as store:
         store.add_block(block(0, "a"))
         assert store.count() == 1
+
+
+def test_work_counts_until_now_and_a_pause_undoes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two shares of one pass are one stretch of time, and what was lost or came before a pause warms nothing."""
+    with Store.create(tmp_path) as store:
+        assert store.worked("cpu") == 0
+        for number, (started, ended, status) in enumerate(
+            [(0, 500, "done"), (600, 640, "done"), (600, 642, "share"), (645, 700, "stopped"), (702, 708, "lost")]
+        ):
+            store.begin_session("cpu", "vim_nano", "timing", {})
+            store.end_session("cpu", number, status, {})
+            times = [f"2026-01-01T{at // 3600:02}:{at % 3600 // 60:02}:{at % 60:02}Z" for at in (started, ended)]
+            with store.transaction() as connection:
+                connection.execute("UPDATE session SET started=?, ended=? WHERE session=?", (*times, number))
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:
+                return datetime(2026, 1, 1, 0, 11, 50, tzinfo=tz)  # 710 s
+
+        monkeypatch.setattr("rmeeto_bench.bench.store.store.datetime", Clock)
+        assert store.worked("cpu") == 42 + 55
+        assert store.worked("sim:v100") == 0
