@@ -33,7 +33,8 @@ class CellKey:
     @property
     def id(self) -> str:
         """16 hex digits; equal keys have equal ids on every machine."""
-        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=True)
+        told = {name: value for name, value in asdict(self).items() if (name, value) != ("what", "inference")}
+        text = json.dumps(told, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
     def differences(self, other: CellKey) -> list[str]:

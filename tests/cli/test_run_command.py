@@ -97,7 +97,7 @@ def test_the_line_works_exactly_as_typed_and_json_goes_to_standard_output(
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "rmeeto_bench", "--gpus", "none", "--r", "0,20", "--batch-size", "2"]
+    command = [sys.executable, "-m", "rmeeto_bench", "--gpus", "none", "--quick", "--r", "0,20", "--batch-size", "2"]
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:

@@ -212,7 +212,7 @@ def test_ids_are_stable_and_tell_every_field_apart() -> None:
         replace(KEY, **change)
         for change in (
             {"device": "cuda:b"}, {"model": "vim_tiny"}, {"arm": "vim_small/r11/l1"}, {"r": 5}, {"precision": "bf16"},
-            {"backend": "reference"}, {"batch_size": 1}, {"checkpoint": None}, {"code": "0.2.0"},
+            {"backend": "reference"}, {"batch_size": 1}, {"checkpoint": None}, {"code": "0.2.0"}, {"what": "train"},
         )
     ]  # fmt: skip
     assert len({key.id for key in (KEY, *others)}) == len(others) + 1

@@ -76,7 +76,7 @@ def outcome(case: Case) -> tuple[RoundsResult, Evidence]:
 
 
 def test_every_code_has_a_scenario() -> None:
-    assert set(CASES) == set(REMEDIES)
+    assert set(CASES) | {"ARM_FAILED"} == set(REMEDIES)  # which tests/bench/test_other_models.py has
     assert set(INVALID) | {"SIMULATED", "EXPLORATORY", "VALID"} == set(REMEDIES)
 
 

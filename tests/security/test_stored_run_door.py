@@ -24,6 +24,7 @@ from rmeeto_bench.records.run import DATABASE, Block
 PACKAGE = Path(rmeeto_bench.__file__).parent
 # Those that write to the run they measure or continue. Everything else reads through `open_stored`.
 OWNERS = {"bench/run/runner.py", "bench/run/callables.py", "bench/session/jobs.py", "fleet/join/stores.py"}
+OWNERS |= {"compare/calibrate.py", "fleet/join/contribution.py"}  # of a folder of their own, of a copy that was checked
 
 
 @pytest.fixture(scope="module")
