@@ -109,7 +109,8 @@ def test_the_holder_touches_its_claim_and_gives_up_one_that_was_taken_over(tmp_p
             time.sleep(0.01)
         assert path.stat().st_mtime_ns != before
         path.write_text(json.dumps({"host": "elsewhere", "machine": "another boot", "pid": 7}), encoding="utf-8")
-        time.sleep(30)
+        while time.monotonic() < deadline + 30:
+            time.sleep(0.01)  # a long sleep would end first
     assert json.loads(path.read_text(encoding="utf-8"))["host"] == "elsewhere"  # the lock file is the other's now
 
 
