@@ -72,6 +72,8 @@ def _page(desk: Desk, cell: Cell, rows: list[tuple[str, int, float]], batch_size
     for name, calls, seconds in rows[:HEAVIEST]:
         shown = name.replace("|", "\\|")
         lines.append(f"| `{shown}` | {calls} | {1e3 * seconds:.3f} | {100 * seconds / total:.1f} % |")
+    if not rows:
+        lines.append("\nThe profiler saw no work on the device: ask whether you may profile it (CUPTI needs a permission).")
     return "\n".join([*lines, "", *expected(desk.device, cell, batch_size)])
 
 

@@ -33,7 +33,7 @@ def _notes(arms: list[Arm]) -> Iterator[str]:
     slower = [arm for arm, kind in zip(timed, resolve(timed), strict=True) if kind == SLOWER]
     if slower:
         yield f"slower than no merging: ratio {ratios(slower)}; matching costs more there than the removed tokens save"
-    free = [arm for arm in arms if arm.weights == "training-free"]
+    free = [arm for arm in arms if arm.weights == "training-free" and arm.what != "train"]
     if free:
         yield f"training-free (baseline weights, merging switched on): {which(free)}; re-training wins accuracy back"
     for arm in arms:
