@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,16 @@ def test_a_run_without_its_raw_data_is_refused(measured: Path, tmp_path: Path) -
     archive = tmp_path / "bare.tar.gz"
     archive.write_bytes(pack(tmp_path))
     with pytest.raises(DataError, match="holds no run.sqlite"), opened(archive):
+        pass
+
+
+def test_a_damaged_database_is_told_by_the_name_of_its_archive(measured: Path, tmp_path: Path) -> None:
+    (tmp_path / DATABASE).write_bytes((measured / DATABASE).read_bytes()[:5000])
+    archive = tmp_path / "damaged.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(measured / MANIFEST, f"run/{MANIFEST}")
+        tar.add(tmp_path / DATABASE, f"run/{DATABASE}")
+    with pytest.raises(DataError, match="damaged.tar.gz/run.sqlite is no rmeeto-bench run"), opened(archive):
         pass
 
 

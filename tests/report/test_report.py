@@ -44,6 +44,12 @@ def unmeasured() -> RunRecord:
     return replace(run, arms=(*run.arms[:-1], last), status="interrupted")
 
 
+def test_the_caption_counts_one_model_as_one() -> None:
+    run = cpu_run()
+    alone = replace(run, arms=tuple(replace(arm, baseline=run.arms[0].arm) for arm in run.arms))
+    assert " · 1 model over " in printed(alone, 200)
+
+
 @pytest.mark.parametrize("width", [80, 160])
 @pytest.mark.parametrize("make", [cpu_run, two_gpus, without_accuracy, unmeasured])
 def test_the_table_fits_its_terminal_and_holds_every_number(make, width: int) -> None:

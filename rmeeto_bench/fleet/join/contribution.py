@@ -131,8 +131,11 @@ def opened(archive: Path) -> Iterator[tuple[Path, RunRecord]]:
         check_contribution(record)
         if not (folder / DATABASE).is_file():
             raise DataError(f"{archive} holds no {DATABASE}, so nothing to check its numbers by; pack it with contribute")
-        with open_stored(folder) as store:
-            again = assemble(record, BenchPlan.from_dict(record.plan), store, {}, {})
+        try:
+            with open_stored(folder) as store:
+                again = assemble(record, BenchPlan.from_dict(record.plan), store, {}, {})
+        except DataError as error:  # names the unpacked copy, which is gone when this is read
+            raise DataError(str(error).replace(str(folder), str(archive))) from error
         _check_same(archive, record.arms, again.arms)
         yield folder, record
 
