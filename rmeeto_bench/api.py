@@ -74,6 +74,10 @@ def measure(
     baseline: name of the arm that the others are compared with (default: the first) · gpus: `none`, or one GPU.
     Raises `RmeetoError`.
     """
+    if folder is not None and not isinstance(folder, str | Path):
+        raise UsageError(
+            f"the second argument is the folder of the run, not a {type(folder).__name__}; a step takes no argument"
+        )
     plan = plan_of(steps, baseline=baseline, batch_size=batch_size, preset=preset, gpus=gpus)
     named = [name for name, step in steps.items() if isinstance(step, str)]
     if len(named) == len(steps):

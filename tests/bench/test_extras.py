@@ -311,8 +311,8 @@ def test_a_training_step_trains_and_its_epoch_is_projected() -> None:
     ("words", "says"),
     [
         ({"accuracy_only": True}, "leave out --accuracy-only"),
-        ({"inputs": "both"}, "leave out others and --inputs both"),
-        ({"models": ("timm:resnet18",)}, "leave out others and --inputs both"),
+        ({"inputs": "both"}, "leave out --arm, timm: and --inputs both"),
+        ({"models": ("timm:resnet18",)}, "leave out --arm, timm: and --inputs both"),
         ({"gpus": "sim:v100"}, "a simulated device trains nothing"),
     ],
 )

@@ -247,3 +247,8 @@ def test_callables_from_python_make_a_run(tmp_path: Path, monkeypatch: pytest.Mo
         rb.resume("run")
     with pytest.raises(UsageError, match="not imported unasked"):
         rb.run(BenchPlan(models=(), arms=("a=toy:full",), gpus="none"), "other")
+
+
+def test_a_batch_in_place_of_the_folder_is_told() -> None:
+    with pytest.raises(UsageError, match="the second argument is the folder of the run, not a Tensor"):
+        rb.measure({"mine": lambda: None}, torch.zeros(2))  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
     if simulated and plan.accuracy_only:
         raise UsageError("a simulated device classifies no images; evaluate on --gpus none or on a GPU")
     if plan.what == TRAIN and (plan.inputs == "both" or any(map(is_other, plan.names))):
-        raise UsageError("--what train times models of this package, on one kind of inputs; leave out others and --inputs both")
+        raise UsageError("--what train times our own models on one kind of inputs; leave out --arm, timm: and --inputs both")
     if plan.what == TRAIN and simulated:
         raise UsageError("a simulated device trains nothing; leave --what out")
     for group in plan.groups:

@@ -152,7 +152,7 @@ def _columns(arms: list[Arm], *, every: bool = False) -> list[str]:
     """
     common = _common(arms)
     rows = [_cells(arm, common) for arm in arms]
-    hidden = {"model", "r"} - _keys(arms)
+    hidden = {"model", "r"} - _keys(arms) | ({"top-1 %", "Δ points"} if arms[0].what == "train" else set())
     if not any(arm.token_counts for arm in arms):
         hidden |= {"ratio", "r", "realised", "tokens", "GFLOPs"} | (
             set() if any(arm.top1 for arm in arms) else {"top-1 %", "Δ points"}
