@@ -11,7 +11,8 @@ from rmeeto_bench.report.plain import markdown
 HEAD = """# Which GPUs have been measured, and how fast are they?
 
 One row for each model of each run, the newest first: images/s without merging, and the speed-up and top-1 at the largest
-reduction ratio that was measured. `rmeeto-bench show` shows a whole run; unpack a packed one first.
+reduction ratio that was measured. The speed-up is over the model's own r = 0, or over the arm that is named.
+`rmeeto-bench show` shows a whole run; unpack a packed one first.
 [How to add yours](../docs/contribute-a-gpu.md)
 """
 COLUMNS = ("model", "settings", "images/s", "ratio", "speed-up", "top-1 %", "verdict", "when", "run")
@@ -33,7 +34,7 @@ def _row(place: str, record: RunRecord, arms: list[Arm]) -> dict[str, str]:
         "settings": markdown(f"{first.precision}, batch {first.batch_size}, {first.backend}"),
         "images/s": "—" if first.images_per_second is None else f"{first.images_per_second.value:.4g}",
         "ratio": f"{last.reduction_ratio:.2f}",
-        "speed-up": _text(last.speedup, 3, "x"),
+        "speed-up": _text(last.speedup, 3, "x") + (f" over {markdown(last.baseline)}" if last.baseline else ""),
         "top-1 %": "—" if top1 == ["—", "—"] else " to ".join(dict.fromkeys(top1)),
         "verdict": markdown(", ".join(verdicts)),
         "when": record.created_utc.partition("T")[0],
@@ -46,8 +47,8 @@ def gallery(runs: Mapping[str, RunRecord]) -> str:
     rows: dict[str, list[dict[str, str]]] = {}
     for place, record in sorted(runs.items(), key=lambda run: (run[1].created_utc, run[0]), reverse=True):
         for device, _, arms in groups(record):
-            known = [arm for arm in arms if arm.known]
-            if known:
+            for model in dict.fromkeys(arm.model for arm in arms if arm.known):
+                known = [arm for arm in arms if arm.known and arm.model == model]
                 rows.setdefault(record.device(device).name, []).append(_row(place, record, known))
     lines = [HEAD]
     for name, found in sorted(rows.items()):
