@@ -27,8 +27,8 @@ HERE = Path(__file__).parent
 GPUS = ("GPU-11111111-2222-3333-4444-555555555555", "GPU-66666666-7777-8888-9999-000000000000")
 SLICE = "MIG-77777777-8888-9999-aaaa-bbbbbbbbbbbb"
 TINY = ("--model", "vim_nano_8", "--r", "0,1", "--gpus")  # 17 tokens
-SMALL = ("--quick", "--batch-size", 3, "--inputs", "random")
-LARGE = ("--quick", "--batch-size", 64, "--inputs", "random")
+SMALL = ("--quick", "--batch-size", 3, "--inputs", "random", "--images", 3)
+LARGE = ("--quick", "--batch-size", 64, "--inputs", "random", "--images", 3)
 
 
 PROGRAM = """
@@ -132,7 +132,7 @@ def test_a_gpu_that_falls_off_the_bus_ends_neither_the_run_nor_the_other_gpu_and
 def test_a_slice_of_a_gpu_is_found_by_its_uuid_and_measured_with_single_steps_energy_and_the_paper_s_protocol(
     place: Path,
 ) -> None:
-    flags = ["--quick", "--batch-size", 1, "--inputs", "random", "--energy", "--paper-mode", "--out", "slice"]
+    flags = ["--quick", "--batch-size", 1, "--inputs", "random", "--images", 3, "--energy", "--paper-mode", "--out", "slice"]
     (done,) = on_gpus(place, ({}, ["--model", "vim_nano_4", "--r", 0, "--gpus", SLICE, *flags]), STAND_IN_GPUS=SLICE)
     assert done.code == 0, done.text
     record = load(place / "slice")
@@ -149,7 +149,21 @@ def test_a_slice_of_a_gpu_is_found_by_its_uuid_and_measured_with_single_steps_en
 
 
 def test_the_sweep_leaves_out_the_sizes_that_do_not_fit_into_memory(place: Path) -> None:
-    run = ["--model", "vim_nano_4", "--r", 0, "--gpus", GPUS[1], "--quick", "--batch-size", "sweep", "--inputs", "random"]
+    run = [
+        "--model",
+        "vim_nano_4",
+        "--r",
+        0,
+        "--gpus",
+        GPUS[1],
+        "--quick",
+        "--batch-size",
+        "sweep",
+        "--inputs",
+        "random",
+        "--images",
+        3,
+    ]
     (done,) = on_gpus(place, ({}, [*run, "--out", "sweep"]), STAND_IN_MEMORY="400000")
     assert done.code == 0, done.text
     record = load(place / "sweep")
