@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 from rmeeto_bench.errors import UsageError
@@ -108,7 +109,7 @@ class VimConfig:
 
     def r_for_ratio(self, ratio: float) -> tuple[int, float]:
         """The r whose realised ratio is nearest, and that ratio. Raises `UsageError` outside [0, 1)."""
-        return schedule.nearest_r(ratio, self.token_counts, self.num_tokens)
+        return _nearest_r(self, ratio)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,13 @@ class DeitConfig:
 
     def r_for_ratio(self, ratio: float) -> tuple[int, float]:
         """The r whose realised ratio is nearest, and that ratio. Raises `UsageError` outside [0, 1)."""
-        return schedule.nearest_r(ratio, self.token_counts, self.num_tokens)
+        return _nearest_r(self, ratio)
+
+
+@cache
+def _nearest_r(sized: VimConfig | DeitConfig, ratio: float) -> tuple[int, float]:
+    """A run asks for the same few ratios hundreds of times."""
+    return schedule.nearest_r(ratio, sized.token_counts, sized.num_tokens)
 
 
 VIM: dict[str, VimConfig] = {
