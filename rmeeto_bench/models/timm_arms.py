@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.foreign import ForeignConfig
+from rmeeto_bench.validate import close_to
 
 
 def settings(name: str) -> Any:
@@ -19,9 +19,8 @@ def settings(name: str) -> Any:
 
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
-        close = difflib.get_close_matches(base, timm.list_models(), 4)
-        hint = f"did you mean {', '.join(close)}" if close else "timm.list_models() lists them"
-        raise UsageError(f"timm {timm.__version__} has no model {name!r:.60}; {hint}")
+        near = close_to(base, timm.list_models())
+        raise UsageError(f"timm {timm.__version__} has no model {name!r:.60}{near}; timm.list_models() lists them")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
     if tag and tag not in tags:
         raise UsageError(f"timm has no weights {tag!r:.60} of {base}; choose {', '.join(tags) or 'none'}")

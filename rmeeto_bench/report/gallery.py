@@ -27,7 +27,7 @@ def _text(found: Estimate | None, digits: int, unit: str = "") -> str:
 
 def _row(place: str, record: RunRecord, arms: list[Arm]) -> dict[str, str]:
     first, last = arms[0], arms[-1]
-    top1 = [_text(None if arm.top1 is None else Estimate(arm.top1.value), 2) for arm in (first, last)]
+    top1 = dict.fromkeys("—" if arm.top1 is None else f"{arm.top1.value:.2f}" for arm in (first, last))
     verdicts = sorted({arm.verdict for arm in arms})
     return {
         "model": markdown(first.model),
@@ -35,7 +35,7 @@ def _row(place: str, record: RunRecord, arms: list[Arm]) -> dict[str, str]:
         "images/s": "—" if first.images_per_second is None else f"{first.images_per_second.value:.4g}",
         "ratio": f"{last.reduction_ratio:.2f}",
         "speed-up": _text(last.speedup, 3, "x") + (f" over {markdown(last.baseline)}" if last.baseline else ""),
-        "top-1 %": "—" if top1 == ["—", "—"] else " to ".join(dict.fromkeys(top1)),
+        "top-1 %": " to ".join(top1),
         "verdict": markdown(", ".join(verdicts)),
         "when": record.created_utc.partition("T")[0],
         "run": f"[{markdown(record.tool_version.partition('+')[0])}]({place})",

@@ -35,12 +35,13 @@ def run_fed(desk: Desk) -> dict[str, Any]:
     with torch.inference_mode():
         for data, arms in workload.fed():
             parts = _Parts(workload, data)
-            timed: dict[str, list[float]] = {name: [] for name in parts.all_of(arms)}
+            passes = parts.all_of(arms)
+            timed: dict[str, list[float]] = {name: [] for name in passes}
             for _ in range(PASSES):
                 for name in order.permutation(list(timed)):
                     if desk.should_stop():
                         return {"fed": found}
-                    timed[str(name)].append(parts.rate(parts.all_of(arms)[str(name)]))
+                    timed[str(name)].append(parts.rate(passes[str(name)]))
             best = {name: float(np.median(rates)) for name, rates in timed.items()}
             for arm in arms:
                 name = arm.cell.name

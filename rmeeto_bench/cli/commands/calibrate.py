@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +62,7 @@ def _asked(arguments: argparse.Namespace) -> Calibration:
     from dataclasses import replace
 
     from rmeeto_bench.bench.plan.plan import BenchPlan
+    from rmeeto_bench.bench.run.controls import Controls
     from rmeeto_bench.compare.calibrate import Calibration
     from rmeeto_bench.errors import UsageError
     from rmeeto_bench.measure.protocol import DEFAULT, THROTTLED
@@ -95,7 +95,7 @@ def _asked(arguments: argparse.Namespace) -> Calibration:
         time_limit=float("inf"),
         reject=(THROTTLED,) if arguments.allow_busy else DEFAULT.reject,
     )
-    return Calibration(plan, protocol, arguments.processes, partial(output.say, error=True))
+    return Calibration(plan, protocol, arguments.processes, Controls(lambda news: output.say(news.text, error=True)))
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rmeeto_bench.cli import comparing, images, output
 from rmeeto_bench.cli.quantities import percent, points
 from rmeeto_bench.files import cache_folder
+from rmeeto_bench.validate import flag
 
 if TYPE_CHECKING:
     from rmeeto_bench.compare.gate import Differences
@@ -80,7 +81,7 @@ def run_flags(arguments: argparse.Namespace, images: int | None = None) -> list[
         value: Any = images if name == "images" else getattr(arguments, name)
         if value is not None and (name, value) != ("on_error", "stop"):  # a base may be too old to know the default's flag
             absolute = name in PATHS and Path(value).exists()
-            words += [f"--{name.replace('_', '-')}", str(Path(value).resolve()) if absolute else str(value)]
+            words += [flag(name), str(Path(value).resolve()) if absolute else str(value)]
     if arguments.ratios is None and arguments.r is None:
         words += ["--ratios", "0,0.31,0.54"]
     return words + ([] if arguments.thorough else ["--quick"])

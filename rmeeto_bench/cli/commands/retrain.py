@@ -12,6 +12,7 @@ from rmeeto_bench.cli import output
 from rmeeto_bench.cli.interrupt import graceful
 from rmeeto_bench.errors import UnavailableError, UsageError
 from rmeeto_bench.models.sizes import config
+from rmeeto_bench.validate import flag
 
 if TYPE_CHECKING:
     from rmeeto_bench.reduction.config import ReductionConfig
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     recipe = parser.add_argument_group("instead of the preset's own")
     for name, (field, metavar) in SHORT.items():
-        recipe.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=HINTS.get(name, field))
+        recipe.add_argument(flag(name), metavar=metavar, help=HINTS.get(name, field))
     recipe.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any field, as in augmentation.mixup=0.8; repeatable"
     )
