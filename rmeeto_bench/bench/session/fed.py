@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -76,16 +75,9 @@ class _Parts:
 
     def rate(self, once: Callable[[], int]) -> float:
         """Images/s of one pass, by the clock, with everything on the device done."""
-        began = time.perf_counter()
-        images = once()
-        self._wait()
-        return images / (time.perf_counter() - began)
-
-    def _wait(self) -> None:
-        if self._setting.device.kind == "cuda":
-            import torch
-
-            torch.cuda.synchronize(self._setting.device.torch_device)
+        images: list[int] = []
+        _, wall = self._setting.device.time_block(lambda: images.append(once()), 1)
+        return images[0] / wall
 
     def _move(self, batch: Batch) -> Any:
         images = batch.to(self._setting.device.torch_device).images.to(self._setting.dtype)

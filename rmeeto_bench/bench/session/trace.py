@@ -45,18 +45,14 @@ def _file(name: str) -> str:
 
 def _profiled(desk: Desk, step: Callable[[], Any], path: Path) -> list[tuple[str, int, float]]:
     """(operation, calls, seconds of its own) of one step by descending time, on the device that the arms are timed on."""
-    import torch
     from torch.profiler import ProfilerActivity, profile, record_function
 
     on_gpu = desk.device.kind == "cuda"
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     for _ in range(WARM):
         step()
-    with profile(activities=activities) as profiler:
-        with record_function(OUTSIDE):
-            step()
-        if on_gpu:
-            torch.cuda.synchronize(desk.device.torch_device)
+    with profile(activities=activities) as profiler, record_function(OUTSIDE):
+        desk.device.time_block(step, 1)
     with new_file(path) as target:
         profiler.export_chrome_trace(str(target))
     own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
