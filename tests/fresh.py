@@ -6,7 +6,7 @@ import atexit
 import functools
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,36 +33,42 @@ class Done(NamedTuple):
 
 
 @functools.cache
-def _ready() -> subprocess.Popen[str]:
-    """The process that forks."""
+def ready(*, variables: tuple[tuple[str, str], ...] = ()) -> str:
+    """The socket of a process that forks, started with these variables besides the plain ones."""
+    folder = tempfile.TemporaryDirectory(prefix="ready-")
+    path = f"{folder.name}/socket"
     script = Path(__file__).with_name("ready.py")
-    environment = {**os.environ, **PLAIN}
+    environment = {**os.environ, **PLAIN, **dict(variables)}
     process = subprocess.Popen(
-        [sys.executable, "-P", script],
+        [sys.executable, "-P", script, path],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
         start_new_session=True,
     )
     assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    atexit.register(folder.cleanup)
+    atexit.register(process.wait)
     atexit.register(process.stdin.close)  # it ends then
-    return process
+    return path
 
 
-def start(words: Sequence[object], cwd: Path, variables: Mapping[str, str]) -> Done:
+def start(words: Sequence[object], cwd: Path, variables: Mapping[str, str], server: str = "") -> Done:
     """A command with these variables and no others."""
-    process = _ready()
-    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
-        told = {"words": [str(word) for word in words], "cwd": str(cwd), "variables": dict(variables)}
-        try:
-            print(json.dumps(told | {"files": [out.name, err.name]}), file=process.stdin, flush=True)
-            assert process.stdout is not None
-            code = int(process.stdout.readline())
-        except BaseException:  # a time limit, or Ctrl-C: neither the command nor its late answer may stay
-            os.killpg(process.pid, signal.SIGKILL)
-            _ready.cache_clear()
-            raise
+    told = {"words": ["rmeeto_bench", *map(str, words)], "cwd": str(cwd), "variables": dict(variables)}
+    with (
+        open(os.devnull) as nothing,
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link,  # where it closes, at a time limit, the command ends
+    ):
+        link.connect(server or ready())
+        socket.send_fds(link, [json.dumps(told).encode()], [file.fileno() for file in (nothing, out, err)])
+        code = int(link.recv(8))
+        for file in (out, err):
+            file.seek(0)
         return Done(code, out.read(), err.read())
 
 

@@ -267,13 +267,13 @@ def _compared_of(
     base: StoredRun, head: StoredRun, limits: Tolerances, stores: tuple[Store | None, Store | None]
 ) -> Iterator[Compared]:
     for one, other in device_pairs(base.record, head.record):
-        theirs = {arm.arm: arm for arm in head.record.arms if arm.device == other.id}
+        label, theirs = base.record.label(one.id), {arm.arm: arm for arm in head.record.arms if arm.device == other.id}
         for arm in (arm for arm in base.record.arms if arm.device == one.id and arm.arm in theirs):
             match, refused = theirs[arm.arm], _unusable(arm, theirs[arm.arm])
-            found = [_speed((one.name, arm.arm, RATE), arm, match, limits)]
+            found = [_speed((label, arm.arm, RATE), arm, match, limits)]
             if not arm.is_baseline and arm.baseline == match.baseline:
-                found.append(_speed((one.name, arm.arm, SPEEDUP), arm, match, limits))
-            found.append(_top1(one.name, (stores[0], arm), (stores[1], match), limits))
+                found.append(_speed((label, arm.arm, SPEEDUP), arm, match, limits))
+            found.append(_top1(label, (stores[0], arm), (stores[1], match), limits))
             for item in found:
                 if item is not None:
                     yield replace(item, change=replace(item.change, outcome=REFUSED, detail=refused)) if refused else item

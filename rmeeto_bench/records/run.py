@@ -211,6 +211,15 @@ class RunRecord:
                 return device
         raise DataError(f"run {self.run_id} names no device {device_id!r}; its manifest was edited by hand")
 
+    def label(self, device_id: str) -> str:
+        """The name of a device for people; where several of the run have that name, with its id as nvidia-smi begins it."""
+        name = self.device(device_id).name
+        if sum(device.name == name for device in self.devices) == 1:
+            return name
+        kind, _, uuid = device_id.rpartition(":")
+        own = uuid if kind != "cuda" else uuid[:12] if uuid.startswith("MIG-") else f"GPU-{uuid[:8]}"
+        return f"{name} ({own})"
+
 
 def require_measured(record: RunRecord) -> None:
     """Refuse a run with simulated devices where only measurements may enter: the paper's tables, a gate, a baseline.

@@ -9,97 +9,27 @@ computes where the triton kernels are not the question (STAND_IN_LAUNCHES).
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from made_images import write_grey_folders
+from gpus import GPUS, HERE, IDS, NAME, SLICE, on_gpus, variables
 
 from rmeeto_bench.bench.store.store import Store
-from rmeeto_bench.data.layouts.fashion_mnist import CLASSES
 from rmeeto_bench.records.run import load
 
-HERE = Path(__file__).parent
-GPUS = ("GPU-11111111-2222-3333-4444-555555555555", "GPU-66666666-7777-8888-9999-000000000000")
-SLICE = "MIG-77777777-8888-9999-aaaa-bbbbbbbbbbbb"
 TINY = ("--model", "vim_nano_8", "--r", "0,1", "--gpus")  # 17 tokens
 SMALL = ("--quick", "--batch-size", 3, "--inputs", "random", "--images", 3)
 LARGE = ("--quick", "--batch-size", 64, "--inputs", "random", "--images", 3)
-
-
-PROGRAM = """
-import contextlib, io, json, os, sys
-from rmeeto_bench.cli.main import main
-done = []
-for variables, words in json.load(sys.stdin):
-    os.environ.update(variables)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            code = main(words)
-        except SystemExit as error:
-            code = error.code
-    for name in variables:
-        del os.environ[name]
-    done.append((code, said.getvalue()))
-json.dump(done, sys.stdout)
-"""
-
-
-class Said(NamedTuple):
-    """How a command ended."""
-
-    # Exit code.
-    code: int
-    # Standard output and error.
-    text: str
-
-    @property
-    def lines(self) -> list[str]:
-        """What it said, notes of its progress left out."""
-        return [line for line in self.text.splitlines() if line.startswith("rmeeto-bench: ")]
-
-
-def variables(**more: str) -> dict[str, str]:
-    """Of a machine with two GPUs."""
-    found = {
-        **os.environ,
-        "STAND_IN_GPUS": ",".join(GPUS),
-        "TRITON_INTERPRET": "1",
-        "PYTHONPATH": str(HERE / "stand_in"),
-        "COLUMNS": "250",
-        **more,
-    }
-    found.pop("CUDA_VISIBLE_DEVICES", None)
-    return found
-
-
-def on_gpus(cwd: Path, *commands: tuple[dict[str, str], list[object]], **more: str) -> list[Said]:
-    """Commands, each with its variables, one after the other in one fresh process: importing torch is what one costs."""
-    told = json.dumps([(own, [str(word) for word in words]) for own, words in commands])
-    command = [sys.executable, "-P", "-c", PROGRAM]
-    done = subprocess.run(command, input=told, cwd=cwd, env=variables(**more), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [Said(*parts) for parts in json.loads(done.stdout)]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images of all classes, ten each."""
-    folder = tmp_path_factory.mktemp("gpu")
-    write_grey_folders(folder / "data", {name.replace("/", "_"): label for label, name in enumerate(CLASSES)})
-    return folder
 
 
 def check_run(folder: Path) -> None:
     """Both GPUs measured everything, through graphs and in half precision, with their telemetry."""
     record = load(folder)
     assert record.status == "complete"
-    assert [device.id for device in record.devices] == [gpu.replace("GPU-", "cuda:") for gpu in GPUS]
+    assert [device.id for device in record.devices] == list(IDS)
     assert record.devices[0].profile == "h100-sxm"
     for arm in record.arms:
         assert (arm.precision, arm.backend, arm.batch_size, arm.n_images) == ("fp16", "triton", 3, 10)
@@ -108,6 +38,7 @@ def check_run(folder: Path) -> None:
         assert arm.peak_memory_mib == pytest.approx(512)
         assert arm.images_per_second is not None
         assert arm.top1 is not None
+        assert arm.top1.value == pytest.approx(30)  # as on a CPU: a graph that forgot an operation gives 10
     assert record.arms[1].speedup is not None
     with Store.open(folder) as store:
         blocks = store.blocks(record.devices[0].id)
@@ -120,21 +51,29 @@ def check_run(folder: Path) -> None:
 
 def test_a_gpu_that_falls_off_the_bus_ends_neither_the_run_nor_the_other_gpu_and_resume_measures_it(place: Path) -> None:
     run = [*TINY, "all", "--quick", "--batch-size", 3, "--data", "data/train", "--images", 10, "--out", "run"]
-    first, second = on_gpus(place, ({"STAND_IN_FAULT": f"bus:{GPUS[1]}"}, run), ({}, ["resume", "run"]), STAND_IN_LAUNCHES="1")
-    assert first.code == 6, first.text
-    (lost,) = [line for line in first.text.splitlines() if line.startswith("lost: ")]
-    assert f"({GPUS[1].replace('GPU-', 'cuda:')})" in lost
+    first = on_gpus(place, *run, STAND_IN_FAULT=f"bus:{GPUS[1]}", STAND_IN_LAUNCHES="1")
+    assert first.code == 6, first
+    (lost,) = [line for line in first.err.splitlines() if line.startswith("lost: ")]
+    assert f"({IDS[1]})" in lost
     assert "CUDA error: unspecified launch failure" in lost
-    assert second.code == 0, second.text
+    second = on_gpus(place, "resume", "run")
+    assert second.code == 0, second
     check_run(place / "run")
+    for gpu in GPUS:  # two of one name are told apart, in tables and while they work
+        assert f"{NAME} ({gpu[:12]}) · vim_nano_8 · fp16" in second.out
+    assert f"{NAME} ({GPUS[1][:12]}) vim_nano_8 accuracy" in second.err
+    given = on_gpus(place, "contribute", "run")
+    assert given.code == 2, given
+    assert "ran its kernels in Triton's interpreter" in given.err  # no stand-in is ever taken for a card
 
 
 def test_a_slice_of_a_gpu_is_found_by_its_uuid_and_measured_with_single_steps_energy_and_the_paper_s_protocol(
     place: Path,
 ) -> None:
     flags = ["--quick", "--batch-size", 1, "--inputs", "random", "--images", 3, "--energy", "--paper-mode", "--out", "slice"]
-    (done,) = on_gpus(place, ({}, ["--model", "vim_nano_4", "--r", 0, "--gpus", SLICE, *flags]), STAND_IN_GPUS=SLICE)
-    assert done.code == 0, done.text
+    words = ["--model", "vim_nano_4", "--r", 0, "--gpus", SLICE, *flags]
+    done = on_gpus(place, *words, STAND_IN_GPUS=SLICE, CUDA_VISIBLE_DEVICES=SLICE)
+    assert done.code == 0, done
     record = load(place / "slice")
     (device,), (arm,) = record.devices, record.arms
     assert device.id == f"cuda:{SLICE}"
@@ -149,25 +88,12 @@ def test_a_slice_of_a_gpu_is_found_by_its_uuid_and_measured_with_single_steps_en
 
 
 def test_the_sweep_leaves_out_the_sizes_that_do_not_fit_into_memory(place: Path) -> None:
-    run = [
-        "--model",
-        "vim_nano_4",
-        "--r",
-        0,
-        "--gpus",
-        GPUS[1],
-        "--quick",
-        "--batch-size",
-        "sweep",
-        "--inputs",
-        "random",
-        "--images",
-        3,
-    ]
-    (done,) = on_gpus(place, ({}, [*run, "--out", "sweep"]), STAND_IN_MEMORY="400000")
-    assert done.code == 0, done.text
+    words = ["--model", "vim_nano_4", "--r", 0, "--gpus", GPUS[1], "--quick", "--batch-size", "sweep"]
+    words += ["--inputs", "random", "--images", 3, "--out", "sweep"]
+    done = on_gpus(place, *words, STAND_IN_MEMORY="400000")
+    assert done.code == 0, done
     record = load(place / "sweep")
-    assert [device.id for device in record.devices] == [GPUS[1].replace("GPU-", "cuda:")]
+    assert [device.id for device in record.devices] == [IDS[1]]
     rates = {point.batch_size: point.images_per_second for point in record.sweep}
     assert rates[128] is not None
     assert rates[512] is None
@@ -184,36 +110,37 @@ BAD = {  # what is wrong: (variables, command, what the one line says)
         6,
         "the triton kernels need compute capability 7.0, this GPU has 6.1",
     ),
-    "index": ({}, [*TINY, "2", *SMALL], 6, "there are 0 (NVIDIA H100 80GB HBM3), 1 (NVIDIA H100 80GB HBM3)"),
+    "index": ({}, [*TINY, "2", *SMALL], 6, f"there are 0 ({NAME}), 1 ({NAME})"),
     "none visible": ({"CUDA_VISIBLE_DEVICES": ""}, [*TINY, "0", *SMALL], 6, "none is visible; look at CUDA_VISIBLE_DEVICES"),
     "hidden": ({"CUDA_VISIBLE_DEVICES": GPUS[1]}, [*TINY, GPUS[0], *SMALL], 6, f"no GPU {GPUS[0]}: there are 0 (NVIDIA"),
 }
 
 
 def test_what_a_machine_lacks_is_one_line_and_the_exit_code_of_a_machine(place: Path) -> None:
-    doctor: tuple[dict[str, str], list[object]] = ({"STAND_IN_CAPABILITY": "6.1"}, ["doctor"])
-    commands = [(own, [*words, "--out", name]) for name, (own, words, _, _) in BAD.items()]
-    told, *done = on_gpus(place, doctor, *commands)
-    assert told.code == 0, told.text
-    assert "the triton kernels need compute capability 7.0, this GPU has 6.1" in told.text
-    assert re.search(r"kernels for vim_small: .*chunked", told.text)
-    for said, (name, (_, _, code, words)) in zip(done, BAD.items(), strict=True):
-        assert said.code == code, (name, said.text)
-        assert words in said.text, (name, said.text)
-        assert "Traceback" not in said.text
+    told = on_gpus(place, "doctor", STAND_IN_CAPABILITY="6.1")
+    assert told.code == 0, told
+    assert "the triton kernels need compute capability 7.0, this GPU has 6.1" in told.out
+    assert re.search(r"kernels for vim_small: .*chunked", told.out)
+    for name, (own, words, code, says) in BAD.items():
+        done = on_gpus(place, *words, "--out", name, **own)
+        lines = done.lines("rmeeto-bench: ")
+        assert done.code == code, (name, done)
+        assert says in done.err, (name, done)
+        assert "Traceback" not in done.err
         if code == 6:
-            assert len(said.lines) == 1, (name, said.text)
-            assert said.text.rstrip().endswith(said.lines[0]), (name, said.text)
-    assert "does not fit into memory at batch 64" in done[0].text
+            assert len(lines) == 1, (name, done)
+            assert done.err.rstrip().endswith(lines[0]), (name, done)
+        else:
+            assert "does not fit into memory at batch 64" in done.err
     assert {arm.verdict for arm in load(place / "memory").arms} == {"OOM"}
 
 
 def test_training_runs_on_the_kernels_forward_and_backward(place: Path) -> None:
     flags = ["--epochs", 1, "--batch-size", 32, "--workers", 0, "--set", "img_size=8", "--set", "augmentation.crop=none"]
-    words: list[object] = ["retrain", "--model", "vim_nano", "-r", 1, "--data", "data", "--out", "trained", *flags]
-    (done,) = on_gpus(place, ({}, words), STAND_IN_LAUNCHES="1")
-    assert done.code == 0, done.text
-    assert "vim_nano trains on triton kernels" in done.text
+    words = ["retrain", "--model", "vim_nano", "-r", 1, "--data", "data", "--out", "trained", *flags]
+    done = on_gpus(place, *words, STAND_IN_LAUNCHES="1")
+    assert done.code == 0, done
+    assert "vim_nano trains on triton kernels" in done.err
     assert (place / "trained" / "vim_nano_r1.safetensors").is_file()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.run.processes import Worker
 from rmeeto_bench.bench.session.equivalence import PAIRS, verdict
-from rmeeto_bench.records.run import DeviceRecord
+from rmeeto_bench.records.run import DeviceRecord, RunRecord
 
 
 class Says(Protocol):
@@ -38,7 +38,7 @@ def _ready(worker: Worker, should_stop: Callable[[], bool]) -> bool:
 def solo_against_together(
     start: Callable[[str, DeviceRecord, str], Worker],
     finish: Callable[[Worker], None],
-    devices: Sequence[DeviceRecord],
+    record: RunRecord,
     plan: BenchPlan,
     says: Says,
 ) -> tuple[bool, str]:
@@ -47,11 +47,12 @@ def solo_against_together(
     Every worker warms up its baseline and stays alive; blocks alone (one device after the other, the rest idle) and
     blocks together alternate, so that drift and process effects fall on both alike.
     """
-    workers = {device.name: start("equivalence", device, next(iter(plan.groups))) for device in devices}
+    workers = {record.label(one.id): start("equivalence", one, next(iter(plan.groups))) for one in record.devices}
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in workers}
     try:
-        if not all(_ready(worker, says.should_stop) for worker in workers.values()):
-            return False, "the test of measuring together failed"
+        for name, worker in workers.items():
+            if not _ready(worker, says.should_stop):
+                return False, f"{name} does not get ready to be measured together with others"
         for _ in range(PAIRS):
             for name, worker in workers.items():
                 worker.tell("go")

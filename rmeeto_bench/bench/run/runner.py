@@ -135,7 +135,7 @@ class Running:
         it ended, and on which device."""
         at_work = self.present if self.plan.accuracy_only else [device]
         job = self.job(kind, device, group, number)
-        telling = Telling(self.controls.tell, ", ".join(dict.fromkeys(one.name for one in at_work)))
+        telling = Telling(self.controls.tell, ", ".join(self.record.label(one.id) for one in at_work))
         outcomes: list[tuple[Job, Outcome]] = []
         ended = threading.Event()  # one of them ended too early: so shall the others
 
@@ -227,7 +227,7 @@ def _may_run_together(running: Running) -> bool:
     controls, found = running.controls, list[tuple[bool, str]]()
 
     def test() -> None:
-        found.append(solo_against_together(running.begin, running.finish, running.record.devices, running.plan, controls))
+        found.append(solo_against_together(running.begin, running.finish, running.record, running.plan, controls))
 
     if not _locked(running, test):
         return False
@@ -283,7 +283,9 @@ def run(
     check_allowed(plan, controls.arms, "this plan")
     devices = discover(plan.gpus)
     if plan.gpus == "all" and devices[0].kind == "cpu":
-        controls.note("no GPU that torch can use was found: measuring on the CPU")
+        from rmeeto_bench.measure.devices.cuda import absence  # `discover` has imported torch
+
+        controls.note(f"no GPU that torch can use was found ({absence()}): measuring on the CPU")
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
     if (plan.trace or plan.fed) and any(device.kind == "sim" for device in devices):

@@ -56,6 +56,6 @@ def main(arguments: argparse.Namespace) -> int:
         with open_stored(folder) as store:
             for device in record.devices:
                 for rows in round_rows(store.blocks(device.id)):
-                    console.print(f"{device.name}: ms per image (place)", style="italic", soft_wrap=True)
+                    console.print(f"{record.label(device.id)}: ms per image (place)", style="italic", soft_wrap=True)
                     console.print(of_texts(None, rows, console.width, left=("dropped",)))
     return 0

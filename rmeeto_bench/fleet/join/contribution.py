@@ -39,6 +39,8 @@ def check_contribution(record: RunRecord) -> None:
         raise DataError(f"{record.run_id} is {record.status}; finish it with resume, then contribute it")
     if all(device.kind == "sim" for device in record.devices):
         raise DataError(f"{record.run_id} was simulated; only measurements can be contributed")
+    if record.environment.get("variables", {}).get("TRITON_INTERPRET") and any(arm.backend == "triton" for arm in record.arms):
+        raise DataError(f"{record.run_id} ran its kernels in Triton's interpreter; unset TRITON_INTERPRET and measure again")
     if not any(arm.known for arm in record.arms):
         raise DataError(f"{record.run_id} has no result; measure again with rerun")
 

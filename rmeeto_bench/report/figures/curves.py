@@ -37,7 +37,7 @@ class Line:
 def lines_of(records: Sequence[RunRecord]) -> list[Line]:
     """All curves of these runs; where two would have one name, the run tells them apart."""
     found = [
-        (record, Line(record.device(device).name, model, tuple(arms)))
+        (record, Line(record.label(device), model, tuple(arms)))
         for record in records
         for device, model, arms in by_model(record)
     ]

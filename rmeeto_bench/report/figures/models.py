@@ -42,7 +42,7 @@ def draw_front(axes: Axes, records: Sequence[RunRecord]) -> None:
 
 def over_baseline(records: Sequence[RunRecord], style: str) -> Figure:
     """Images/s of every arm over the baseline's, a row for each, a look for each model."""
-    rows = [(record.device(arm.device).name, arm) for record in records for arm in record.arms if arm.speedup is not None]
+    rows = [(record.label(arm.device), arm) for record in records for arm in record.arms if arm.speedup is not None]
     devices = list(dict.fromkeys(device for device, _ in rows))
     models = list(dict.fromkeys(arm.model for _, arm in rows))
     figure, axes = blank(style)

@@ -15,7 +15,7 @@ MEASURES = {"images_per_second": "images/s", "speedup": "x", "top1": "%"}  # fie
 def _named(record: RunRecord) -> Iterator[tuple[str, Arm]]:
     """A name that stays the same from run to run: the device's and the arm's, not the run's."""
     for arm in record.arms:
-        yield f"{record.device(arm.device).name}, {arm.arm}, {arm.precision}, batch {arm.batch_size}", arm
+        yield f"{record.label(arm.device)}, {arm.arm}, {arm.precision}, batch {arm.batch_size}", arm
 
 
 def _known(arm: Arm) -> Iterator[tuple[str, Estimate]]:

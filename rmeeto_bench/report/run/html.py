@@ -48,7 +48,7 @@ def _figure(record: RunRecord, style: str) -> Markup:
             add_hit(figure.axes[0], arm.images_per_second.value, arm.top1.value, f"arm{i}")
         elif not accuracy and over_ratio:
             add_hit(figure.axes[0], arm.reduction_ratio, over_ratio.value, f"arm{i}")
-        texts[f"arm{i}"] = describe(arm, record.device(arm.device).name)
+        texts[f"arm{i}"] = describe(arm, record.label(arm.device))
     return page_svg(figure, style, texts)
 
 
@@ -57,9 +57,9 @@ def _verdicts(record: RunRecord) -> list[dict[str, str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for arm in record.arms:
         detail = arm.verdict_detail or ("no objection" if arm.verdict == "VALID" else "")
-        found.setdefault((arm.verdict, detail), []).append(f"{record.device(arm.device).name}: {arm.arm}")
+        found.setdefault((arm.verdict, detail), []).append(f"{record.label(arm.device)}: {arm.arm}")
         for label in arm.labels:
-            found.setdefault((label, LABELS.get(label, "")), []).append(f"{record.device(arm.device).name}: {arm.arm}")
+            found.setdefault((label, LABELS.get(label, "")), []).append(f"{record.label(arm.device)}: {arm.arm}")
     whole = len(record.arms)
     return [
         {"code": code, "reason": reason, "arms": "all arms" if len(arms) == whole else enumerated(arms)}
@@ -73,7 +73,7 @@ def _round_tables(record: RunRecord, blocks: Blocks) -> list[dict[str, Any]]:
     for device in record.devices[:MANY]:
         for rows in round_rows(blocks.get(device.id, ())):
             columns = list(dict.fromkeys(name for row in rows for name in row))
-            title = f"{device.name}, session {rows[0]['session']}: ms per image (place in the round)"
+            title = f"{record.label(device.id)}, session {rows[0]['session']}: ms per image (place in the round)"
             cells = [[row.get(name, "") for name in columns] for row in rows]
             tables.append({"caption": title, "columns": columns, "rows": cells})
     return tables

@@ -99,18 +99,18 @@ def story(record: RunRecord) -> Story:
         first = next(iter(said))
         alike = [part for part in said[first] if all(part in parts for parts in said.values())]
         if len(mine) == 1 or mine[first][0].baseline:
-            headlines += [f"{record.device(device).name}, {model}: {'; '.join(parts)}." for device, parts in said.items()]
+            headlines += [f"{record.label(device)}, {model}: {'; '.join(parts)}." for device, parts in said.items()]
         else:
             own = {device: [part for part in parts if part not in alike] for device, parts in said.items()}
             if any(own.values()):
                 headlines.append(f"{model}: {on_devices(mine)}.")
             if alike:
                 headlines.append(f"{model} on each of {len(mine)} devices: {'; '.join(alike)}.")
-            named = {device: f"{record.device(device).name}, {model}" for device in mine}
+            named = {device: f"{record.label(device)}, {model}" for device in mine}
             conclusions |= {(device, model): f"{named[device]}: {'; '.join(parts)}." for device, parts in own.items() if parts}
         for device, arms in mine.items():
             for note in (*_notes(arms), *origin_notes(arms), *(doubt for known in data.values() for doubt in _doubts(known))):
-                noted.setdefault(note, []).append(f"{record.device(device).name}, {model}")
+                noted.setdefault(note, []).append(f"{record.label(device)}, {model}")
     verdicts = dict.fromkeys((arm.verdict, arm.verdict_detail) for arm in record.arms if arm.verdict != "VALID")
     notes = [_whose(places, len(known)) + note for note, places in noted.items()]
     meanings = [f"{code}: {detail}" for code, detail in verdicts]

@@ -199,9 +199,8 @@ def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
         what += " in training"
         images = "no accuracy of weights that change"
     backends = "" if first.baseline else f"{first.backend} kernels · "
-    return (
-        f"{record.device(device).name} · {what} · {first.precision} · batch {first.batch_size} · "
-        f"{backends}{images}" + "".join(f" · {label}" for label in sorted(_common(arms)))
+    return f"{record.label(device)} · {what} · {first.precision} · batch {first.batch_size} · {backends}{images}" + "".join(
+        f" · {label}" for label in sorted(_common(arms))
     )
 
 
@@ -231,7 +230,7 @@ def overview_table(record: RunRecord, width: int) -> list[Table]:
         rows = []
         for device in record.devices:
             found = {arm.r: arm for arm in mine if arm.device == device.id}
-            row = {"device": device.name}
+            row = {"device": record.label(device.id)}
             for r, ratio in sorted({arm.r: arm.ratio_requested for arm in mine}.items()):
                 arm = found.get(r)
                 rate = DASH if arm is None else rate_text(arm.images_per_second)
@@ -255,7 +254,7 @@ def sweep_table(record: RunRecord, device: str, width: int) -> list[Group]:
     for model in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == model]
         arms = list(dict.fromkeys(row.arm for row in mine))
-        title = f"{record.device(device).name} · {model} · images/s by batch size, * the smallest with 98 % of the best"
+        title = f"{record.label(device)} · {model} · images/s by batch size, * the smallest with 98 % of the best"
         shown = []
         for size in dict.fromkeys(row.batch_size for row in mine):
             found = {row.arm: row for row in mine if row.batch_size == size}

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 CPU, KIND = torch.device("cpu"), "cuda"
-NAME, MEMORY, PROCESSORS = "NVIDIA H100 80GB HBM3", 80 * 2**30, 132
+NAME, MEMORY, PROCESSORS = "NVIDIA H100 80GB HBM3 (stand-in)", 80 * 2**30, 132
 PRODUCTS = ("linear", "bmm", "matmul")
 # These may take tensors of two places.
 MIXED = ("_has_compatible_shallow_copy_type", "copy_", "__set__", "to", "set_", "index_copy_", "_index_put_impl_")
@@ -49,16 +49,24 @@ def marked(value: object) -> bool:
     return isinstance(value, Tensor) and getattr(value, "_on_gpu", False)
 
 
+def tensors_of(value: object) -> Iterator[Tensor]:
+    """Those in lists, tuples and dicts of arguments or results. Torch's own trees take half of a replay's time."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_of(part)
+    elif isinstance(value, dict):
+        yield from tensors_of(list(value.values()))
+
+
 def mark(value: Any, on: bool = True) -> Any:
     """The value, its tensors on a GPU or not."""
-
-    def one(tensor: Tensor) -> Tensor:
+    for tensor in tensors_of(value):
         if on and tensor.numel() * tensor.element_size() > int(os.environ.get("STAND_IN_MEMORY", 2**40)):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than the stand-in has")
         tensor._on_gpu = on  # type: ignore[attr-defined]
-        return tensor
-
-    return tree_map_only(Tensor, one, value)
+    return value
 
 
 def _is_gpu(device: object) -> bool:
@@ -93,7 +101,7 @@ class StandIn(TorchFunctionMode):
             return 0 if marked(args[0]) else -1
         if name == "numpy" and marked(args[0]):
             raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor first.")
-        tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        tensors = list(tensors_of((args, kwargs)))
         places = {marked(tensor) for tensor in tensors if tensor.dim() > 0 and not tensor.is_meta}
         if len(places) > 1 and name not in MIXED:
             raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu in {name}")
@@ -134,7 +142,9 @@ class Recorder(TorchDispatchMode):
         if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         out = func(*args, **(kwargs or {}))
-        self.graph.steps.append((func, args, kwargs or {}, out))
+        made, given = ([t.untyped_storage().data_ptr() for t in tensors_of(some)] for some in (out, args))
+        if not func.is_view or made[0] not in given:  # a view shows the same memory for ever
+            self.graph.steps.append((func, args, kwargs or {}, list(tensors_of(out))))
         return out
 
 
@@ -142,16 +152,15 @@ class Graph:
     """A CUDA graph: operations on fixed memory."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Any, Any, Any, Any]] = []
+        self.steps: list[tuple[Any, Any, Any, list[Tensor]]] = []  # operation, what it takes, what it gave
 
     @torch.inference_mode()
     def replay(self) -> None:
         """Every operation again, its results into the memory that they had in the capture."""
         with torch._C.DisableTorchFunction():
             for func, args, kwargs, old in self.steps:
-                new = func(*args, **kwargs)
-                for before, after in zip(tree_flatten(old)[0], tree_flatten(new)[0]):
-                    if isinstance(before, Tensor) and before.data_ptr() != after.data_ptr():
+                for before, after in zip(old, tensors_of(func(*args, **kwargs))):
+                    if before.data_ptr() != after.data_ptr():
                         before.copy_(after)
 
 
@@ -276,7 +285,6 @@ def _known(name: str, args: tuple[Any, ...]) -> Any:
 
 KNOWN = ("selective_scan", "selective_scan_backward", "causal_conv1d", "add_norm", "match", "merge_add_norm")
 LAUNCHED: set[tuple[str, torch.dtype]] = set()
-LAUNCHES = os.environ.get("STAND_IN_LAUNCHES") == "1"
 
 
 def _fail(args: tuple[Any, ...]) -> None:
@@ -299,7 +307,8 @@ def _with_mode(real: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(body)
             def seen(*args: Any) -> Any:
                 _fail(args)
-                if own in KNOWN and (not LAUNCHES or (own, args[0].dtype) in LAUNCHED):
+                launches = os.environ.get("STAND_IN_LAUNCHES") == "1"
+                if own in KNOWN and (not launches or (own, args[0].dtype) in LAUNCHED):
                     return tree_map_only(Tensor, torch.clone, _known(own, args))  # memory of their own
                 LAUNCHED.add((own, args[0].dtype))
                 with MODE:
