@@ -79,9 +79,10 @@ def attend(link: socket.socket) -> None:
         os.close(file)
 
     def pass_on() -> None:
-        while word := link.recv(8):
-            os.kill(child, int(word))
-        os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            while word := link.recv(8):
+                os.kill(child, int(word))
+            os.kill(child, signal.SIGKILL)
 
     threading.Thread(target=pass_on, daemon=True).start()
     link.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())

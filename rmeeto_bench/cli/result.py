@@ -73,9 +73,9 @@ def exit_code(record: RunRecord) -> int:
     """0 done, 5 nothing measured, 6 a device was lost, 130 interrupted."""
     if record.status == "interrupted":
         return 130
-    if not any(arm.known for arm in record.arms):
-        return 5
-    return 6 if record.failures else 0
+    if record.failures:
+        return 6
+    return 0 if any(arm.known for arm in record.arms) else 5
 
 
 def carry_out(

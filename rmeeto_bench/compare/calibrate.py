@@ -19,7 +19,7 @@ from rmeeto_bench.bench.session.jobs import perform
 from rmeeto_bench.bench.store.store import Store
 from rmeeto_bench.compare.noise import NoiseProfile, estimate_noise
 from rmeeto_bench.compare.turn_server import Turnstile
-from rmeeto_bench.errors import MeasurementError
+from rmeeto_bench.errors import UnavailableError
 from rmeeto_bench.files import now
 from rmeeto_bench.measure.protocol import TimingProtocol
 from rmeeto_bench.records.run import Block, DeviceRecord
@@ -81,7 +81,7 @@ def _at_once(jobs: Sequence[Job], controls: Controls) -> None:
         if outcome.status != "done":
             for other in workers:
                 other.process.kill()
-            raise outcome.error or MeasurementError(f"a process of the calibration failed: {outcome.reason}")
+            raise outcome.error or UnavailableError(f"a process of the calibration failed: {outcome.reason}")
 
     try:
         for job in jobs:

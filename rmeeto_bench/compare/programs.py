@@ -223,9 +223,12 @@ def _record(side: Side, one: RunningSide, out: Path) -> RunRecord:
         errors = file.read().decode(errors="replace")
     if process.returncode == 130:
         raise KeyboardInterrupt
+    said = [line.strip() for line in errors.splitlines() if line.strip()] or ["no message"]
+    if process.returncode == UnavailableError.exit_code:
+        lost = [line for line in said if line.startswith("lost: ")]
+        raise UnavailableError(f"{side.label} cannot be measured here: {(lost or said)[-1].removeprefix('rmeeto-bench: ')}")
     if not (out / MANIFEST).is_file():
-        said = [line for line in errors.strip().splitlines() if line.strip()] or ["no message"]
-        raise MeasurementError(f"{side.label} could not be measured (exit {process.returncode}): {said[-1].strip()}")
+        raise MeasurementError(f"{side.label} could not be measured (exit {process.returncode}): {said[-1]}")
     record = load(out)
     ran = str(record.environment.get("git_commit") or "").rstrip("+")
     if side.commit and ran and not side.commit.startswith(ran):

@@ -70,16 +70,14 @@ def why_not(arm: Arm, profile: GpuProfile | None) -> str:
 def measured(record: RunRecord, gpu: str | None) -> list[Case]:
     found, skipped = [], {}
     for arm in record.arms:
-        device = record.device(arm.device)
+        device, label = record.device(arm.device), record.label(arm.device)
         name = device.profile or gpu
         profile = None if name is None else profile_named(name)
         reason = why_not(arm, profile)
         if reason or profile is None:
-            skipped[f"{record.label(device.id)}, {arm.arm}"] = reason
+            skipped[f"{label}, {arm.arm}"] = reason
         else:
-            found.append(
-                Case(profile, record.label(device.id), arm.model, arm.r, arm.batch_size, arm.images_per_second, arm.verdict)
-            )
+            found.append(Case(profile, label, arm.model, arm.r, arm.batch_size, arm.images_per_second, arm.verdict))
     for arm_name, reason in skipped.items():
         print(f"left out: {arm_name}: {reason}", file=sys.stderr)
     if not found:

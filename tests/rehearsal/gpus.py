@@ -22,7 +22,11 @@ def variables(**more: str) -> dict[str, str]:
     return found | more
 
 
+def forked() -> dict[str, str]:
+    """The variable that makes the package's processes forks of one that has imported torch."""
+    return {"STAND_IN_READY": ready(variables=tuple(MACHINE.items()))}
+
+
 def on_gpus(cwd: Path, *words: object, **more: str) -> Done:
-    """What a command did, with these variables more. All of its processes are forks of one that has imported torch."""
-    server = ready(variables=tuple(MACHINE.items()))
-    return start(words, cwd, variables(STAND_IN_READY=server, XDG_CACHE_HOME=str(cwd / "cache"), **more), server)
+    """What a command did, with these variables more."""
+    return start(words, cwd, variables(**forked(), XDG_CACHE_HOME=str(cwd / "cache"), **more), forked()["STAND_IN_READY"])

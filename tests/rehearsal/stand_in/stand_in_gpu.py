@@ -357,5 +357,11 @@ def install() -> None:
         setattr(torch.cuda, name, answer)
     for check in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):  # it asks the driver
         setattr(torch.optim.Optimizer, check, lambda _: None)
+    begin = torch.profiler.profile.__init__  # asked for a GPU that is not there, it symbolises a backtrace for each operation
+    torch.profiler.profile.__init__ = lambda self, *, activities, **more: begin(self, activities=activities[:1], **more)
+    join, parallel = torch.distributed.init_process_group, torch.nn.parallel.DistributedDataParallel  # by gloo, not by NCCL
+    torch.distributed.init_process_group = lambda _, **more: join("gloo", **more)
+    replicate = parallel.__init__
+    parallel.__init__ = lambda self, module, device_ids: replicate(self, module)
     torch.library.custom_op = _with_mode(torch.library.custom_op)  # type: ignore[assignment]
     MODE.__enter__()
