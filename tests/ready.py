@@ -41,7 +41,8 @@ def become(told: dict[str, Any], files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    sys.stdin = open(0)  # noqa: SIM115  (the old one may hold what the parent was told)
+    # the old ones know what files they were: one that can be searched, as a log can, stands for a pipe now
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
     os.environ.clear()
     os.environ.update(told["variables"])
     sys.path[:0] = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
@@ -67,50 +68,55 @@ def run() -> int:
     return int(code or 0)
 
 
-def attend(link: socket.socket) -> None:
-    """Start what a connection asks for, pass its signals on, and answer with the exit code."""
-    message, files, _, _ = socket.recv_fds(link, MESSAGE, 3)
-    child = os.fork()
-    if child == 0:
-        link.close()
-        become(json.loads(message), files)
-        os._exit(run())
-    for file in files:
-        os.close(file)
+class Server:
+    """Forks for each connection, and tells it how the child ended. It has no threads: they would not survive a fork."""
 
-    def pass_on() -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
-            while word := link.recv(8):
-                os.kill(child, int(word))
-            os.kill(child, signal.SIGKILL)
+    def __init__(self, path: str) -> None:
+        self.asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.asked.bind(path)
+        self.asked.listen(64)
+        self.woken, self.bell = socket.socketpair()  # rung by a child that ended
+        self.bell.setblocking(False)
+        self.links: dict[int, socket.socket] = {}  # process -> who asked for it
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.bell.fileno())
 
-    threading.Thread(target=pass_on, daemon=True).start()
-    link.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+    def serve(self) -> None:
+        """Until standard input ends."""
+        while 0 not in (ready := select.select([0, self.asked, self.woken, *self.links.values()], [], [])[0]):
+            for pid, link in self.links.items():
+                if link in ready:
+                    os.kill(pid, int(link.recv(8) or signal.SIGKILL))
+            if self.woken in ready:
+                self.woken.recv(64)
+                self.answer()
+            if self.asked in ready:
+                self.fork()
+
+    def answer(self) -> None:
+        """Tell of the children that have ended."""
+        while self.links and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            with self.links.pop(ended[0]) as link, contextlib.suppress(OSError):  # nobody may listen any more
+                link.send(str(os.waitstatus_to_exitcode(ended[1])).encode())
+
+    def fork(self) -> None:
+        """A child for the next connection."""
+        link, _ = self.asked.accept()
+        message, files, _, _ = socket.recv_fds(link, MESSAGE, 3)
+        child = os.fork()
+        if child == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for other in (link, self.asked, self.woken, self.bell, *self.links.values()):
+                other.close()
+            become(json.loads(message), files)
+            os._exit(run())
+        self.links[child] = link
+        for file in files:
+            os.close(file)
 
 
-def reap(*_: object) -> None:
-    """Take leave of those that have ended; their processor time counts as this process's."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-
-
-def main(path: str) -> None:
-    """Fork for each connection."""
-    gc.freeze()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        server.bind(path)
-        server.listen(64)
-        print("ready", flush=True)
-        signal.signal(signal.SIGCHLD, reap)
-        while 0 not in select.select([server, 0], [], [])[0]:
-            link, _ = server.accept()
-            if os.fork() == 0:
-                server.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                attend(link)
-                os._exit(0)
-            link.close()
-
-
-main(sys.argv[1])
+server = Server(sys.argv[1])
+gc.freeze()
+print("ready", flush=True)
+server.serve()

@@ -29,4 +29,4 @@ def forked() -> dict[str, str]:
 
 def on_gpus(cwd: Path, *words: object, **more: str) -> Done:
     """What a command did, with these variables more."""
-    return start(words, cwd, variables(**forked(), XDG_CACHE_HOME=str(cwd / "cache"), **more), forked()["STAND_IN_READY"])
+    return start(words, cwd, variables(**forked(), **more), forked()["STAND_IN_READY"])

@@ -159,8 +159,8 @@ def test_gpu_check_runs_through_and_sets_every_kernel_beside_its_prediction(plac
     assert report["models"]["images_per_second"]["vim_nano"]["5"]["predicted"] > 0
 
 
-# Not rehearsed: a gate, whose turns of two programs did not end where time runs faster; real times, real kernels at full size,
-# several processes on one GPU, how a driver spells its errors, torch's own kernels in half precision.
+# Not rehearsed: NCCL, several processes on one GPU, Ray and Slurm with GPUs; real times, real kernels at full size, how a driver
+# spells its errors, what a profiler sees on the device, torch's own kernels in half precision.
 # What of torch.cuda the package names and the stand-in does not answer: kinds of error, and several machines.
 UNREHEARSED = {"OutOfMemoryError", "amp"}
 
