@@ -288,6 +288,8 @@ def test_a_trace_shows_the_limit_of_every_kernel_and_refuses_a_device_without_op
             run(BenchPlan(gpus="sim:v100", **words), tmp_path / "run", controls())  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no images for vim_tiny ship"):
         run(BenchPlan(models=("vim_tiny",), gpus="none", fed=True), tmp_path / "run", controls())
+    both = require(BenchPlan(models=("vim_nano", "vim_tiny"), gpus="none", fed=True, together=True), (device_record(cpu),))
+    assert len(both) == 2, "what has images is fed; the others are timed beside it"
 
 
 def test_a_training_step_trains_and_its_epoch_is_projected() -> None:
