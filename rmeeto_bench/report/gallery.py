@@ -29,9 +29,10 @@ def _row(place: str, record: RunRecord, arms: list[Arm]) -> dict[str, str]:
     first, last = arms[0], arms[-1]
     top1 = dict.fromkeys("—" if arm.top1 is None else f"{arm.top1.value:.2f}" for arm in (first, last))
     verdicts = sorted({arm.verdict for arm in arms})
+    kind = "training, " if first.what == "train" else ""
     return {
         "model": markdown(first.model),
-        "settings": markdown(f"{'training, ' * (first.what == 'train')}{first.precision}, batch {first.batch_size}, {first.backend}"),
+        "settings": markdown(f"{kind}{first.precision}, batch {first.batch_size}, {first.backend}"),
         "images/s": "—" if first.images_per_second is None else f"{first.images_per_second.value:.4g}",
         "ratio": f"{last.reduction_ratio:.2f}" if last.token_counts else "—",
         "speed-up": _text(last.speedup, 3, "x") + (f" over {markdown(last.baseline)}" if last.baseline else ""),
