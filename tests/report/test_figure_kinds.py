@@ -206,3 +206,11 @@ def test_a_model_that_is_one_point_has_its_name_there(count: int) -> None:
     assert set(names) == ({"timm:m0", "timm:m1"} if count == 2 else {"timm:m19"})
     for name in names.values():
         assert getattr(name, "arrow_patch", None) is None, "beside its point, without a leader over the whole figure"
+
+
+def test_a_figure_of_training_says_so() -> None:
+    run = cpu_run()
+    trained = replace(run, arms=tuple(replace(arm, what="train", top1=None, delta_top1=None) for arm in run.arms))
+    title = speed_accuracy([trained], "screen").get_suptitle()
+    assert title.endswith(", in training")
+    assert "training" not in speed_accuracy([run], "screen").get_suptitle()
