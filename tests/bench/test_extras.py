@@ -143,11 +143,15 @@ def test_batch_1_is_reported_as_latency(tmp_path: Path) -> None:
 
 
 def test_percentiles_are_those_of_single_steps() -> None:
-    assert percentiles(np.arange(1, 101) / 1000) == pytest.approx({"p50": 50.5, "p90": 90.1, "p99": 99.01, "steps": 100})
+    assert percentiles(np.arange(1, 202) / 1000) == pytest.approx({"p50": 101, "p90": 181, "p99": 199, "steps": 201})
+    assert percentiles(np.arange(1, 102) / 1000) == pytest.approx({"p50": 51, "p90": 91, "steps": 101})
+    assert percentiles([0.5]) == {"p50": 500.0, "steps": 1.0}
     calls: list[str] = []
     device = SimpleNamespace(time_block=lambda step, steps: (step(), (0.0, 0.05))[1])
     found = single_steps(device, {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, lambda: False)
     assert len(found["a"]) == len(found["b"]) >= 200
+    slow = single_steps(SimpleNamespace(time_block=lambda step, steps: (0.0, 3.0)), {"a": int, "b": int}, lambda: False)  # type: ignore[arg-type]
+    assert {name: sum(seconds) for name, seconds in slow.items()} == {"a": 21.0, "b": 21.0}, "minutes for one arm otherwise"
     assert calls[:40] == ["a"] * 20 + ["b"] * 20
 
 

@@ -85,7 +85,9 @@ def fed_text(arm: Arm) -> str:
 def latency_text(arm: Arm) -> str:
     """Percentiles of single steps at batch 1."""
     found = arm.latency_ms
-    return DASH if found is None else "/".join(f"{found[name]:.2f}" for name in ("p50", "p90", "p99"))
+    return (
+        DASH if found is None else "/".join(f"{found[name]:.2f}" if name in found else DASH for name in ("p50", "p90", "p99"))
+    )
 
 
 def joules_text(joules: Estimate | None) -> str:
