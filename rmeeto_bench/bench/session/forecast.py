@@ -26,10 +26,9 @@ def forecast(protocol: TimingProtocol, session_seconds: float, accuracy_seconds:
         parts += f" and {minutes(accuracy_seconds)} of accuracy"
     text = f"these arms will take about {minutes(total)} on this device: {parts}"
     if total > LATE * 60 * protocol.minutes:
-        shorter = "fewer --ratios, fewer --images" + ("" if protocol.name == "quick" else " or --quick")
-        text += (
-            f". That is longer than the {protocol.minutes:g} min that the {protocol.name} preset promises; {shorter} would help"
-        )
+        ways = ["fewer --ratios", *["fewer --images"] * bool(accuracy_seconds), *["--quick"] * (protocol.name != "quick")]
+        promised = f"the {protocol.minutes:g} min that the {protocol.name} preset promises"
+        text += f". That is longer than {promised}; {' or '.join(ways)} would help"
     return text
 
 

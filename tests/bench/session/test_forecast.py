@@ -54,5 +54,6 @@ def test_the_long_warm_up_of_a_first_process_that_knows_no_temperature_is_told_o
 def test_only_a_run_that_takes_longer_than_promised_is_called_so() -> None:
     assert "longer" not in forecast(DEFAULT, 60.0, 120.0)
     assert "That is longer than the 8 min that the default preset promises" in forecast(DEFAULT, 90.0, 120.0)
-    assert forecast(DEFAULT, 90.0, 120.0).endswith("or --quick would help")
+    assert forecast(DEFAULT, 90.0, 120.0).endswith("; fewer --ratios or fewer --images or --quick would help")
+    assert forecast(QUICK, 600.0, 0.0).endswith("; fewer --ratios would help"), "no images, so not fewer of them"
     assert "--quick" not in forecast(QUICK, 300.0, 0.0)
