@@ -14,6 +14,7 @@ import pytest
 import sample_runs
 import torch
 from bench_harness import Heard, controls, sim_plan
+from made_images import write_grey_folders
 
 from rmeeto_bench.bench.plan.estimate import true_seconds
 from rmeeto_bench.bench.plan.plan import SIZES, BenchPlan, cells, protocol_for
@@ -294,6 +295,18 @@ def test_a_trace_shows_the_limit_of_every_kernel_and_refuses_a_device_without_op
         run(BenchPlan(models=("vim_tiny",), gpus="none", fed=True), tmp_path / "run", controls())
     both = require(BenchPlan(models=("vim_nano", "vim_tiny"), gpus="none", fed=True, together=True), (device_record(cpu),))
     assert len(both) == 2, "what has images is fed; the others are timed beside it"
+
+
+def test_images_of_any_classes_feed_a_model_whose_answers_nobody_judges(tmp_path: Path) -> None:
+    write_grey_folders(tmp_path, {"cat": 1, "dog": 2, "none in val": 3})
+    words = {"gpus": "none", "data": tmp_path / "val", "rs": (0,), "batch_size": 4, "fed": True}
+    (cpu,) = find_devices("none")
+    plan = BenchPlan(checkpoints="none", **words)  # type: ignore[arg-type]
+    (resolved,) = require(plan, (device_record(cpu),)).values()
+    ((data, arms),) = ModelWorkload(plan, cpu, [resolved]).fed()
+    assert (len(data), [arm.cell.name for arm in arms]) == (12, ["vim_nano/r0"])
+    with pytest.raises(DataError, match="2 class folders, the model 10"):
+        require(BenchPlan(checkpoints="bundled", **words), (device_record(cpu),))  # type: ignore[arg-type]
 
 
 def test_a_training_step_trains_and_its_epoch_is_projected() -> None:
