@@ -24,6 +24,7 @@ from rmeeto_bench.bench.run.processes import death, worker_environment
 from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.session.equivalence import equivalent, verdict
+from rmeeto_bench.bench.session.fed import Parts
 from rmeeto_bench.bench.session.latency import single_steps
 from rmeeto_bench.bench.session.sweep import measure_sweep
 from rmeeto_bench.bench.session.trace import expected
@@ -297,13 +298,20 @@ def test_a_trace_shows_the_limit_of_every_kernel_and_refuses_a_device_without_op
     assert len(both) == 2, "what has images is fed; the others are timed beside it"
 
 
-def test_images_of_any_classes_feed_a_model_whose_answers_nobody_judges(tmp_path: Path) -> None:
+def test_images_of_any_classes_feed_a_model_whose_answers_nobody_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_grey_folders(tmp_path, {"cat": 1, "dog": 2, "none in val": 3})
     words = {"gpus": "none", "data": tmp_path / "val", "rs": (0,), "batch_size": 4, "fed": True}
     (cpu,) = find_devices("none")
     plan = BenchPlan(checkpoints="none", **words)  # type: ignore[arg-type]
     (resolved,) = require(plan, (device_record(cpu),)).values()
-    ((data, arms),) = ModelWorkload(plan, cpu, [resolved]).fed()
+    workload = ModelWorkload(plan, cpu, [resolved])
+    ((data, arms),) = workload.fed()
+    passes = Parts(workload, data).all_of(arms)
+    assert {name: once() for name, once in passes.items()} == dict.fromkeys(passes, 12)
+    monkeypatch.setattr("rmeeto_bench.bench.session.fed.SECONDS", 0.0)
+    assert {name: once() for name, once in passes.items()} == dict.fromkeys(passes, 4), "a pass over more images ends in time"
     assert (len(data), [arm.cell.name for arm in arms]) == (12, ["vim_nano/r0"])
     with pytest.raises(DataError, match="2 class folders, the model 10"):
         require(BenchPlan(checkpoints="bundled", **words), (device_record(cpu),))  # type: ignore[arg-type]
