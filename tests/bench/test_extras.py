@@ -298,9 +298,7 @@ def test_a_trace_shows_the_limit_of_every_kernel_and_refuses_a_device_without_op
     assert len(both) == 2, "what has images is fed; the others are timed beside it"
 
 
-def test_images_of_any_classes_feed_a_model_whose_answers_nobody_judges(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_of_any_classes_feed_a_model_that_nobody_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_grey_folders(tmp_path, {"cat": 1, "dog": 2, "none in val": 3})
     words = {"gpus": "none", "data": tmp_path / "val", "rs": (0,), "batch_size": 4, "fed": True}
     (cpu,) = find_devices("none")
