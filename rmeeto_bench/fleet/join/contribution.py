@@ -139,6 +139,8 @@ def opened(archive: Path) -> Iterator[tuple[Path, RunRecord]]:
         except DataError as error:  # names the unpacked copy, which is gone when this is read
             raise DataError(str(error).replace(str(folder), str(archive))) from error
         _check_same(archive, record.arms, again.arms)
+        if record.sweep != again.sweep:
+            raise DataError(f"{archive}: its batch sizes do not follow from its raw rounds; pack the run again")
         yield folder, record
 
 
