@@ -175,10 +175,12 @@ RUN = [
     ),
     Row(
         "simulated models together",
-        "--device sim --model vim_tiny,deit_tiny --gpus v100 --r 0,11 --quick --together --baseline deit_tiny/r11 --out s5",
+        "--device sim --model vim_tiny,deit_tiny --img-size 224,384 --gpus v100 --ratios 0,0.31 --quick --together "
+        "--baseline deit_tiny/r11 --out s5",
         {
-            "--together": lambda d: [arm["rounds"] for arm in d.arms("s5")] == [d.arms("s5")[0]["rounds"]] * 4,
-            "--baseline": lambda d: d.says("2 models over deit_tiny/r11") and d.arms("s5")[0]["speedup"]["value"] == 1,
+            "--together": lambda d: [arm["rounds"] for arm in d.arms("s5")] == [d.arms("s5")[0]["rounds"]] * 8,
+            "--img-size": lambda d: "tokens.svg" in d.files("s5") and "over the tokens" in d.text("s5/report.html"),
+            "--baseline": lambda d: d.says("4 models over deit_tiny/r11") and d.arms("s5")[0]["speedup"]["value"] == 1,
         },
     ),
     Row(

@@ -9,6 +9,7 @@ from machines import crowded
 from world import Done, Row, refused
 
 RUNS = ("run", "fleet")
+PACKED = ("run", "contribute")
 
 
 def names_of_here(done: Done, archive: str) -> bool:
@@ -66,6 +67,18 @@ SHOW = [
             "--plan": lambda d: '"class_map"' in d.out and '"python"' in d.out,
         },
         needs=("run",),
+    ),
+    Row(
+        "show packed",
+        "show given.tar.gz --rounds",
+        {"run": lambda d: d.says("files: given.tar.gz.*ms per image")},
+        needs=PACKED,
+    ),
+    Row(
+        "report packed",
+        "report given.tar.gz",
+        {"run": lambda d: d.text("given/table.csv") == d.text("a/table.csv") and d.says("files: given")},
+        needs=PACKED,
     ),
     Row("show merged", "show m", {"run": lambda d: d.says("merged-") and d.says("chunked kernels")}, needs=("merge",)),
     Row("show a gate's", "show g/head-2 --rounds", {"--rounds": lambda d: d.says("ms per image")}, needs=("gate",)),
@@ -161,6 +174,7 @@ COMPARE = [
         code=4,
         needs=("merge",),
     ),
+    Row("compare packed", "compare given.tar.gz a", {"base": lambda d: d.says("top-1 .*SAME")}, code=4, needs=PACKED),
     Row("compare simulated", "compare s3 s4", {}, code=5, refusal="cannot be compared", needs=("rerun",)),
     Row(
         "compare simulated, explained",
@@ -188,6 +202,13 @@ FIGURE = [
         },
         needs=("merge", "gate"),
     ),
+    Row(
+        "figure of packed and other runs",
+        "figure given.tar.gz s5 --kind tokens --out drawn/tokens.svg",
+        {"runs": lambda d: d.text("drawn/tokens.svg") != d.text("s5/tokens.svg")},
+        needs=("contribute", "simulated models together"),
+    ),
+    refused("figure of one size", "figure a --kind tokens", "--kind", "measure with --img-size", "run"),
     Row(
         "figure of energy",
         "figure s1 --kind energy --style paper --out drawn",
