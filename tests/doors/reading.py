@@ -313,6 +313,12 @@ DRAW = [
     ),
     Row("visualize again", "visualize flat/i01.png --r 20", {"--r": lambda d: "i01_r20.png" in d.files("pictures")}),
     Row(
+        "visualize larger",
+        "visualize flat/i01.png --img-size 56 --ratio 0.31 --out pictures3",
+        {"--img-size": lambda d: d.says("i01_r44") and d.warns("resized")},
+    ),
+    refused("visualize two sizes", "visualize flat/i01.png --img-size 28,56", "--img-size", "one image size"),
+    Row(
         "roofline of a run",
         "roofline s1 --style paper --json roof.json --out roof",
         {
@@ -341,18 +347,22 @@ DRAW = [
     ),
     Row(
         "roofline of ratios",
-        "roofline --gpu a4000 --ratios 0.54 --json -",
-        {"--ratios": lambda d: [row["r"] for row in d.json()] == [20]},
+        "roofline --gpu a4000 --img-size 224,384 --ratios 0.54 --json -",
+        {
+            "--ratios": lambda d: [row["r"] for row in d.json()] == [20, 58],
+            "--img-size": lambda d: [row["model"] for row in d.json()] == ["vim_small", "vim_small_384"],
+        },
     ),
 ]
 COUNT = [
     Row(
         "flops",
-        "flops --model vim_tiny,deit_tiny --ratios 0,0.31 --convention hook --preset upstream_exact --placement odd "
-        "--json flops.json",
+        "flops --model vim_tiny,deit_tiny --img-size 224,384 --ratios 0,0.31 --convention hook --preset upstream_exact "
+        "--placement odd --json flops.json",
         {
-            "--model": lambda d: {row["model"] for row in d.json("flops.json")} == {"vim_tiny", "deit_tiny"},
-            "--ratios": lambda d: len(d.json("flops.json")) == 4,
+            "--model": lambda d: {row["model"][:8] for row in d.json("flops.json")} == {"vim_tiny", "deit_tin"},
+            "--img-size": lambda d: {row["model"][-4:] for row in d.json("flops.json")} == {"tiny", "_384"},
+            "--ratios": lambda d: len(d.json("flops.json")) == 8,
             "--convention": lambda d: set(d.json("flops.json")[0]["gflops"]) == {"paper", "hook", "hook_without_matching"},
             "--preset": lambda d: d.json("flops.json")[0]["final_tokens"] == 99,  # its last merge takes all it can
             "--placement": lambda d: d.json("flops.json")[1]["r"] == 10,  # 11 in even blocks: they merge once less

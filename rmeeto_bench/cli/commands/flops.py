@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.flags import add_amount_arguments, chosen_rs
+from rmeeto_bench.cli.images import add_img_size, at_typed_sizes
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.reduction.config import PRESETS
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="vim_tiny,vim_small,vim_base", metavar="NAMES", help="with commas (default: the Vims)"
     )
+    add_img_size(parser)
     add_amount_arguments(parser)
     parser.add_argument("--convention", choices=(*CONVENTIONS, "all"), default="all", help="which one to print (default: all)")
     parser.add_argument(
@@ -48,7 +50,7 @@ def rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     base = PRESETS[arguments.preset](0, placement=arguments.placement)
     wanted = CONVENTIONS if arguments.convention == "all" else (arguments.convention,)
     found = []
-    for model in arguments.model.split(","):
+    for model in at_typed_sizes(arguments.model, arguments.img_size):
         sized = config(model)
         for r in chosen_rs(arguments, sized, base):
             reduction = replace(base, r=r)
