@@ -127,6 +127,10 @@ def test_one_table_has_our_model_timm_s_and_the_user_s(mixed: tuple[RunRecord, l
     assert {name: arms[name].n_images for name in ran} == {**dict.fromkeys(ran, 8), "timm:test_vit/r0": 0}
     assert arms["a/r0"].weights == "own code"
     assert arms["vim_nano/r0"].delta_top1 is not None
+    layer = 4 * 196 * 64**2 + 2 * 196**2 * 64 + 2 * 196 * 64 * 128  # of the toy: projections, both products of attention, MLP
+    assert arms["a/r0"].gflops == {"counted": pytest.approx((196 * 64 * 4 + 4 * layer + 640) / 1e9)}
+    assert f"{arms['timm:test_vit/r0'].gflops['counted']:.3f}" in (folder / "mixed" / "table.md").read_text(encoding="utf-8")
+    assert arms["fails_later/r0"].gflops == {}  # no module
     assert arms["timm:test_vit/r0"].labels == ("SYNTHETIC_INPUT",)
     assert any("timm:test_vit has random weights, so it is timed only" in note for note in notes)
     assert re.search(r"\| timm:test_vit \| — \| — \| — \| — \|", (folder / "mixed" / "table.md").read_text(encoding="utf-8"))

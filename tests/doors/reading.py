@@ -369,6 +369,14 @@ COUNT = [
             "--json": lambda d: d.says("vim_tiny, preset upstream_exact, odd blocks"),
         },
     ),
+    Row(
+        "flops of timm",
+        "flops --model timm:deit_tiny_patch16_224,deit_tiny --r 0 --json -",
+        {
+            "--model": lambda d: d.json()[0]["gflops"]["counted"] == d.json()[1]["gflops"]["analytic"]
+        },  # it counts attention, too
+    ),
+    refused("flops of none of timm's", "flops --model timm:resnat50", "--model", "did you mean resnet50"),
     Row("flops at r", "flops --model vim_tiny --r 5 --json -", {"--r": lambda d: [row["r"] for row in d.json()] == [5]}),
     Row(
         "paper",

@@ -16,6 +16,7 @@ from rmeeto_bench.bench.plan.plan import Cell
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
 from rmeeto_bench.checkpoints.reader import Provenance, read_checkpoint
+from rmeeto_bench.cost.counted import counted_gflops
 from rmeeto_bench.errors import ArmError, CheckpointError, UsageError, in_one_line
 from rmeeto_bench.models.foreign import ForeignConfig, ForeignModel, Guarded
 from rmeeto_bench.models.graphs import GraphedForward
@@ -93,6 +94,12 @@ def _placed(made: Any, setting: Setting) -> Callable[[Tensor], Tensor]:
     if not callable(made):
         raise ArmError(f"its function returned {type(made).__name__}, not a module or a callable for a batch")
     return made
+
+
+def gflops_of(arm: BuiltArm, setting: Setting) -> float | None:
+    """GFLOPs of an image where the program is a module; nobody can look into another callable."""
+    inner = arm.model.inner if isinstance(arm.model, ForeignModel) else None
+    return counted_gflops(inner, arm.input_shape, setting.dtype) if isinstance(inner, nn.Module) else None
 
 
 def refused_graph(arm: BuiltArm) -> str:

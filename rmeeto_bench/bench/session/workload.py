@@ -131,7 +131,7 @@ class ModelWorkload:
             return build_training(cell, self.setting, resolved)
         if not resolved.program:
             return build(cell, self.plan, self.setting, resolved)
-        from rmeeto_bench.bench.session.other_arm import build_other, refused_graph
+        from rmeeto_bench.bench.session.other_arm import build_other, gflops_of, refused_graph
 
         torch.manual_seed(self.plan.seed)
         try:
@@ -147,7 +147,7 @@ class ModelWorkload:
             raise ArmError(f"it gives {logits.shape[1]} classes, and the images have {data.num_classes}")
         if refused := refused_graph(arm):
             raise ArmError(refused)
-        return arm
+        return replace(arm, gflops=gflops_of(arm, self.setting))
 
     def _images(self, arm: BuiltArm) -> ImageSet | None:
         """The images of an arm's model, if they are of the arm's own shape."""
@@ -265,6 +265,7 @@ class ModelWorkload:
                 token_counts=self.counted[name],
                 planned_token_counts=arm.model.planned_token_counts(),
                 peak_memory_mib=self._peaks.get(name),
+                gflops=arm.gflops,
                 noise=self.sees_noise(arm),
                 failure="ARM_FAILED" if arm.failure else None,
                 failure_detail=arm.failure,
