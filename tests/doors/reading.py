@@ -82,7 +82,9 @@ SHOW = [
     ),
     Row("show merged", "show m", {"run": lambda d: d.says("merged-") and d.says("chunked kernels")}, needs=("merge",)),
     Row("show a gate's", "show g/head-2 --rounds", {"--rounds": lambda d: d.says("ms per image")}, needs=("gate",)),
-    Row("show an evaluation", "show e", {"run": lambda d: d.says("11 of 12 images of v")}, needs=("eval",)),
+    Row(
+        "show an evaluation", "show e", {"run": lambda d: d.says("11 of 12 images of v, chosen from 21, each")}, needs=("eval",)
+    ),
     Row(
         "report an evaluation",
         "report e",

@@ -198,7 +198,7 @@ def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
     first, models = arms[0], dict.fromkeys(arm.model for arm in arms)
     evaluated = [record.data[model] for model in models if record.data.get(model, {}).get("images")]
     data: dict[str, Any] = evaluated[0] if evaluated else {}
-    images = f"{data['images']} images of {data['name']}" if data.get("images") else "no accuracy"
+    images = f"{data['images']:,} images of {data['name']}" if data.get("images") else "no accuracy"
     what = f"{len(models)} model{'s' * (len(models) != 1)} over {first.baseline}" if first.baseline else first.model
     if first.what != "inference":
         what += " in training"
