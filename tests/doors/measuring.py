@@ -89,6 +89,7 @@ RETRAIN = [
         {"--force": lambda d: d.says(r"ck3/.* done top-1") and d.warns("step 2/2")},
         needs=("retrain pruned",),
     ),
+    refused("recipe of a size that leaves a rest", "retrain --show --set img_size=15", "--set", "img_size 15 does not fit"),
     Row(
         "recipe",
         "retrain --preset upstream_exact --show --epochs 3 --teacher none",
