@@ -231,7 +231,7 @@ def shown(attack: Attack) -> Attack:
 
 GOOD = to_json(cpu_run()).encode()
 ARCHIVES = {
-    "no archive": (packed(b"plain text"), "no tar file"),
+    "no archive": (packed(b"plain text"), "give one that contribute wrote"),
     "an empty file": (packed(b""), "no tar file"),
     "half an archive": (packed(gzip.compress(np.random.default_rng(0).bytes(9000))[:5000]), "no tar file"),
     "an archive without a run": (archive(("readme.txt", b"hello")), "holds no manifest.json"),

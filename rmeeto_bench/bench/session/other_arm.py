@@ -57,6 +57,12 @@ def _of_timm(resolved: Resolved, cell: Cell, setting: Setting) -> tuple[nn.Modul
 
 def _called(target: str, setting: Setting) -> Any:
     """What the user's function returns."""
+    function, arguments = imported(target), (setting.device.torch_device, setting.dtype)
+    return function(*arguments) if takes_device(target) else function()
+
+
+def takes_device(target: str) -> bool:
+    """Whether the user's function takes (device, dtype), or nothing. Raises `UsageError` for another one, or none."""
     function = imported(target)
     needed = [
         parameter
@@ -66,7 +72,7 @@ def _called(target: str, setting: Setting) -> Any:
     ]
     if len(needed) not in (0, 2):
         raise UsageError(f"{target} takes {len(needed)} arguments; an arm's function takes none, or (device, dtype)")
-    return function(setting.device.torch_device, setting.dtype) if needed else function()
+    return bool(needed)
 
 
 def imported(target: str) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from rmeeto_bench.data.preprocessing import declared
 from rmeeto_bench.data.reading import Reading
 from rmeeto_bench.errors import ArmError, RmeetoError, UsageError, in_one_line
 from rmeeto_bench.measure.devices.device import Device
+from rmeeto_bench.models.sizes import TIMM
 
 
 class Workload(Protocol):
@@ -96,6 +97,7 @@ class ModelWorkload:
         self.setting: Setting = setting_for(plan, device)
         self.plan = plan
         models = {one.model: one for one in resolved}
+        _import_own(resolved)
         self.data = _shared({model: load_data(plan, one, workers) for model, one in models.items()})
         without = [model for model, data in self.data.items() if data is None]
         if plan.inputs in ("real", "both") and without:
@@ -285,6 +287,16 @@ class ModelWorkload:
             batches = resident_batches(arms[0].input_shape, data, self.setting, self.plan.seed)
             found |= {arm.cell.name: probe(arm.forward, batches) for arm in arms}
         return found
+
+
+def _import_own(resolved: Sequence[Resolved]) -> None:
+    """Import the user's own code before anything that takes long. Raises `UsageError` for a function that is not there."""
+    targets = [one.program for one in resolved if one.program and not one.program.startswith(TIMM)]
+    if targets:
+        from rmeeto_bench.bench.session.other_arm import takes_device
+
+        for target in targets:
+            takes_device(target)
 
 
 def _shared(data: dict[str, ImageSet | None]) -> dict[str, ImageSet | None]:
