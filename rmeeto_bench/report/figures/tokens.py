@@ -48,7 +48,10 @@ def _points(records: Sequence[RunRecord]) -> list[tuple[Line, list[_Point]]]:
             found.setdefault(key, []).append(_Point(sized.num_tokens, sized.img_size, record.run_id, arm))
     several = len({setting for *_, setting in found}) > 1
     return [
-        (Line(device, name, (), f" ({setting})" if several else ""), sorted(points, key=lambda point: point.tokens))
+        (
+            Line(device, name, tuple(point.arm for point in points), f" ({setting})" if several else ""),
+            sorted(points, key=lambda point: point.tokens),
+        )
         for (_, device, name, setting), points in sorted(found.items(), key=lambda entry: entry[0][0])
     ]
 
