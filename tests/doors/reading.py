@@ -30,7 +30,11 @@ SHOW = [
     Row(
         "ls as a page",
         "ls . --gallery pages/runs.md",
-        {"--gallery": lambda d: all(f"](../{name})" in d.text("pages/runs.md") for name in ("a", "f", "given.tar.gz"))},
+        {  # `a` lies there packed, too, and counts once
+            "--gallery": lambda d: (
+                [f"](../{name})" in d.text("pages/runs.md") for name in ("f", "given.tar.gz", "a")] == [True, True, False]
+            )
+        },
         needs=("run", "fleet", "contribute"),
     ),
     Row(
