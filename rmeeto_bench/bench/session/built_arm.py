@@ -63,6 +63,7 @@ class BuiltArm:
     forward: Callable[[Tensor], Tensor]  # images [B, ...] -> logits [B, classes], as it is timed
     known_by: str = ""  # what tells how the weights were trained: catalogue, metadata, arguments, file name or unknown
     on_gpu: bool = False  # where it runs
+    gflops: float | None = None  # of an image as torch counts them, of a model that is not ours; None: not known
 
     def eager(self, images: Tensor) -> Tensor:
         """Images [B, ...] -> logits [B, classes] without a CUDA graph: an odd batch is not worth one of its own."""
