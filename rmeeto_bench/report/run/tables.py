@@ -91,9 +91,10 @@ def latency_text(arm: Arm) -> str:
 
 
 def gflops_text(arm: Arm) -> str:
-    """As the paper counts; of a model of others what torch counts."""
-    found = arm.gflops.get("paper", arm.gflops.get("counted"))
-    return DASH if found is None else f"{found:.3f}"
+    """As the paper counts them; of a model that is not ours as torch counts them, which is another count and says so."""
+    if "paper" in arm.gflops:
+        return f"{arm.gflops['paper']:.3f}"
+    return f"{arm.gflops['counted']:.3f} (counted)" if "counted" in arm.gflops else DASH
 
 
 def joules_text(joules: Estimate | None) -> str:
