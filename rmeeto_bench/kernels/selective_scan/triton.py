@@ -20,10 +20,11 @@ from rmeeto_bench.kernels.selective_scan.triton_backward import scan_backward
 from rmeeto_bench.kernels.selective_scan.triton_math import LOG2_E, silu, softplus
 
 STATES = (4, 8, 16)
-PROGRAM_REGISTERS = 128 * 32  # of one warp with two channels a thread, as compiled
 REGISTERS = 65536  # of a multiprocessor
 PROGRAMS = {(7, 5): 16, (8, 6): 16, (8, 7): 16, (8, 9): 24}  # compute capability -> programs at once on one; else 32
-LATENCY, ISSUE = 2050, 660  # cycles of a token in both directions: of one warp alone, and of each warp where many share
+# Channels of a thread -> registers of a warp, as compiled; cycles of a token in both directions, of one warp alone and of each
+# warp where many share.
+COSTS = {1: (96 * 32, 1850, 430), 2: (128 * 32, 2050, 660)}
 
 
 @triton.jit
@@ -229,23 +230,24 @@ class LaunchShape(NamedTuple):
     pair: bool
 
 
-SHAPES = (LaunchShape(64, 1, False), LaunchShape(128, 2, True))  # two channels a thread
+SHAPES = (LaunchShape(64, 1, False), LaunchShape(128, 2, True), LaunchShape(128, 4, True))  # two channels a thread, two, one
 
 
 def launch_shape(batch: int, inner: int, processors: int, most_programs: int) -> LaunchShape:
     """The shape that ends first on a card with this many multiprocessors and this many programs at once on each.
 
-    A token of a warp takes LATENCY at least, and ISSUE for each warp that shares a scheduler; where both are alike, more than
-    either. Programs that find no room wait for a second wave.
+    A token takes its latency at least, and its instructions for each warp that shares a scheduler; where both are alike, more
+    than either. Programs that find no room wait for a second wave.
     """
 
     def cycles(shape: LaunchShape) -> float:
-        at_once = processors * min(most_programs, REGISTERS // (PROGRAM_REGISTERS * shape.warps))
+        registers, latency, issue = COSTS[shape.block // (32 * shape.warps)]
+        at_once = processors * min(most_programs, REGISTERS // (registers * shape.warps))
         left = batch * triton.cdiv(inner, shape.block // (1 + shape.pair))
         total = 0.0
         while left > 0:
             per_scheduler = triton.cdiv(triton.cdiv(min(left, at_once), processors) * shape.warps, 4)
-            total += (LATENCY**4 + (ISSUE * per_scheduler) ** 4) ** 0.25 / (1 + shape.pair)
+            total += (latency**4 + (issue * per_scheduler) ** 4) ** 0.25 / (1 + shape.pair)
             left -= at_once
         return total
 
