@@ -25,6 +25,7 @@ UNKNOWN_CACHE = SimpleNamespace(major=8, minor=9, multi_processor_count=128, L2_
         (128, 197, 192, 2, RTX4090, 1),
         (128, 197, 768, 2, RTX4090, 4),
         (128, 1569, 384, 2, RTX4090, 2),  # as many as keep the card busy
+        (128, 197, 768, 4, RTX4090, 4),  # eight would fit, but starve the scan
         (1, 197, 384, 2, RTX4090, 1),
         (128, 197, 384, 2, H100, 1),  # the scan's arithmetic binds
         (128, 197, 384, 2, UNKNOWN_CACHE, 1),
