@@ -265,7 +265,7 @@ class ModelWorkload:
                 averaged=origin is not None and origin.averaged,
                 reduction=written(arm.cell.reduction),
                 num_classes=arm.model.config.num_classes,
-                labels=arm.labels(),
+                labels=arm.labels(self.batch_size),
                 token_counts=self.counted[name],
                 planned_token_counts=arm.model.planned_token_counts(),
                 peak_memory_mib=self._peaks.get(name),
