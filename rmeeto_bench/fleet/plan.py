@@ -22,7 +22,7 @@ CPU = "cpu"
 LARGEST = 1 << 20  # bytes of a plan
 SWITCHES = ("together", "no-graphs", "quick", "rigorous", "sustained", "paper-mode", "energy", "fed", "accuracy-only")
 VALUES = (
-    *("kinds", "model", "ratios", "r", "checkpoints", "data", "inputs", "images"),
+    *("kinds", "model", "img-size", "ratios", "r", "checkpoints", "data", "inputs", "images"),
     *("labels", "class-map", "on-error", "batch-size", "precision", "backend", "seed", "device", "baseline", "what"),
 )
 PER_KIND = ("checkpoints", "data", "labels", "class-map")  # paths that may lie elsewhere on the machines of one kind

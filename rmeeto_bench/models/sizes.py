@@ -216,7 +216,7 @@ def is_other(name: str) -> bool:
 def without_size(name: str) -> tuple[str, int | None]:
     """A name as in `vim_tiny_384` -> the model's own name and the image size in pixels, None for the model's own."""
     base, _, size = name.rpartition("_")
-    return (base, int(size)) if base in MODELS and size.isdecimal() else (name, None)
+    return (base, int(size)) if base in MODELS and size.isdecimal() and len(size) < 7 else (name, None)
 
 
 def at_sizes(models: Sequence[str], img_sizes: Sequence[int] = ()) -> tuple[str, ...]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from rmeeto_bench.bench.plan.others import OWN
 from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, Cell, baseline_first
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, Step, build, resident_batches, setting_for
@@ -19,8 +21,9 @@ from rmeeto_bench.data.find import Where, find_data
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.data.preprocessing import declared
 from rmeeto_bench.data.reading import Reading
-from rmeeto_bench.errors import ArmError, RmeetoError, UsageError, in_one_line
+from rmeeto_bench.errors import ArmError, DataError, RmeetoError, UsageError, in_one_line
 from rmeeto_bench.measure.devices.device import Device
+from rmeeto_bench.models.sizes import TIMM
 
 
 class Workload(Protocol):
@@ -96,6 +99,7 @@ class ModelWorkload:
         self.setting: Setting = setting_for(plan, device)
         self.plan = plan
         models = {one.model: one for one in resolved}
+        _import_own(resolved)
         self.data = _shared({model: load_data(plan, one, workers) for model, one in models.items()})
         without = [model for model, data in self.data.items() if data is None]
         if plan.inputs in ("real", "both") and without:
@@ -131,7 +135,7 @@ class ModelWorkload:
             return build_training(cell, self.setting, resolved)
         if not resolved.program:
             return build(cell, self.plan, self.setting, resolved)
-        from rmeeto_bench.bench.session.other_arm import build_other, refused_graph
+        from rmeeto_bench.bench.session.other_arm import build_other, gflops_of, refused_graph
 
         torch.manual_seed(self.plan.seed)
         try:
@@ -147,7 +151,7 @@ class ModelWorkload:
             raise ArmError(f"it gives {logits.shape[1]} classes, and the images have {data.num_classes}")
         if refused := refused_graph(arm):
             raise ArmError(refused)
-        return arm
+        return replace(arm, gflops=gflops_of(arm, self.setting))
 
     def _images(self, arm: BuiltArm) -> ImageSet | None:
         """The images of an arm's model, if they are of the arm's own shape."""
@@ -261,10 +265,11 @@ class ModelWorkload:
                 averaged=origin is not None and origin.averaged,
                 reduction=written(arm.cell.reduction),
                 num_classes=arm.model.config.num_classes,
-                labels=arm.labels(),
+                labels=arm.labels(self.batch_size),
                 token_counts=self.counted[name],
                 planned_token_counts=arm.model.planned_token_counts(),
                 peak_memory_mib=self._peaks.get(name),
+                gflops=arm.gflops,
                 noise=self.sees_noise(arm),
                 failure="ARM_FAILED" if arm.failure else None,
                 failure_detail=arm.failure,
@@ -286,6 +291,16 @@ class ModelWorkload:
         return found
 
 
+def _import_own(resolved: Sequence[Resolved]) -> None:
+    """Import the user's own code before anything that takes long. Raises `UsageError` for a function that is not there."""
+    targets = [one.program for one in resolved if one.program and not one.program.startswith(TIMM)]
+    if targets:
+        from rmeeto_bench.bench.session.other_arm import takes_device
+
+        for target in targets:
+            takes_device(target)
+
+
 def _shared(data: dict[str, ImageSet | None]) -> dict[str, ImageSet | None]:
     """The same with one object for all sets of the same images and preprocessing."""
     first: dict[str, ImageSet] = {}
@@ -299,14 +314,21 @@ def load_data(plan: BenchPlan, resolved: Resolved, workers: int | None = None) -
     """
     shape = resolved.input_shape
     declared_by = None if resolved.preprocessing is None or plan.data is None else declared(resolved.preprocessing)
-    data = find_data(
+    find = partial(
+        find_data,
         plan.data,
         shape=shape,
         num_classes=resolved.num_classes,
         images=plan.evaluated_images,
-        where=Where(plan.labels, plan.class_map, resolved.class_names),
         reading=Reading(plan.on_error, workers, declared_by),
     )
+    where = Where(plan.labels, plan.class_map, resolved.class_names)
+    try:
+        data = find(where=where)
+    except DataError:
+        if plan.what != TRAIN and any(one.path is not None or one.label == OWN for one in resolved.weights.values()):
+            raise
+        data = find(where=replace(where, unlabelled=True))
     if data is not None and data.shape != shape:
         taken = f"{resolved.model} takes {shape}; choose another --data or --model"
         raise UsageError(f"{data.name} has images of {data.shape}, {taken}")

@@ -53,6 +53,8 @@ class Facts:
     noise: bool = False
     # What went wrong, where the verdict's own words do not say it.
     failure_detail: str = ""
+    # GFLOPs of an image as torch counts them, of a model that is not ours; None: they cannot be counted.
+    gflops: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the store."""
