@@ -175,8 +175,8 @@ def test_gpu_check_runs_through_and_sets_every_kernel_beside_its_prediction(plac
         assert row["chosen"] == "1"
 
 
-# Not rehearsed: NCCL, several processes on one GPU, Ray and Slurm with GPUs; real times, real kernels at full size, how a driver
-# spells its errors, what a profiler sees on the device, torch's own kernels in half precision.
+# Not rehearsed: NCCL, several processes on one GPU, Ray and Slurm with GPUs; real times, real kernels at full size, how a
+# driver spells its errors, what a profiler sees on the device, torch's own kernels in half precision.
 # What of torch.cuda the package names and the stand-in does not answer: kinds of error, and several machines.
 UNREHEARSED = {"OutOfMemoryError", "amp"}
 
