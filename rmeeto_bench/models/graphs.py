@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rmeeto_bench.errors import ArmError
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.foreign import ForeignModel
 
@@ -30,11 +32,15 @@ class GraphedForward:
 
     On a CPU, in training mode or where gradients are wanted, the model itself is called. A replay reads the parameters
     at their addresses, so weights changed in place are used; parameters that moved, or another reduction, make a new
-    graph. The logits are a copy, so that the next call does not overwrite them. All graphs of one object share a memory pool.
+    graph. The logits are a copy, so that the next call does not overwrite them. All graphs of one object share a memory
+    pool. `forward`: how the model is called, if not plainly.
     """
 
-    def __init__(self, model: ReducedModel | ForeignModel, most: int = MOST) -> None:
+    def __init__(
+        self, model: ReducedModel | ForeignModel, forward: Callable[[Tensor], Tensor] | None = None, most: int = MOST
+    ) -> None:
         self.model = model
+        self._forward = forward or model
         self.most = most
         self.refused: str | None = None
         self._graphs: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
@@ -61,13 +67,13 @@ class GraphedForward:
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B, in_chans, H, W] -> logits [B, num_classes]."""
         if not self.eligible(images):
-            return self.model(images)
+            return self._forward(images)
         key = self.key(images)
         captured = self._graphs.get(key)
         if captured is None:
             captured = self._capture(images)
             if captured is None:
-                return self.model(images)
+                return self._forward(images)
             self._graphs[key] = captured
             while len(self._graphs) > self.most:
                 self._graphs.popitem(last=False)
@@ -86,13 +92,13 @@ class GraphedForward:
             stream.wait_stream(torch.cuda.current_stream(images.device))
             with torch.cuda.stream(stream):
                 for _ in range(WARMUP):
-                    self.model(static)
+                    self._forward(static)
             torch.cuda.current_stream(images.device).wait_stream(stream)
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
-                logits = self.model(static)
-        except torch.OutOfMemoryError:
+                logits = self._forward(static)
+        except (torch.OutOfMemoryError, ArmError):  # the latter before any capture: what was to be compiled cannot be
             raise
         except Exception as error:  # an operation that synchronises, a driver without graphs, a compiler of many types
             self.refused = " ".join(f"{type(error).__name__}: {error}".split())[:300]

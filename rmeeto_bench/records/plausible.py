@@ -52,6 +52,8 @@ NUMBER_RANGES = {
     "calibration_error": (0.0, 100.0),
     "agreement": (0.0, 100.0),
     "peak_memory_mib": (0.0, LARGEST),
+    "compile_seconds": (0.0, LARGEST),
+    "recompilations": (0, LARGEST_COUNT),
 }
 PROBLEM = {"path", "reason", "skipped"}  # what is kept of an image that was left out, or read with care
 PARTS = {  # dictionary of numbers -> the keys that every table needs

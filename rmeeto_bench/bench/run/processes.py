@@ -45,15 +45,33 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
+def _own_folder(what: str) -> str | None:
+    """A folder for temporary code that no other user can write; None if there is no such."""
+    folder = Path(tempfile.gettempdir()) / f"rmeeto-bench-{what}-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if distrust(folder) is None:
+            return str(folder)
+    return None
+
+
 def _keep_triton_local(values: dict[str, str]) -> None:
     """Triton's cache on a disk of this machine where the home is a network one: it loads code from there."""
     if "TRITON_CACHE_DIR" in values or not is_network(disk_of(Path.home())):
         return
-    folder = Path(tempfile.gettempdir()) / f"rmeeto-bench-triton-{os.getuid()}"
-    with suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if distrust(folder) is None:
-            values["TRITON_CACHE_DIR"] = str(folder)
+    if (folder := _own_folder("triton")) is not None:
+        values["TRITON_CACHE_DIR"] = folder
+
+
+def _keep_compiled(values: dict[str, str], device: str) -> None:
+    """What torch.compile makes, in a local folder of this user alone: the processes of a run share it, and load code from it.
+
+    On a CPU it compiles in the process itself: helpers would stay beside what is timed.
+    """
+    if device == "cpu":
+        values.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    if "TORCHINDUCTOR_CACHE_DIR" not in values and (folder := _own_folder("inductor")) is not None:
+        values["TORCHINDUCTOR_CACHE_DIR"] = folder
 
 
 def worker_environment(device: str, kind: str, threads: int | None = None) -> dict[str, str]:
@@ -75,6 +93,7 @@ def worker_environment(device: str, kind: str, threads: int | None = None) -> di
             values.setdefault("OMP_NUM_THREADS", "1")
     elif device == "cpu" and cores() < affinity():  # torch knows the affinity, but not the quota of a container
         values.setdefault("OMP_NUM_THREADS", str(cores()))
+    _keep_compiled(values, device)
     if device == "cpu":
         short_waits(values)
         if kind not in READING:

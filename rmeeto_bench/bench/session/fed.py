@@ -97,15 +97,15 @@ class _Parts:
     def _forward(self, arm: BuiltArm) -> int:
         images = self._move(self._kept)
         for _ in range(0, len(self._data), self._size):
-            self._classify(arm, images, len(self._kept.labels))
+            self._classify(arm, images)
         return len(range(0, len(self._data), self._size)) * len(self._kept.labels)
 
-    def _classify(self, arm: BuiltArm, images: Any, count: int) -> None:
-        (arm.forward if count == self._size else arm.eager)(images)
+    def _classify(self, arm: BuiltArm, images: Any) -> None:
+        (arm.forward if len(images) == self._setting.batch_size else arm.eager)(images)
 
     def _whole(self, arm: BuiltArm) -> int:
         done = 0
         for batch in self._batches():
-            self._classify(arm, self._move(batch), len(batch.labels))
+            self._classify(arm, self._move(batch))
             done += len(batch.labels)
         return done

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rmeeto_bench.bench.plan.plan import Cell
 from rmeeto_bench.bench.plan.resolve import Resolved
-from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
+from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, arm_of
 from rmeeto_bench.checkpoints.reader import Provenance, read_checkpoint
 from rmeeto_bench.errors import ArmError, CheckpointError, UsageError, in_one_line
 from rmeeto_bench.models.foreign import ForeignConfig, ForeignModel, Guarded
@@ -37,10 +37,7 @@ def build_other(cell: Cell, setting: Setting, resolved: Resolved) -> BuiltArm:
         shape = tuple(getattr(made, "input_shape", sized.input_shape))
         model = ForeignModel(made, replace(sized, input_shape=shape), "own")
     model.eval().requires_grad_(requires_grad=False)
-    forward = GraphedForward(model) if setting.graphs else model
-    classes = resolved.num_classes if resolved.program.startswith(TIMM) else None
-    on_gpu = setting.device.kind == "cuda"
-    return BuiltArm(cell, model, weights.label, provenance, Guarded(forward, classes), weights.known_by, on_gpu)
+    return arm_of(cell, model, setting, weights, provenance)
 
 
 def _of_timm(resolved: Resolved, cell: Cell, setting: Setting) -> tuple[nn.Module, Provenance | None]:
