@@ -17,6 +17,7 @@ from rmeeto_bench.models.foreign import ForeignModel
 from rmeeto_bench.models.vim import Vim, VimBlock
 
 PLAIN = "chunked"  # of our kernels those that a user has who has none: torch's operations, as torch.compile likes them
+DISABLED = "torch compiles nothing here; unset TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE"
 NO_COMPILER = ("InvalidCxxCompiler", "No working C++ compiler", "No such file or directory: 'g++'")
 
 
@@ -71,7 +72,7 @@ class CompiledForward:
         except Exception as error:  # of dynamo, of inductor, of a compiler, of what they trace
             raise ArmError(_reason(error)) from error
         if not self.graphs:
-            raise ArmError("torch compiled nothing; unset TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE")
+            raise ArmError(DISABLED)
         self.seconds = time.perf_counter() - began
         return logits
 
@@ -110,6 +111,8 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if any(words in text for words in NO_COMPILER):
         return "torch.compile found no C++ compiler; install g++, or name one in CXX"
+    if "no compiled frames" in text:
+        return DISABLED
     if type(error).__name__ == "Unsupported":
         first = str(error).strip().splitlines()[0][:150]
         return f"torch.compile cannot make one graph of it ({first}); measure it as it is"

@@ -220,7 +220,7 @@ def is_other(name: str) -> bool:
 
 
 def without_size(name: str) -> tuple[str, int | None]:
-    """A name as in `vim_tiny_384`, compiled or not -> the model's own name, and its image size in pixels or None for its own."""
+    """A name as in `vim_tiny_384`, compiled or not -> the model's name, and the image size in pixels or None for its own."""
     name = uncompiled(name)
     base, _, size = name.rpartition("_")
     return (base, int(size)) if base in MODELS and size.isdecimal() else (name, None)
