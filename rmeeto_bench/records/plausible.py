@@ -110,7 +110,7 @@ def _arm(arm: Arm, where: str) -> None:
             raise DataError(f"{where}.{name} lacks {', '.join(missing or needed)}; it was tampered with")
         for key, value in parts.items():
             _name(key, f"a name in {where}.{name}")
-            least = -LARGEST if key == "analytic" else 0.0  # upstream's formula never clamps r: below 0 at few tokens
+            least = -LARGEST if key.startswith("analytic") else 0.0  # upstream's formula never clamps r: below 0 at few tokens
             _number(value, TINY if key in needed else least, LARGEST, f"{where}.{name}.{key}")
     if arm.arm != f"{arm.model}/r{arm.r}":
         raise DataError(f"{where} is called {arm.arm!r} but is {arm.model} at r = {arm.r}; it was tampered with")
