@@ -30,6 +30,7 @@ class Where:
     labels: Path | None = None  # file of the labels of a flat folder
     class_map: Path | None = None  # file that gives class names their numbers
     names: tuple[str, ...] = ()  # classes in the order of the head, as the checkpoint of the model has them
+    unlabelled: bool = False  # no answer is judged, so images of any classes will do
 
 
 def find_data(
@@ -142,6 +143,8 @@ def find_source(path: Path, classes: Classes, where: Where) -> Source:
     for split in SPLITS:
         if (path / split).is_dir():
             return find_source(path / split, classes, where)
+    if where.unlabelled and where.labels is None and where.class_map is None:
+        return image_folder.load_unlabelled(path, classes.count)
     if where.labels is None and image_folder.class_folders(path):
         return image_folder.load_class_folders(path, classes)
     return image_folder.load_flat(path, where.labels, classes)

@@ -59,7 +59,7 @@ PROBLEM = {"path", "reason", "skipped"}  # what is kept of an image that was lef
 PARTS = {  # dictionary of numbers -> the keys that every table needs
     "paper": ("images_per_second",),
     "paper_mode": ("images_per_second", "speedup"),
-    "latency_ms": ("p50", "p90", "p99"),
+    "latency_ms": ("p50",),
     "fed": ("images_per_second", "decode", "transfer", "forward"),
     "gflops": (),
 }

@@ -101,7 +101,8 @@ class Arm:
     labels: tuple[str, ...] = ()  # codes of what a reader must know of a result that is valid all the same
     paper: dict[str, float] | None = None  # published images/s, speed-up and top-1 for this GPU and r; None: the paper has none
     sessions: int = 0  # fresh processes behind the throughput
-    latency_ms: dict[str, float] | None = None  # p50, p90, p99 of single steps at batch 1, in ms, and the number of steps
+    # Percentiles p50, p90 and p99 (of 200 or more) of single steps at batch 1, in ms, and their number, steps.
+    latency_ms: dict[str, float] | None = None
     paper_mode: dict[str, float] | None = None  # images/s and speed-up by the paper's own protocol on this machine
     noise_speed: Estimate | None = None  # images/s on noise over images/s on real images
     top1_p: float | None = None  # McNemar's mid-p against the r = 0 arm, by Holm's method over the ratios

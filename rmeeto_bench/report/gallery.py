@@ -29,11 +29,12 @@ def _row(place: str, record: RunRecord, arms: list[Arm]) -> dict[str, str]:
     first, last = arms[0], arms[-1]
     top1 = dict.fromkeys("—" if arm.top1 is None else f"{arm.top1.value:.2f}" for arm in (first, last))
     verdicts = sorted({arm.verdict for arm in arms})
+    kind = "training, " if first.what == "train" else ""
     return {
         "model": markdown(first.model),
-        "settings": markdown(f"{first.precision}, batch {first.batch_size}, {first.backend}"),
+        "settings": markdown(f"{kind}{first.precision}, batch {first.batch_size}, {first.backend}"),
         "images/s": "—" if first.images_per_second is None else f"{first.images_per_second.value:.4g}",
-        "ratio": f"{last.reduction_ratio:.2f}",
+        "ratio": f"{last.reduction_ratio:.2f}" if last.token_counts else "—",
         "speed-up": _text(last.speedup, 3, "x") + (f" over {markdown(last.baseline)}" if last.baseline else ""),
         "top-1 %": " to ".join(top1),
         "verdict": markdown(", ".join(verdicts)),
@@ -45,7 +46,11 @@ def _row(place: str, record: RunRecord, arms: list[Arm]) -> dict[str, str]:
 def gallery(runs: Mapping[str, RunRecord]) -> str:
     """The page. `runs`: address of each, from the page, and its record."""
     rows: dict[str, list[dict[str, str]]] = {}
+    seen: set[str] = set()  # a run may lie there packed, too
     for place, record in sorted(runs.items(), key=lambda run: (run[1].created_utc, run[0]), reverse=True):
+        if record.run_id in seen:
+            continue
+        seen.add(record.run_id)
         for device, _, arms in groups(record):
             for model in dict.fromkeys(arm.model for arm in arms if arm.known):
                 known = [arm for arm in arms if arm.known and arm.model == model]

@@ -14,6 +14,7 @@ import pytest
 import sample_runs
 import torch
 from bench_harness import Heard, controls, sim_plan
+from made_images import write_grey_folders
 
 from rmeeto_bench.bench.plan.estimate import true_seconds
 from rmeeto_bench.bench.plan.plan import SIZES, BenchPlan, cells, protocol_for
@@ -23,6 +24,7 @@ from rmeeto_bench.bench.run.processes import death, worker_environment
 from rmeeto_bench.bench.run.runner import run
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.session.equivalence import equivalent, verdict
+from rmeeto_bench.bench.session.fed import Parts
 from rmeeto_bench.bench.session.latency import single_steps
 from rmeeto_bench.bench.session.sweep import measure_sweep
 from rmeeto_bench.bench.session.trace import expected
@@ -143,11 +145,15 @@ def test_batch_1_is_reported_as_latency(tmp_path: Path) -> None:
 
 
 def test_percentiles_are_those_of_single_steps() -> None:
-    assert percentiles(np.arange(1, 101) / 1000) == pytest.approx({"p50": 50.5, "p90": 90.1, "p99": 99.01, "steps": 100})
+    assert percentiles(np.arange(1, 202) / 1000) == pytest.approx({"p50": 101, "p90": 181, "p99": 199, "steps": 201})
+    assert percentiles(np.arange(1, 102) / 1000) == pytest.approx({"p50": 51, "p90": 91, "steps": 101})
+    assert percentiles([0.5]) == {"p50": 500.0, "steps": 1.0}
     calls: list[str] = []
     device = SimpleNamespace(time_block=lambda step, steps: (step(), (0.0, 0.05))[1])
     found = single_steps(device, {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, lambda: False)
     assert len(found["a"]) == len(found["b"]) >= 200
+    slow = single_steps(SimpleNamespace(time_block=lambda step, steps: (0.0, 3.0)), {"a": int, "b": int}, lambda: False)  # type: ignore[arg-type]
+    assert {name: sum(seconds) for name, seconds in slow.items()} == {"a": 21.0, "b": 21.0}, "minutes for one arm otherwise"
     assert calls[:40] == ["a"] * 20 + ["b"] * 20
 
 
@@ -288,6 +294,25 @@ def test_a_trace_shows_the_limit_of_every_kernel_and_refuses_a_device_without_op
             run(BenchPlan(gpus="sim:v100", **words), tmp_path / "run", controls())  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no images for vim_tiny ship"):
         run(BenchPlan(models=("vim_tiny",), gpus="none", fed=True), tmp_path / "run", controls())
+    both = require(BenchPlan(models=("vim_nano", "vim_tiny"), gpus="none", fed=True, together=True), (device_record(cpu),))
+    assert len(both) == 2, "what has images is fed; the others are timed beside it"
+
+
+def test_images_of_any_classes_feed_a_model_that_nobody_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_grey_folders(tmp_path, {"cat": 1, "dog": 2, "none in val": 3})
+    words = {"gpus": "none", "data": tmp_path / "val", "rs": (0,), "batch_size": 4, "fed": True}
+    (cpu,) = find_devices("none")
+    plan = BenchPlan(checkpoints="none", **words)  # type: ignore[arg-type]
+    (resolved,) = require(plan, (device_record(cpu),)).values()
+    workload = ModelWorkload(plan, cpu, [resolved])
+    ((data, arms),) = workload.fed()
+    passes = Parts(workload, data).all_of(arms)
+    assert {name: once() for name, once in passes.items()} == dict.fromkeys(passes, 12)
+    monkeypatch.setattr("rmeeto_bench.bench.session.fed.SECONDS", 0.0)
+    assert {name: once() for name, once in passes.items()} == dict.fromkeys(passes, 4), "a pass over more images ends in time"
+    assert (len(data), [arm.cell.name for arm in arms]) == (12, ["vim_nano/r0"])
+    with pytest.raises(DataError, match="2 class folders, the model 10"):
+        require(BenchPlan(checkpoints="bundled", **words), (device_record(cpu),))  # type: ignore[arg-type]
 
 
 def test_a_training_step_trains_and_its_epoch_is_projected() -> None:

@@ -190,3 +190,27 @@ def test_kernel_times_are_drawn_from_the_report_of_gpu_check(tmp_path: Path, cap
     path.write_text("{", encoding="utf-8")
     assert main(["figure", str(path), "--kind", "kernels"]) == 2
     assert "gpu_check.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_a_model_that_is_one_point_has_its_name_there(count: int) -> None:
+    gpu = DeviceRecord("cuda:x", "Some GPU", "cuda")
+    ours = arms(gpu.id, "vim_tiny", {0: 1000.0, 11: 1400.0})
+    others = [
+        replace(arms(gpu.id, "deit_tiny", {0: 1100.0 + 50 * i})[0], model=f"timm:m{i}", arm=f"timm:m{i}/r0")
+        for i in range(count)
+    ]
+    together = tuple(replace(arm, baseline="vim_tiny/r0") for arm in (*ours, *others))
+    figure = speed_accuracy([record((gpu,), together)], "screen")
+    names = {text.get_text(): text for text in figure.findobj(Text) if text.get_text().startswith("timm")}
+    assert set(names) == ({"timm:m0", "timm:m1"} if count == 2 else {"timm:m19"})
+    for name in names.values():
+        assert getattr(name, "arrow_patch", None) is None, "beside its point, without a leader over the whole figure"
+
+
+def test_a_figure_of_training_says_so() -> None:
+    run = cpu_run()
+    trained = replace(run, arms=tuple(replace(arm, what="train", top1=None, delta_top1=None) for arm in run.arms))
+    title = speed_accuracy([trained], "screen").get_suptitle()
+    assert title.endswith(", in training")
+    assert "training" not in speed_accuracy([run], "screen").get_suptitle()

@@ -46,9 +46,9 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
     if plan.data is not None or plan.accuracy_only or plan.fed:
         from rmeeto_bench.bench.session.workload import load_data  # needs torch
 
-        for resolved in found.values():
-            if load_data(plan, resolved) is None and (plan.accuracy_only or plan.fed):
-                raise DataError(f"no images for {resolved.model} ship with rmeeto-bench; give --data")
+        without = [name for name, resolved in found.items() if load_data(plan, resolved) is None]
+        if without and (plan.accuracy_only or (plan.fed and len(without) == len(found))):
+            raise DataError(f"no images for {', '.join(without)} ship with rmeeto-bench; give --data")
     return found
 
 

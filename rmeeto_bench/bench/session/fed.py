@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from rmeeto_bench.data.image_set import Batch, ImageSet
 
 PASSES = 3  # over the images, of every arm and of every part alone
+SECONDS = 10.0  # of a pass; with more images than that it ends early
 DECODE, TRANSFER = "decode", "transfer"
 
 
@@ -33,7 +36,7 @@ def run_fed(desk: Desk) -> dict[str, Any]:
     order, found = np.random.default_rng(desk.plan.seed), dict[str, dict[str, float]]()
     with torch.inference_mode():
         for data, arms in workload.fed():
-            parts = _Parts(workload, data)
+            parts = Parts(workload, data)
             passes = parts.all_of(arms)
             timed: dict[str, list[float]] = {name: [] for name in passes}
             for _ in range(PASSES):
@@ -53,11 +56,20 @@ def run_fed(desk: Desk) -> dict[str, Any]:
     return {"fed": found}
 
 
+def _in_time(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """These batches, until a pass has taken its time."""
+    end = time.monotonic() + SECONDS
+    for batch in batches:
+        yield batch
+        if time.monotonic() >= end:
+            return
+
+
 def _alone(name: str) -> str:
     return f"{name} alone"
 
 
-class _Parts:
+class Parts:
     """The pipeline on one set of images, and its parts."""
 
     def __init__(self, workload: ModelWorkload, data: ImageSet) -> None:
@@ -84,21 +96,28 @@ class _Parts:
         return images.flatten(0, 1) if self._data.views > 1 else images
 
     def _batches(self) -> Iterator[Batch]:
-        return self._data.batches(self._size)
+        return _in_time(self._data.batches(self._size))
+
+    def _again(self) -> Iterator[Batch]:
+        """As many batches as a pass has, each the first one, which is in memory."""
+        return _in_time(repeat(self._kept, -(-len(self._data) // self._size)))
 
     def _decode(self) -> int:
         return sum(len(batch.labels) for batch in self._batches())
 
     def _transfer(self) -> int:
-        for _ in range(0, len(self._data), self._size):
-            self._move(self._kept)
-        return len(range(0, len(self._data), self._size)) * len(self._kept.labels)
+        done = 0
+        for batch in self._again():
+            self._move(batch)
+            done += len(batch.labels)
+        return done
 
     def _forward(self, arm: BuiltArm) -> int:
-        images = self._move(self._kept)
-        for _ in range(0, len(self._data), self._size):
+        images, done = self._move(self._kept), 0
+        for batch in self._again():
             self._classify(arm, images)
-        return len(range(0, len(self._data), self._size)) * len(self._kept.labels)
+            done += len(batch.labels)
+        return done
 
     def _classify(self, arm: BuiltArm, images: Any) -> None:
         (arm.forward if len(images) == self._setting.batch_size else arm.eager)(images)

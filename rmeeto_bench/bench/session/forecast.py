@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rmeeto_bench.bench.plan.estimate import START, minutes
+from rmeeto_bench.bench.session.latency import longest_seconds
 from rmeeto_bench.measure.protocol import TimingProtocol, blind_seconds
 from rmeeto_bench.records.run import Block
 
@@ -25,10 +26,9 @@ def forecast(protocol: TimingProtocol, session_seconds: float, accuracy_seconds:
         parts += f" and {minutes(accuracy_seconds)} of accuracy"
     text = f"these arms will take about {minutes(total)} on this device: {parts}"
     if total > LATE * 60 * protocol.minutes:
-        shorter = "fewer --ratios, fewer --images" + ("" if protocol.name == "quick" else " or --quick")
-        text += (
-            f". That is longer than the {protocol.minutes:g} min that the {protocol.name} preset promises; {shorter} would help"
-        )
+        ways = ["fewer --ratios", *["fewer --images"] * bool(accuracy_seconds), *["--quick"] * (protocol.name != "quick")]
+        promised = f"the {protocol.minutes:g} min that the {protocol.name} preset promises"
+        text += f". That is longer than {promised}; {' or '.join(ways)} would help"
     return text
 
 
@@ -42,6 +42,7 @@ class Forecast:
     keep: Callable[[Block], None]  # stores a block
     tell: Callable[[str], None]  # says a sentence to the user
     began: float = field(default_factory=time.monotonic)  # when the session's work began, on the monotonic clock
+    latencies: bool = False  # single steps are timed after the rounds
     _seen: dict[str, Block] = field(default_factory=dict)  # arm -> its latest block, until each had one
 
     def add_block(self, block: Block) -> None:
@@ -55,6 +56,8 @@ class Forecast:
             one_round = sum(found.wall_seconds for found in seen)
             before = START + max(0.0, time.monotonic() - self.began - one_round)
             rounds = min(self.protocol.max_rounds * one_round, max(self.protocol.time_limit, 6 * one_round))
+            if self.latencies:
+                rounds += sum(longest_seconds(found.seconds / found.images) for found in seen)
             per_image = sum(found.seconds / found.images for found in seen if "@" not in found.arm)
             accuracy = START + self.evaluated * per_image if self.evaluated else 0.0
             blind = not any("temperature_c" in found.telemetry for found in seen)

@@ -77,9 +77,9 @@ def time_rounds(desk: Desk, workload: Workload, began: float | None = None) -> d
     desk.stage(f"session {desk.job.session + 1}: timing")
     protocol = desk.protocol
     protocol = replace(protocol, blind_seconds=blind_seconds(protocol, desk.device.kind, desk.store.worked(desk.device.id)))
-    keep = desk.store.add_block
+    keep, singles = desk.store.add_block, batch == 1 and desk.plan.what != TRAIN
     if desk.job.session == 0 and desk.device.kind != "sim":  # whose clock is not ours
-        told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began or time.monotonic())
+        told = Forecast(protocol, len(arms), workload.evaluated, keep, desk.note, began or time.monotonic(), singles)
         keep = told.add_block
     watch = Watch(keep, desk.progress, desk.should_stop)
     result = measure(desk.device, arms, workload.baseline, protocol, watch, session=desk.session)
@@ -89,7 +89,7 @@ def time_rounds(desk: Desk, workload: Workload, began: float | None = None) -> d
             bound = host_bound_arms(desk.device, workload)
         for name, found in workload.probes().items():
             desk.store.add_probe(desk.device.id, desk.session, name, found)
-        if batch == 1 and desk.plan.what != TRAIN:
+        if singles:
             desk.stage("latency")
             for name, seconds in single_steps(desk.device, {arm.name: arm.step for arm in arms}, desk.should_stop).items():
                 desk.store.add_latencies(desk.device.id, desk.session, name, seconds)

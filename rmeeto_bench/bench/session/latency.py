@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 200, 2000  # p99 needs a few hundred steps to mean anything
 SECONDS = 5.0  # per arm
+LONGEST = 20.0  # seconds per arm, for steps so slow that this is less than the fewest
 CHUNK = 20
 
 
@@ -24,11 +25,19 @@ def single_steps(
     found: dict[str, list[float]] = {name: [] for name in steps}
     while True:
         for name, step in steps.items():
-            found[name] += [device.time_block(step, 1)[1] for _ in range(CHUNK)]
+            for _ in range(CHUNK):
+                found[name].append(device.time_block(step, 1)[1])
+                if sum(found[name]) >= LONGEST or should_stop():
+                    break
         done = min(len(seconds) for seconds in found.values())
         longest = max(sum(seconds) for seconds in found.values())
-        if should_stop() or done >= MOST or (done >= FEWEST and longest >= SECONDS):
+        if should_stop() or done >= MOST or longest >= (SECONDS if done >= FEWEST else LONGEST):
             return found
+
+
+def longest_seconds(step: float) -> float:
+    """About how many seconds the single steps of an arm will take, from the seconds of one."""
+    return min(max(SECONDS, FEWEST * step), LONGEST, MOST * step)
 
 
 def host_bound_arms(device: Device, workload: Workload) -> set[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from rmeeto_bench.bench.plan.others import OWN
 from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, Cell, baseline_first
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, Step, build, resident_batches, setting_for
@@ -19,7 +21,7 @@ from rmeeto_bench.data.find import Where, find_data
 from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.data.preprocessing import declared
 from rmeeto_bench.data.reading import Reading
-from rmeeto_bench.errors import ArmError, RmeetoError, UsageError, in_one_line
+from rmeeto_bench.errors import ArmError, DataError, RmeetoError, UsageError, in_one_line
 from rmeeto_bench.measure.devices.device import Device
 
 
@@ -301,14 +303,21 @@ def load_data(plan: BenchPlan, resolved: Resolved, workers: int | None = None) -
     """
     shape = resolved.input_shape
     declared_by = None if resolved.preprocessing is None or plan.data is None else declared(resolved.preprocessing)
-    data = find_data(
+    find = partial(
+        find_data,
         plan.data,
         shape=shape,
         num_classes=resolved.num_classes,
         images=plan.evaluated_images,
-        where=Where(plan.labels, plan.class_map, resolved.class_names),
         reading=Reading(plan.on_error, workers, declared_by),
     )
+    where = Where(plan.labels, plan.class_map, resolved.class_names)
+    try:
+        data = find(where=where)
+    except DataError:
+        if plan.what != TRAIN and any(one.path is not None or one.label == OWN for one in resolved.weights.values()):
+            raise
+        data = find(where=replace(where, unlabelled=True))
     if data is not None and data.shape != shape:
         taken = f"{resolved.model} takes {shape}; choose another --data or --model"
         raise UsageError(f"{data.name} has images of {data.shape}, {taken}")

@@ -129,6 +129,16 @@ def source_of(
     return FileSource(printable(name), root, paths, numbers, stamps, tuple(listing.folders), problems, notes)
 
 
+def load_unlabelled(folder: Path, classes: int) -> FileSource:
+    """The images in `folder`, however deep, for speed alone: labels mean nothing. Raises `DataError` if there are none."""
+    listing = Listing()
+    listing.add(folder, "", ENDINGS)
+    if not listing.files:
+        raise DataError(f"{folder} holds no images ({', '.join(ENDINGS)}); check --data")
+    labels = {path: index % classes for index, path in enumerate(sorted(listing.files))}
+    return source_of(folder.name, folder, labels, listing, tuple(listing.problems), ())
+
+
 def load_flat(folder: Path, label_file: Path | None, classes: Classes) -> FileSource:
     """The images in `folder`, however deep, with labels from a file. Raises `DataError` if there is none."""
     listing = Listing()

@@ -52,6 +52,8 @@ def names_of(lines: Sequence[Line], *, width: int) -> tuple[str, list[str]]:
     """(what all curves have in common, what tells each of them apart), the latter on lines of `width` characters."""
     devices, models = {line.device for line in lines}, {line.model for line in lines}
     common = [next(iter(names)) for names in (devices, models) if len(names) == 1]
+    if {arm.what for line in lines for arm in line.arms} == {"train"}:
+        common.append("in training")
     own = []
     for line in lines:
         parts = [line.device] if len(devices) > 1 else []

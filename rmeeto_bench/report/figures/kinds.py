@@ -53,10 +53,12 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
         axes.set_ylabel("top-1 (%)")
         axes.margins(0.1)
         figure.suptitle(common, fontsize="medium")
-        above(axes, ends)
+        points = {curve.xs[0].value for curve in curves if several and len(curve.xs) == 1}  # such a model is named at its point
+        above(axes, [end for end in ends if end.x not in points])
         if several:
             draw_front(axes, records)
-        at_points(axes, _ratio_labels(lines))
+        named = [(end.text, end.x, end.y) for end in ends if end.x in points]
+        at_points(axes, [*named, *_ratio_labels([(line, arms) for line, arms in lines if not several or len(arms) > 1])])
     return figure
 
 

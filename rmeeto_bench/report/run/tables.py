@@ -71,13 +71,13 @@ def paper_text(arm: Arm) -> str:
 def paper_mode_text(arm: Arm) -> str:
     """Images/s and speed-up by the paper's protocol on this machine."""
     found = arm.paper_mode
-    return "" if found is None else f"{found['images_per_second']:.0f} ({found['speedup']:.3f}x)"
+    return DASH if found is None else f"{found['images_per_second']:.0f} ({found['speedup']:.3f}x)"
 
 
 def fed_text(arm: Arm) -> str:
     """Images/s of the whole pipeline, and the part that bounds it."""
     if arm.fed is None:
-        return ""
+        return DASH
     parts = {name: rate for name, rate in arm.fed.items() if name != "images_per_second"}
     return f"{arm.fed['images_per_second']:.4g} ({min(parts, key=lambda name: parts[name])})"
 
@@ -85,12 +85,14 @@ def fed_text(arm: Arm) -> str:
 def latency_text(arm: Arm) -> str:
     """Percentiles of single steps at batch 1."""
     found = arm.latency_ms
-    return "" if found is None else "/".join(f"{found[name]:.2f}" for name in ("p50", "p90", "p99"))
+    return (
+        DASH if found is None else "/".join(f"{found[name]:.2f}" if name in found else DASH for name in ("p50", "p90", "p99"))
+    )
 
 
 def joules_text(joules: Estimate | None) -> str:
     """Two significant digits: power readings carry no more."""
-    return "" if joules is None else f"{joules.value:.{max(0, 1 - floor(log10(joules.value)))}f}"
+    return DASH if joules is None else f"{joules.value:.{max(0, 1 - floor(log10(joules.value)))}f}"
 
 
 def _marks(arm: Arm) -> set[str]:
@@ -134,7 +136,7 @@ def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]
         "fed images/s": (fed_text(arm), ""),
         "p50/p90/p99 ms": (latency_text(arm), ""),
         "J/image": (joules_text(arm.joules_per_image), ""),
-        "noise": ("" if arm.noise_speed is None else f"{100 * (arm.noise_speed.value - 1):+.2f} %", ""),
+        "noise": (DASH if arm.noise_speed is None else f"{100 * (arm.noise_speed.value - 1):+.2f} %", ""),
         "weights": (arm.weights, ""),
         "verdict": (" ".join(["" if arm.verdict == "VALID" else arm.verdict, *marks]).strip(), ""),
     }

@@ -28,6 +28,14 @@ def test_the_time_is_told_once_from_the_first_block_of_each_arm() -> None:
     assert told[0].startswith("these arms will take about 9 min on this device: 6 processes of 38 s and 5 min of accuracy")
 
 
+def test_single_steps_at_batch_1_are_in_the_time() -> None:
+    for latencies, says in ((False, "one process of 10 s"), (True, "one process of 16 s")):
+        told: list[str] = []
+        watched = Forecast(QUICK, 1, 0, lambda _: None, told.append, began=time.monotonic() - 0.3, latencies=latencies)
+        watched.add_block(Block("cpu", 0, 0, 0, "a", 10, 10, 0.3, 0.3))  # 200 of 30 ms take 6 s
+        assert says in told[0], told
+
+
 def test_the_long_warm_up_of_a_first_process_that_knows_no_temperature_is_told_once() -> None:
     told: list[str] = []
     protocol = replace(DEFAULT, blind_seconds=blind_seconds(DEFAULT, "cuda", 0.0))
@@ -46,5 +54,6 @@ def test_the_long_warm_up_of_a_first_process_that_knows_no_temperature_is_told_o
 def test_only_a_run_that_takes_longer_than_promised_is_called_so() -> None:
     assert "longer" not in forecast(DEFAULT, 60.0, 120.0)
     assert "That is longer than the 8 min that the default preset promises" in forecast(DEFAULT, 90.0, 120.0)
-    assert forecast(DEFAULT, 90.0, 120.0).endswith("or --quick would help")
+    assert forecast(DEFAULT, 90.0, 120.0).endswith("; fewer --ratios or fewer --images or --quick would help")
+    assert forecast(QUICK, 600.0, 0.0).endswith("; fewer --ratios would help"), "no images, so not fewer of them"
     assert "--quick" not in forecast(QUICK, 300.0, 0.0)
