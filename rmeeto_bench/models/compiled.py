@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from rmeeto_bench.cpus import STEP_THREADS
 from rmeeto_bench.errors import ArmError, in_one_line
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.foreign import ForeignModel
@@ -58,13 +60,8 @@ class CompiledForward:
     def _first(self, images: Tensor) -> Tensor:
         self.model(images)  # tensors derived from the weights are there then, and the tokens of every block are known
         began, self._shape = time.perf_counter(), tuple(images.shape)
-        programs: dict[tuple[object, ...], Callable[..., Tensor]] = {}
-        for part, *kind in _parts(self.model):
-            function = type(part).forward
-            if (function, *kind) not in programs:
-                programs[function, *kind] = torch.compile(_copy(function), fullgraph=True, dynamic=False, backend=self._compile)
-            part.forward = partial(programs[function, *kind], part)
         try:
+            self._to_compile()
             with torch._dynamo.config.patch(suppress_errors=False):
                 logits = self.model(images)
         except (torch.OutOfMemoryError, ArmError):
@@ -76,12 +73,25 @@ class CompiledForward:
         self.seconds = time.perf_counter() - began
         return logits
 
+    def _to_compile(self) -> None:
+        """Let every part of the model be compiled when it is called."""
+        programs: dict[tuple[object, ...], Callable[..., Tensor]] = {}
+        for part, *kind in _parts(self.model):
+            function = type(part).forward
+            if (function, *kind) not in programs:
+                programs[function, *kind] = torch.compile(_copy(function), fullgraph=True, dynamic=False, backend=self._compile)
+            part.forward = partial(programs[function, *kind], part)
+
     def _compile(self, graph: Any, inputs: Any) -> Any:
         """What torch.compile calls with each graph."""
         if self.seconds is not None:
             self.recompilations += 1
             return graph.forward
-        compiled = torch._dynamo.lookup_backend("inductor")(graph, inputs)
+        from torch._inductor import config
+
+        threads = int(os.environ.get(STEP_THREADS, torch.get_num_threads()))
+        with config.patch({"cpp.threads": threads}):  # an accuracy pass runs what was compiled for timing
+            compiled = torch._dynamo.lookup_backend("inductor")(graph, inputs)
         self.graphs += 1
         return compiled
 

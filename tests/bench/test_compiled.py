@@ -14,9 +14,12 @@ from fresh import PLAIN, Done, start
 from torch import Tensor, nn
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
+from rmeeto_bench.bench.run.processes import worker_environment
+from rmeeto_bench.cpus import STEP_THREADS
 from rmeeto_bench.errors import ArmError, UsageError
 from rmeeto_bench.models.compiled import CompiledForward
 from rmeeto_bench.models.foreign import ForeignConfig, ForeignModel
+from rmeeto_bench.models.graphs import GraphedForward
 from rmeeto_bench.models.zoo import create_model
 
 # 5 tokens, of which merging leaves 3 and then 2: three programs in all. The last batch has two images.
@@ -106,6 +109,7 @@ def test_a_compiled_model_gives_the_logits_of_the_eager_one(
         seconds = compiled.seconds
         assert torch.allclose(compiled(images.clone()), right, atol=1e-5)  # a tensor of inference mode is another kind
         assert torch.allclose(compiled(images.transpose(2, 3).contiguous().transpose(2, 3)), right, atol=1e-5)
+        assert torch.equal(GraphedForward(model, compiled)(images), compiled(images))  # what a CUDA graph would capture
         assert torch.allclose(compiled.eager(images[:3]), right[:3], atol=1e-5)
         assert (compiled.graphs, compiled.seconds, compiled.recompilations) == (7, seconds, 0)
         with pytest.raises(ArmError, match=r"compiled for batches \[4, 1, 4, 4\], not \[3, 1, 4, 4\]"):
@@ -133,3 +137,18 @@ def test_what_is_not_compiled_is_refused(changes: dict[str, Any]) -> None:
         BenchPlan(models=("compile:vim_nano",), **changes)
     with pytest.raises(UsageError, match="is an arm of `run`"):
         create_model("compile:vim_nano")
+
+
+@pytest.mark.parametrize("given", ["", "/tmp/torchinductor_root", "/scratch/mine"])
+def test_processes_share_a_folder_that_no_other_user_can_write(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if given:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", given)
+    timed, read = (worker_environment("cpu", kind, threads) for kind, threads in (("timing", None), ("accuracy", 1)))
+    folder = Path(timed["TORCHINDUCTOR_CACHE_DIR"])
+    assert read["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    assert read[STEP_THREADS] == timed[STEP_THREADS]  # or the accuracy pass compiles everything again
+    if given == "/scratch/mine":
+        assert str(folder) == given
+    else:
+        assert folder.stat().st_mode & 0o777 == 0o700

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.store.journal import disk_of, is_network
-from rmeeto_bench.cpus import affinity, cores, short_waits
+from rmeeto_bench.cpus import STEP_THREADS, affinity, cores, short_waits
 from rmeeto_bench.kernels.native.trust import distrust
 from rmeeto_bench.measure.devices.nvml import gpu_uuid
 from rmeeto_bench.measure.turns import VARIABLE
@@ -66,11 +66,14 @@ def _keep_triton_local(values: dict[str, str]) -> None:
 def _keep_compiled(values: dict[str, str], device: str) -> None:
     """What torch.compile makes, in a local folder of this user alone: the processes of a run share it, and load code from it.
 
-    On a CPU it compiles in the process itself: helpers would stay beside what is timed.
+    On a CPU it compiles in the process itself, as helpers would stay beside what is timed, and for as many threads in every
+    process. A folder that torch's import has named is not the user's choice: its name is known to all users of the machine.
     """
     if device == "cpu":
         values.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    if "TORCHINDUCTOR_CACHE_DIR" not in values and (folder := _own_folder("inductor")) is not None:
+        values[STEP_THREADS] = values.get("OMP_NUM_THREADS", str(cores())).partition(",")[0]
+    chosen = Path(values.get("TORCHINDUCTOR_CACHE_DIR", "torchinductor_")).name
+    if chosen.startswith("torchinductor_") and (folder := _own_folder("inductor")) is not None:
         values["TORCHINDUCTOR_CACHE_DIR"] = folder
 
 
@@ -82,6 +85,7 @@ def worker_environment(device: str, kind: str, threads: int | None = None) -> di
     per cent.
     """
     values = children.variables()
+    _keep_compiled(values, device)
     if threads is not None:
         values["OMP_NUM_THREADS"] = str(threads)
     uuid = device.removeprefix("cuda:")
@@ -93,7 +97,6 @@ def worker_environment(device: str, kind: str, threads: int | None = None) -> di
             values.setdefault("OMP_NUM_THREADS", "1")
     elif device == "cpu" and cores() < affinity():  # torch knows the affinity, but not the quota of a container
         values.setdefault("OMP_NUM_THREADS", str(cores()))
-    _keep_compiled(values, device)
     if device == "cpu":
         short_waits(values)
         if kind not in READING:
