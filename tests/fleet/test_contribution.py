@@ -61,9 +61,18 @@ def test_what_is_packed_is_the_run(measured: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda m: m["arms"][1]["images_per_second"].update(value=m["arms"][1]["images_per_second"]["high"]), "do not follow"),
-        (lambda m: m["arms"][1].update(verdict="VALID"), "do not follow"),
-        (lambda m: m["arms"][1].update(top1={"value": 90.0, "low": 80.0, "high": 95.0}), "do not follow"),
+        (
+            lambda m: m["arms"][1]["images_per_second"].update(value=m["arms"][1]["images_per_second"]["high"]),
+            "images_per_second of vim",
+        ),
+        (
+            lambda m: m["arms"][1]["speedup"].update(low=m["arms"][1]["speedup"]["value"]),
+            "speedup of vim",
+        ),
+        (lambda m: m["arms"][1].update(latency_ms={"p50": 1.0, "steps": 900.0}), "latency_ms of vim_tiny/r11 does not follow"),
+        (lambda m: m["arms"][0].update(labels=[]), "labels of vim_tiny/r0 does not follow"),
+        (lambda m: m["arms"][1].update(verdict="VALID"), "does not follow"),
+        (lambda m: m["arms"][1].update(top1={"value": 90.0, "low": 80.0, "high": 95.0}), "does not follow"),
         (lambda m: m["arms"].pop(), "is not in its manifest"),
         (lambda m: m.update(status="interrupted"), "is interrupted; finish it with resume"),
         (lambda m: m["devices"][0].update(kind="sim"), "was simulated"),

@@ -11,6 +11,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rmeeto_bench.records.run import DATABASE, MERGED_FROM, Arm, RunRecord, from
 PART = r"[^\s'\",;:()<>|]"
 PATH = re.compile(rf"(?<![^\s'\"(=,:;<|])(?<!http:)(?<!https:)(?:~?/|[A-Za-z]:[\\/]){PART}+(?: {PART}*[\\/]{PART}*)*")
 ARM = re.compile(r"[\w.:-]+/r\d+")
+UNMEASURED = ("verdict_detail", "paper", "gflops")  # which another version may say in another way
 TOLERANCE = 1e-6  # relative, between the numbers of a manifest and those derived anew
 ALIAS = "machine-"  # and eight digits, the same for every run of a machine
 
@@ -145,23 +147,30 @@ def _check_same(archive: Path, told: tuple[Arm, ...], found: tuple[Arm, ...]) ->
     derived = {(arm.device, arm.arm): arm for arm in found}
     for arm in told:
         again = derived.pop((arm.device, arm.arm), None)
-        if again is None or arm.verdict != again.verdict or not all(map(_close, _numbers(arm), _numbers(again))):
+        wrong = [one.name for one in fields(Arm) if again is None or not _same(arm, again, one.name)]
+        if wrong:
             raise DataError(
-                f"{archive}: the numbers of {arm.arm} do not follow from its raw rounds and predictions; "
+                f"{archive}: {wrong[0]} of {arm.arm} does not follow from its raw rounds and predictions; "
                 "pack the run again with the version of rmeeto-bench that measured it"
             )
     if derived:
         raise DataError(f"{archive}: {next(iter(derived))[1]} was measured, but is not in its manifest; pack it again")
 
 
-def _numbers(arm: Arm) -> tuple[float | None, ...]:
-    return tuple(None if one is None else one.value for one in (arm.images_per_second, arm.speedup, arm.top1))
+def _same(told: Arm, found: Arm, name: str) -> bool:
+    """Whether a field says the same in both."""
+    return name in UNMEASURED or _close(getattr(told, name), getattr(found, name))
 
 
-def _close(first: float | None, second: float | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return math.isclose(first, second, rel_tol=TOLERANCE)
+def _close(first: Any, second: Any) -> bool:
+    """The same, numbers to within rounding, in whatever holds them."""
+    if is_dataclass(first) and is_dataclass(second):
+        return _close(vars(first), vars(second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_close(first[key], second[key]) for key in first)
+    if isinstance(first, float) and isinstance(second, (int, float)):
+        return math.isclose(first, second, rel_tol=TOLERANCE)
+    return bool(first == second)
 
 
 def names_in(record: RunRecord) -> bool:
