@@ -39,13 +39,14 @@ from rmeeto_bench.kernels.selective_scan import chunked
 from rmeeto_bench.kernels.selective_scan import triton as scan_triton
 from rmeeto_bench.measure.devices.device import find_devices
 from rmeeto_bench.models.graphs import GraphedForward
+from rmeeto_bench.models.parts import parts_of
 from rmeeto_bench.models.vim import Vim, VimConfig
 from rmeeto_bench.reduction.config import ReductionConfig
 
 RS = (0, 5, 10, 11, 13, 15, 20)
 WIDTHS = {"vim_nano": 32, "vim_tiny": 192, "vim_small": 384, "vim_base": 768}
 SHARES = (1.0, 0.721, 0.655, 0.65, 0.386)  # 197, 142, 129, 128 and 76 tokens: where the paper's kernel changes its padding
-PARTS = ("parity", "kernels", "training", "scan_shapes", "scan_lengths", "models", "latency")
+PARTS = ("parity", "kernels", "training", "scan_shapes", "scan_lengths", "parts", "models", "latency")
 
 
 def scan_operands(bench: Bench, length: int, inner: int) -> ScanArguments:
@@ -239,6 +240,25 @@ def scan_lengths(bench: Bench, fast: Kernels) -> dict[str, Any]:
     return result
 
 
+def parts(bench: Bench, fast: Kernels) -> dict[str, Any]:
+    """Images/s of a model whose batch goes through it in 1, 2 or 4 parts, and the quickest beside what the package chooses."""
+    if not bench.gpu or fast.name != "triton":
+        return {"skipped": "only graphs of the triton kernels are cut"}
+    images = bench.draw(bench.batch, 3, bench.size, bench.size)
+    result: dict[str, Any] = {}
+    for r in (bench.ratios[0], bench.ratios[-1]):
+        model = build(bench, bench.models[0], r, fast)
+        chosen = parts_of(model, images)
+        cut = {n: GraphedForward(model, parts=n) for n in sorted({1, 2, 4, chosen}) if n <= bench.batch}
+        found = bench.times({str(n): (lambda forward=forward: forward(images)) for n, forward in cut.items()})
+        rates = {n: bench.batch / seconds for n, seconds in found.items()}
+        result[f"r={r}"] = {"images_per_second": rates, "quickest": max(rates, key=rates.__getitem__), "chosen": str(chosen)}
+        if bench.card is not None:
+            expected = {n: bench.card.forward(bench.batch, r, WIDTHS[bench.models[0]], n) for n in cut}
+            result[f"r={r}"]["predicted"] = {str(n): bench.batch / sum(seconds.values()) for n, seconds in expected.items()}
+    return result
+
+
 def deit(bench: Bench) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     """DeiT-S compiled, where timm is installed."""
     try:
@@ -297,7 +317,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"| {n} | {r['ms']:.3f} | {r['predicted_ms']:.3f} | {r['times_predicted']:.2f} |" for n, r in measured.items()
         ]
         lines.append("")
-    for part in ("models", "latency"):
+    for part in ("parts", "models", "latency"):
         for model, rows in result.get(part, {}).get("images_per_second", {}).items():
             labels = list(dict.fromkeys(label for row in rows.values() for label in row))
             lines += [f"## {model}, {part}, images/s", "", "| r | " + " | ".join(labels) + " |"]

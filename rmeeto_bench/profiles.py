@@ -46,6 +46,7 @@ class GpuProfile:
     fp32_tflops: float  # 10^12 operations/s, two per multiply-add
     sfu_per_clock: int  # special functions per clock and multiprocessor
     bandwidth_gbs: float  # DRAM bandwidth, GB/s
+    l2_mb: float  # second-level cache, MiB
     power_w: int  # board power limit
     source: str  # document from which the rates were taken
     paper_column: str = ""  # the paper's name of this GPU in its Table 12; empty: not in it

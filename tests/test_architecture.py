@@ -31,7 +31,7 @@ EXCEPTIONS = {
 }
 REPORT_MAY = (
     "errors", "records", "profiles", "files", "published", "reduction.config", "reduction.schedule", "report",
-    "measure.protocol", "measure.statistics", "measure.verdict",
+    "measure.protocol", "measure.statistics", "measure.verdict", "models.sizes",
 )  # fmt: skip
 
 

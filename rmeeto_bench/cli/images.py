@@ -27,8 +27,22 @@ def add_data(group: _ArgumentGroup) -> None:
 
 
 def add_img_size(group: _ActionsContainer) -> None:
-    """`--img-size`, for commands that run models."""
+    """`--img-size`, for every command that takes models by name."""
     group.add_argument("--img-size", metavar="LIST", help="every model at these image sizes in pixels, as in 224,384")
+
+
+def at_typed_sizes(models: str, img_size: str | None) -> tuple[str, ...]:
+    """The models as typed, with commas, at each of the image sizes as typed. Raises `UsageError`."""
+    from rmeeto_bench.errors import UsageError
+    from rmeeto_bench.models.sizes import at_sizes
+
+    names = tuple(models.split(","))
+    if img_size is None:
+        return names
+    words = img_size.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise UsageError(f"--img-size takes whole numbers of pixels, as in 224,384, not {img_size!r}")
+    return at_sizes(names, [int(word) for word in words])
 
 
 def add_workers(group: _ActionsContainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -9,12 +10,27 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rmeeto_bench.measure.turns import DONE, GO, WAIT
 
+PREFIX = "rmeeto-bench-"  # of the folder of a socket
 POLL = 0.05  # seconds between two looks at the processes
 ABSENT, WORKING, WAITING, FINISHED, ENDED = "absent", "working", "waiting", "finished", "ended"
+
+
+def _sweep() -> None:
+    """Remove the sockets that killed processes of this user left behind: nobody listens there."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/turns"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as link:
+            if path.parent.lstat().st_uid != os.getuid():
+                continue
+            link.settimeout(1.0)
+            try:
+                link.connect(str(path))
+            except ConnectionRefusedError:
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 class Turnstile:
@@ -26,15 +42,17 @@ class Turnstile:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = list(names)
-        self._folder = Path(tempfile.mkdtemp(prefix="rmeeto-bench-"))
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._state = dict.fromkeys(names, ABSENT)
         self._session = dict.fromkeys(names, 0)
         self._last = len(self._names) - 1
         self._changed = threading.Condition()
         self._closed = False
         self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(str(self._folder / "turns"))
+        self._server.bind(str(self._folder / "new"))
         self._server.listen()
+        (self._folder / "new").rename(self._folder / "turns")  # where nobody listens, there its process is gone
         threading.Thread(target=self._accept, daemon=True).start()
 
     def variable(self, name: str) -> str:

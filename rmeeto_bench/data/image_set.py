@@ -140,6 +140,11 @@ class ImageSet(Protocol):
         ...
 
 
+def part_name(name: str, whole: int) -> str:
+    """What a part of so many images is called; `12 images of` may stand before it."""
+    return f"{name}, chosen from {whole:,}"
+
+
 def stratified(labels: ArrayLike, count: int) -> NDArray[np.int64]:
     """Indices of `count` images, ascending: the class proportions of the whole, evenly spread within each class."""
     by_class = np.argsort(np.asarray(labels), kind="stable")
@@ -218,5 +223,4 @@ class TensorSet:
         if count >= len(self):
             return self
         picked = torch.from_numpy(stratified(self.labels.numpy(), count))
-        name = f"{self.name}, {count} of {len(self)}"
-        return replace(self, name=name, pixels=self.pixels[picked], labels=self.labels[picked])
+        return replace(self, name=part_name(self.name, len(self)), pixels=self.pixels[picked], labels=self.labels[picked])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rmeeto_bench.cpus import cores
-from rmeeto_bench.data.image_set import NO_DIGEST, UNREADABLE, Batch, Normalisation, Problem, digest_of, stratified
+from rmeeto_bench.data.image_set import NO_DIGEST, UNREADABLE, Batch, Normalisation, Problem, digest_of, part_name, stratified
 from rmeeto_bench.data.left_out import account
 from rmeeto_bench.data.preprocessing import Preprocessing, UnreadableImageError
 from rmeeto_bench.data.readers import in_order
@@ -83,8 +83,8 @@ class EncodedSet:
 
     @property
     def name(self) -> str:
-        """Name of the folder or file, and which part of it is used."""
-        return self.source.name if self.part_of is None else f"{self.source.name}, {len(self)} of {self.part_of}"
+        """Name of the folder or file, and from how many images a part was chosen."""
+        return self.source.name if self.part_of is None else part_name(self.source.name, self.part_of)
 
     @property
     def notes(self) -> tuple[str, ...]:

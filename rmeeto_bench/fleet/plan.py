@@ -25,7 +25,7 @@ SWITCHES = (
     *("paper-mode", "energy", "fed", "accuracy-only"),
 )
 VALUES = (
-    *("kinds", "model", "ratios", "r", "checkpoints", "data", "inputs", "images"),
+    *("kinds", "model", "img-size", "ratios", "r", "checkpoints", "data", "inputs", "images"),
     *("labels", "class-map", "on-error", "batch-size", "precision", "backend", "seed", "device", "baseline", "what"),
 )
 PER_KIND = ("checkpoints", "data", "labels", "class-map")  # paths that may lie elsewhere on the machines of one kind

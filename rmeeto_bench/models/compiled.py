@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from types import FunctionType
 from typing import Any, cast
@@ -40,8 +41,12 @@ class CompiledForward:
 
     def eager(self, images: Tensor) -> Tensor:
         """Images [B, ...] of any B -> logits [B, num_classes], not compiled."""
-        with torch.compiler.set_stance("force_eager"):
+        with self.switched_off():
             return self.model(images)
+
+    def switched_off(self) -> AbstractContextManager[object]:
+        """Where nothing runs compiled, and nothing is compiled."""
+        return torch.compiler.set_stance("force_eager")
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B, ...] -> logits [B, num_classes]. Raises `ArmError` where compiling fails."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from rmeeto_bench.errors import ArmError
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.foreign import ForeignModel
+from rmeeto_bench.models.parts import parts_of
 
 MOST = 8  # graphs kept; the one used least recently makes room
 WARMUP = 3
@@ -25,6 +26,7 @@ class _Captured:
     graph: torch.cuda.CUDAGraph  # one forward of the model
     images: Tensor  # static input [B, in_chans, H, W]; a call copies its images here before the replay
     logits: Tensor  # static output [B, num_classes]; every replay overwrites it
+    parts: int  # of the batch, which go through the model one after another
 
 
 class GraphedForward:
@@ -32,22 +34,32 @@ class GraphedForward:
 
     On a CPU, in training mode or where gradients are wanted, the model itself is called. A replay reads the parameters
     at their addresses, so weights changed in place are used; parameters that moved, or another reduction, make a new
-    graph. The logits are a copy, so that the next call does not overwrite them. All graphs of one object share a memory
-    pool. `forward`: how the model is called, if not plainly.
+    graph. The logits are a copy, so that the next call does not overwrite them. All graphs of one object share a memory pool.
+    forward: how the model is called, None: plainly. parts: of each batch, one after another within its graph; None: as many as
+    suit the card.
     """
 
     def __init__(
-        self, model: ReducedModel | ForeignModel, forward: Callable[[Tensor], Tensor] | None = None, most: int = MOST
+        self,
+        model: ReducedModel | ForeignModel,
+        forward: Callable[[Tensor], Tensor] | None = None,
+        most: int = MOST,
+        parts: int | None = None,
     ) -> None:
         self.model = model
         self._forward = forward or model
         self.most = most
+        self._cut = parts
         self.refused: str | None = None
         self._graphs: OrderedDict[tuple[object, ...], _Captured] = OrderedDict()
         self._pool: Any = None
 
     def __len__(self) -> int:
         return len(self._graphs)
+
+    def parts(self, batch: int) -> int:
+        """Into how many parts a batch of this size was cut."""
+        return max((captured.parts for captured in self._graphs.values() if len(captured.images) == batch), default=1)
 
     def eligible(self, images: Tensor) -> bool:
         """Whether these images can go through a graph."""
@@ -87,21 +99,28 @@ class GraphedForward:
         with torch.inference_mode(mode=False):
             static = torch.empty_like(images)  # outside of inference mode it could not be written to otherwise
         static.copy_(images)
+        parts = self._cut or parts_of(self.model, images)
         try:
             stream = torch.cuda.Stream(images.device)
             stream.wait_stream(torch.cuda.current_stream(images.device))
             with torch.cuda.stream(stream):
                 for _ in range(WARMUP):
-                    self._forward(static)
+                    self._in_parts(static, parts)
             torch.cuda.current_stream(images.device).wait_stream(stream)
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
-                logits = self._forward(static)
+                logits = self._in_parts(static, parts)
         except (torch.OutOfMemoryError, ArmError):  # the latter before any capture: what was to be compiled cannot be
             raise
         except Exception as error:  # an operation that synchronises, a driver without graphs, a compiler of many types
             self.refused = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             torch.cuda.synchronize(images.device)
             return None
-        return _Captured(graph, static, logits)
+        return _Captured(graph, static, logits, parts)
+
+    def _in_parts(self, images: Tensor, parts: int) -> Tensor:
+        """The logits of all parts, [B, num_classes]. The buffers of a part serve the next one."""
+        if parts == 1:
+            return self._forward(images)
+        return torch.cat([self._forward(part) for part in images.tensor_split(parts)])

@@ -223,7 +223,7 @@ def without_size(name: str) -> tuple[str, int | None]:
     """A name as in `vim_tiny_384`, compiled or not -> the model's name, and the image size in pixels or None for its own."""
     name = uncompiled(name)
     base, _, size = name.rpartition("_")
-    return (base, int(size)) if base in MODELS and size.isdecimal() else (name, None)
+    return (base, int(size)) if base in MODELS and size.isdecimal() and len(size) < 7 else (name, None)
 
 
 def at_sizes(models: Sequence[str], img_sizes: Sequence[int] = ()) -> tuple[str, ...]:

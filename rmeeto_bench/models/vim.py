@@ -225,6 +225,8 @@ class Vim(ReducedModel):
             if kernels.returns and self._merges:
                 for name in SsmFeatures._fields:
                     self._joined(features, name, "features")
+            if self.reduction.metric == "X":
+                features = None  # else delta, the largest tensor, would outlive the next block's
             self._note(tokens)
         self._last_counts = tuple(tokens.counts)
         return tokens

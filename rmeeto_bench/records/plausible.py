@@ -135,8 +135,8 @@ def _data(data: dict[str, Any]) -> None:
     for model, known in data.items():
         if not isinstance(known, dict):
             raise DataError(f"manifest.data.{model[:80]} must be an object; it was tampered with")
-        images = known.get("images", 0)
-        if isinstance(images, bool) or not isinstance(images, int) or (images and "name" not in known):
+        counts = [known.get("images", 0), known.get("of", 0)]
+        if any(type(count) is not int for count in counts) or (counts[0] and "name" not in known):
             raise DataError(f"manifest.data.{model[:80]} must have a whole number of images and a name; it was tampered with")
         problems = known.get("problems", ())
         if not isinstance(problems, (list, tuple)) or not all(isinstance(p, dict) and set(p) >= PROBLEM for p in problems):

@@ -88,7 +88,8 @@ class Arm:
     weights: str
     checkpoint: str | None = None  # file name of the weights; None: random weights
     checkpoint_sha256: str | None = None  # of that file
-    gflops: dict[str, float] = field(default_factory=dict)  # convention -> GFLOPs per image
+    # convention -> GFLOPs per image; of models of others only `counted`, what torch counts
+    gflops: dict[str, float] = field(default_factory=dict)
     images_per_second: Estimate | None = None  # throughput; None: not measured
     speedup: Estimate | None = None  # ratio over the r = 0 arm of the same model and device
     top1: Estimate | None = None  # percent

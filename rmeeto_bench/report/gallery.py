@@ -12,7 +12,7 @@ HEAD = """# Which GPUs have been measured, and how fast are they?
 
 One row for each model of each run, the newest first: images/s without merging, and the speed-up and top-1 at the largest
 reduction ratio that was measured. The speed-up is over the model's own r = 0, or over the arm that is named.
-`rmeeto-bench show` shows a whole run; unpack a packed one first.
+`rmeeto-bench show` shows a whole run, packed or not.
 [How to add yours](../docs/contribute-a-gpu.md)
 """
 COLUMNS = ("model", "settings", "images/s", "ratio", "speed-up", "top-1 %", "verdict", "when", "run")

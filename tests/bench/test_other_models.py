@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +16,9 @@ import pytest
 import timm
 import torch
 from bench_harness import Heard, controls
-from fresh import commands
+from fresh import PLAIN, commands
 from PIL import Image
+from programs import program
 from safetensors.torch import save_file
 
 import rmeeto_bench as rb
@@ -70,6 +74,11 @@ def fails_later(device, dtype):
 
 def seven():
     return 7
+
+
+def built():
+    pathlib.Path("built").touch()
+    return torch.nn.Linear(224, 10)
 """
 FAILING = {
     "raises": "RuntimeError: no licence",
@@ -127,6 +136,10 @@ def test_one_table_has_our_model_timm_s_and_the_user_s(mixed: tuple[RunRecord, l
     assert {name: arms[name].n_images for name in ran} == {**dict.fromkeys(ran, 8), "timm:test_vit/r0": 0}
     assert arms["a/r0"].weights == "own code"
     assert arms["vim_nano/r0"].delta_top1 is not None
+    layer = 4 * 196 * 64**2 + 2 * 196**2 * 64 + 2 * 196 * 64 * 128  # of the toy: projections, both products of attention, MLP
+    assert arms["a/r0"].gflops == {"counted": pytest.approx((196 * 64 * 4 + 4 * layer + 640) / 1e9)}
+    assert f"{arms['timm:test_vit/r0'].gflops['counted']:.3f}" in (folder / "mixed" / "table.md").read_text(encoding="utf-8")
+    assert arms["fails_later/r0"].gflops == {}  # no module
     assert arms["timm:test_vit/r0"].labels == ("SYNTHETIC_INPUT",)
     assert any("timm:test_vit has random weights, so it is timed only" in note for note in notes)
     assert re.search(r"\| timm:test_vit \| — \| — \| — \| — \|", (folder / "mixed" / "table.md").read_text(encoding="utf-8"))
@@ -169,16 +182,17 @@ def test_bad_names_are_one_line_each(folder: Path) -> None:
         f"{run} --arm vim_nano=toy:full": "another model has the name vim_nano",
         "--device sim --gpus v100 --model timm:test_vit": "knows only what our models cost",
         f"{run} --model vim_nano,timm:test_vit --data .": "vim_nano 10, timm:test_vit 1000",
-        "--gpus none --quick --arm a=toy:absent --out no": "--arm toy:absent cannot be imported (AttributeError",
+        "--gpus none --quick --arm b=broken:built --arm a=toy:absent --out no": "toy:absent cannot be imported (AttributeError",
         "--gpus none --quick --arm a=broken:takes_one --out no": "takes none, or (device, dtype)",
-        "fleet --engine local --kinds cpu --arm a=toy:full --out f": "unrecognized arguments",
+        "fleet --engine local --kinds cpu --arm a=toy:full --out f": "join the runs with `rmeeto-bench merge`",
     }
     for done, (line, words) in zip(commands(*(line.split() for line in lines), cwd=folder), lines.items(), strict=True):
         assert done.code == 2, (line, done.err)
         assert words in done.err, (line, done.err)
         said = [text for text in done.err.splitlines() if not text.startswith("usage") and "building" not in text]
-        assert len(said) == 1 or line.startswith("fleet"), (line, done.err)
+        assert len(said) == 1, (line, done.err)
     assert not (folder / "no").exists()
+    assert not (folder / "built").exists()  # what cannot be imported is refused before anything is made
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "vit_base_patch16_siglip_224"])
@@ -247,6 +261,26 @@ def test_callables_from_python_make_a_run(tmp_path: Path, monkeypatch: pytest.Mo
         rb.resume("run")
     with pytest.raises(UsageError, match="not imported unasked"):
         rb.run(BenchPlan(models=(), arms=("a=toy:full",), gpus="none"), "other")
+
+
+@pytest.mark.slow
+def test_names_from_python_are_timed_in_fresh_processes_by_the_default_preset(folder: Path, tmp_path: Path) -> None:
+    """The line of the page, in a process of its own; the preset is as it ships but for its seconds."""
+    (line,) = re.findall(r'rb\.measure\(\{"mine": "toy:half".*?\)', PAGE.read_text(encoding="utf-8"))
+    brief = "block_seconds=0.05, warmup_seconds=0.1, warmup_limit=0.5, sessions=3"
+    lines = f'\nPRESETS["default"] = __import__("dataclasses").replace(DEFAULT, {brief})\nCPU_BLIND = (0.0, 0.0)\n'
+    program(tmp_path / "program", {"measure/protocol.py": lines})
+    script = f"import rmeeto_bench as rb\nrun = {line}\nprint(run.folder, *run.table()['sessions'], *run.table()['arm'])"
+    variables = {**os.environ, **PLAIN, "PYTHONPATH": str(tmp_path / "program")}
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    place, *rest = done.stdout.split()
+    assert rest == ["3", "3", "mine/r0", "theirs/r0"]
+    record = rb.load_run(folder / place).record
+    assert not {"EXPLORATORY", "ARM_FAILED"} & {arm.verdict for arm in record.arms}
+    assert record.arms[1].speedup is not None
+    assert (folder / place / "report.html").is_file()
 
 
 def test_a_batch_in_place_of_the_folder_is_told() -> None:

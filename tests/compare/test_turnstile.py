@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +44,30 @@ def run(works: dict[str, object]) -> None:
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive(), "a deadlock"
+
+
+def test_a_start_sweeps_what_killed_processes_left_and_nothing_that_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = f"from rmeeto_bench.compare.turn_server import Turnstile; Turnstile({SIDES}); print(flush=True); input()"
+    killed, alive = (
+        subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, env={**os.environ, "TMPDIR": str(tmp_path)})
+        for _ in range(2)
+    )
+    try:
+        for process in (killed, alive):
+            assert process.stdout is not None
+            process.stdout.readline()
+        assert len(list(tmp_path.glob("*/turns"))) == 2
+        killed.kill()
+        killed.wait()
+        Turnstile(SIDES).close()
+        assert len(list(tmp_path.iterdir())) == 1
+        alive.communicate(b"\n")  # it still runs
+        assert alive.returncode == 0
+    finally:
+        alive.kill()
 
 
 def test_without_a_referee_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:

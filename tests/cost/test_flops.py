@@ -3,7 +3,9 @@
 import csv
 
 import pytest
+import torch
 
+from rmeeto_bench.cost.counted import counted_gflops
 from rmeeto_bench.cost.flops import count_flops, gflops_by_convention, operations, published_gflops
 from rmeeto_bench.cost.roofline import share_of_peak
 from rmeeto_bench.errors import UsageError
@@ -88,3 +90,20 @@ def test_all_names_at_once_are_the_single_counts() -> None:
     assert len(values) == 7
     assert values["paper"] == values["hook"] == published_gflops(sizes, reduction)
     assert values["analytic_without_matching"] == count_flops(sizes, reduction, "analytic").layers
+
+
+class Asks(torch.nn.Linear):
+    """A module whose forward depends on the numbers."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) * (2 if images.sum().item() > 0 else 1)
+
+
+def test_torch_counts_a_module_without_touching_it_and_says_nothing_of_one_that_asks_for_numbers() -> None:
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), Asks(8 * 25, 4)
+    )
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    assert counted_gflops(module[:3], (3, 5, 5)) == pytest.approx(25 * 8 * 27 / 1e9)
+    assert counted_gflops(module, (3, 5, 5)) is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())

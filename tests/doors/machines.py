@@ -95,6 +95,15 @@ FLEET = [
         "fleet --engine local --kinds cpu --model vim_nano --r 0 --accuracy-only --images 12 --out f9",
         {"--accuracy-only": lambda d: [(arm["n_images"], arm["rounds"]) for arm in d.arms("f9")] == [(12, 0)]},
     ),
+    Row(
+        "fleet of models of others",
+        "fleet --engine local --kinds cpu --model vim_nano,timm:test_vit --together --quick --r 0 --images 2 --batch-size 2 "
+        "--out f11",
+        {"--model": lambda d: {arm["baseline"] for arm in d.arms("f11")} == {"vim_nano/r0"} and len(d.arms("f11")) == 2},
+    ),
+    refused(
+        "fleet of own code", "fleet --engine local --kinds cpu --arm a=toy:full --out f12", "--arm", "not send your own code"
+    ),
     refused(
         "fleet at a size that leaves a rest",
         "fleet --engine local --kinds cpu --model vim_nano --img-size 15 --out f10",

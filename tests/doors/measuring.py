@@ -89,6 +89,7 @@ RETRAIN = [
         {"--force": lambda d: d.says(r"ck3/.* done top-1") and d.warns("step 2/2")},
         needs=("retrain pruned",),
     ),
+    refused("recipe of a size that leaves a rest", "retrain --show --set img_size=15", "--set", "img_size 15 does not fit"),
     Row(
         "recipe",
         "retrain --preset upstream_exact --show --epochs 3 --teacher none",
@@ -112,7 +113,7 @@ RUN = [
             "--labels": lambda d: d.arms("a")[0]["top1"]["value"] > 80,
             "--class-map": lambda d: d.arms("a")[0]["top1"]["value"] > 80,  # the alphabet has it backwards
             "--on-error": lambda d: {arm["n_images"] for arm in d.arms("a")} == {11},
-            "--images": lambda d: d.says("12 of 21"),
+            "--images": lambda d: d.says("11 images of flat.*, chosen from 21"),
             "--inputs": lambda d: d.json("a/manifest.json")["data"]["vim_nano"]["inputs"] != "real images",
             "--no-graphs": lambda d: d.plan("a")["graphs"] is False,  # what it changes needs a GPU
             "--fed": lambda d: d.says("fed images/s") and all(len(arm["fed"]) == 4 for arm in d.arms("a")),
@@ -175,10 +176,12 @@ RUN = [
     ),
     Row(
         "simulated models together",
-        "--device sim --model vim_tiny,deit_tiny --gpus v100 --r 0,11 --quick --together --baseline deit_tiny/r11 --out s5",
+        "--device sim --model vim_tiny,deit_tiny --img-size 224,384 --gpus v100 --ratios 0,0.31 --quick --together "
+        "--baseline deit_tiny/r11 --out s5",
         {
-            "--together": lambda d: [arm["rounds"] for arm in d.arms("s5")] == [d.arms("s5")[0]["rounds"]] * 4,
-            "--baseline": lambda d: d.says("2 models over deit_tiny/r11") and d.arms("s5")[0]["speedup"]["value"] == 1,
+            "--together": lambda d: [arm["rounds"] for arm in d.arms("s5")] == [d.arms("s5")[0]["rounds"]] * 8,
+            "--img-size": lambda d: "tokens.svg" in d.files("s5") and "over the tokens" in d.text("s5/report.html"),
+            "--baseline": lambda d: d.says("4 models over deit_tiny/r11") and d.arms("s5")[0]["speedup"]["value"] == 1,
         },
     ),
     Row(

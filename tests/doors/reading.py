@@ -9,6 +9,7 @@ from machines import crowded
 from world import Done, Row, refused
 
 RUNS = ("run", "fleet")
+PACKED = ("run", "contribute")
 
 
 def names_of_here(done: Done, archive: str) -> bool:
@@ -29,7 +30,11 @@ SHOW = [
     Row(
         "ls as a page",
         "ls . --gallery pages/runs.md",
-        {"--gallery": lambda d: all(f"](../{name})" in d.text("pages/runs.md") for name in ("a", "f", "given.tar.gz"))},
+        {  # `a` lies there packed, too, and counts once
+            "--gallery": lambda d: (
+                [f"](../{name})" in d.text("pages/runs.md") for name in ("f", "given.tar.gz", "a")] == [True, True, False]
+            )
+        },
         needs=("run", "fleet", "contribute"),
     ),
     Row(
@@ -67,9 +72,23 @@ SHOW = [
         },
         needs=("run",),
     ),
+    Row(
+        "show packed",
+        "show given.tar.gz --rounds",
+        {"run": lambda d: d.says("files: given.tar.gz.*ms per image")},
+        needs=PACKED,
+    ),
+    Row(
+        "report packed",
+        "report given.tar.gz",
+        {"run": lambda d: d.text("given/table.csv") == d.text("a/table.csv") and d.says("files: given")},
+        needs=PACKED,
+    ),
     Row("show merged", "show m", {"run": lambda d: d.says("merged-") and d.says("chunked kernels")}, needs=("merge",)),
     Row("show a gate's", "show g/head-2 --rounds", {"--rounds": lambda d: d.says("ms per image")}, needs=("gate",)),
-    Row("show an evaluation", "show e", {"run": lambda d: d.says("11 of 12 images of v")}, needs=("eval",)),
+    Row(
+        "show an evaluation", "show e", {"run": lambda d: d.says("11 of 12 images of v, chosen from 21, each")}, needs=("eval",)
+    ),
     Row(
         "report an evaluation",
         "report e",
@@ -161,6 +180,7 @@ COMPARE = [
         code=4,
         needs=("merge",),
     ),
+    Row("compare packed", "compare given.tar.gz a", {"base": lambda d: d.says("top-1 .*SAME")}, code=4, needs=PACKED),
     Row("compare simulated", "compare s3 s4", {}, code=5, refusal="cannot be compared", needs=("rerun",)),
     Row(
         "compare simulated, explained",
@@ -188,6 +208,13 @@ FIGURE = [
         },
         needs=("merge", "gate"),
     ),
+    Row(
+        "figure of packed and other runs",
+        "figure given.tar.gz s5 --kind tokens --out drawn/tokens.svg",
+        {"runs": lambda d: d.text("drawn/tokens.svg") != d.text("s5/tokens.svg")},
+        needs=("contribute", "simulated models together"),
+    ),
+    refused("figure of one size", "figure a --kind tokens", "--kind", "measure with --img-size", "run"),
     Row(
         "figure of energy",
         "figure s1 --kind energy --style paper --out drawn",
@@ -292,6 +319,12 @@ DRAW = [
     ),
     Row("visualize again", "visualize flat/i01.png --r 20", {"--r": lambda d: "i01_r20.png" in d.files("pictures")}),
     Row(
+        "visualize larger",
+        "visualize flat/i01.png --img-size 56 --ratio 0.31 --out pictures3",
+        {"--img-size": lambda d: d.says("i01_r44") and d.warns("resized")},
+    ),
+    refused("visualize two sizes", "visualize flat/i01.png --img-size 28,56", "--img-size", "one image size"),
+    Row(
         "roofline of a run",
         "roofline s1 --style paper --json roof.json --out roof",
         {
@@ -320,24 +353,36 @@ DRAW = [
     ),
     Row(
         "roofline of ratios",
-        "roofline --gpu a4000 --ratios 0.54 --json -",
-        {"--ratios": lambda d: [row["r"] for row in d.json()] == [20]},
+        "roofline --gpu a4000 --img-size 224,384 --ratios 0.54 --json -",
+        {
+            "--ratios": lambda d: [row["r"] for row in d.json()] == [20, 58],
+            "--img-size": lambda d: [row["model"] for row in d.json()] == ["vim_small", "vim_small_384"],
+        },
     ),
 ]
 COUNT = [
     Row(
         "flops",
-        "flops --model vim_tiny,deit_tiny --ratios 0,0.31 --convention hook --preset upstream_exact --placement odd "
-        "--json flops.json",
+        "flops --model vim_tiny,deit_tiny --img-size 224,384 --ratios 0,0.31 --convention hook --preset upstream_exact "
+        "--placement odd --json flops.json",
         {
-            "--model": lambda d: {row["model"] for row in d.json("flops.json")} == {"vim_tiny", "deit_tiny"},
-            "--ratios": lambda d: len(d.json("flops.json")) == 4,
+            "--model": lambda d: {row["model"][:8] for row in d.json("flops.json")} == {"vim_tiny", "deit_tin"},
+            "--img-size": lambda d: {row["model"][-4:] for row in d.json("flops.json")} == {"tiny", "_384"},
+            "--ratios": lambda d: len(d.json("flops.json")) == 8,
             "--convention": lambda d: set(d.json("flops.json")[0]["gflops"]) == {"paper", "hook", "hook_without_matching"},
             "--preset": lambda d: d.json("flops.json")[0]["final_tokens"] == 99,  # its last merge takes all it can
             "--placement": lambda d: d.json("flops.json")[1]["r"] == 10,  # 11 in even blocks: they merge once less
             "--json": lambda d: d.says("vim_tiny, preset upstream_exact, odd blocks"),
         },
     ),
+    Row(
+        "flops of timm",
+        "flops --model timm:deit_tiny_patch16_224,deit_tiny --r 0 --json -",
+        {
+            "--model": lambda d: d.json()[0]["gflops"]["counted"] == d.json()[1]["gflops"]["analytic"]
+        },  # it counts attention, too
+    ),
+    refused("flops of none of timm's", "flops --model timm:resnat50", "--model", "did you mean resnet50"),
     Row("flops at r", "flops --model vim_tiny --r 5 --json -", {"--r": lambda d: [row["r"] for row in d.json()] == [5]}),
     Row(
         "paper",

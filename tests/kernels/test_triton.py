@@ -128,8 +128,9 @@ def test_the_scan_does_not_overflow_where_the_gated_halves_are_finite() -> None:
 
 
 def test_small_batches_take_both_directions_at_once_and_no_card_a_second_wave_for_little() -> None:
-    assert scan_triton.launch_shape(1, 768, 132, 32).pair
-    assert not scan_triton.launch_shape(128, 768, 132, 32).pair
+    shapes = {batch: scan_triton.launch_shape(batch, 768, 132, 32) for batch in (1, 32, 64, 128)}
+    assert [shape.pair for shape in shapes.values()] == [True, True, True, False]
+    assert [shape.channels for shape in shapes.values()] == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("shift", [-30.0, -5.0, 0.0, 19.0, 60.0])

@@ -83,6 +83,7 @@ def test_every_profile_is_plausible_and_names_its_source() -> None:
     for profile in gpus:
         assert profile.fp16_tflops > profile.fp32_tflops > 10
         assert profile.bandwidth_gbs > 400
+        assert 4 <= profile.l2_mb <= 126
         assert profile.source
 
 

@@ -140,12 +140,24 @@ def test_a_slice_of_a_gpu_is_found_by_its_uuid_and_measured_with_single_steps_en
     assert device.id == f"cuda:{SLICE}"
     assert "MIG" in arm.labels
     assert arm.latency_ms
-    assert arm.latency_ms["p99"] >= arm.latency_ms["p50"] > 0
+    assert arm.latency_ms["p50"] > 0  # time runs twenty times as fast, so there are seldom the 200 steps of a p99
     assert arm.paper_mode
     with Store.open(place / "slice") as store:
         (session,) = store.sessions(device.id, kind="energy")
     ((energy,),) = [list(session.result["energy"].values())]
     assert energy["joules"] or "without a break" in energy["reason"]  # where other programs held up the first step
+
+
+def test_a_card_with_a_large_cache_takes_a_batch_in_parts_says_so_and_answers_as_in_one(place: Path) -> None:
+    run: list[object] = [*TINY, GPUS[0], "--quick", "--batch-size", 16, "--data", "data/train", "--images", 16, "--out"]
+    small = {"STAND_IN_CAPABILITY": "8.9", "STAND_IN_SMALL": "1"}
+    for done in on_gpus(place, (small, [*run, "parts"]), ({}, [*run, "whole"])):
+        assert done.code == 0, done.text
+    parts, whole = load(place / "parts"), load(place / "whole")
+    assert ["cuda-graph in 3 parts" in arm.labels for arm in parts.arms] == [True, True]
+    assert ["cuda-graph" in arm.labels for arm in whole.arms] == [True, True]
+    assert [arm.token_counts for arm in parts.arms] == [arm.token_counts for arm in whole.arms]
+    assert [arm.top1 for arm in parts.arms] == [arm.top1 for arm in whole.arms]
 
 
 def test_the_sweep_leaves_out_the_sizes_that_do_not_fit_into_memory(place: Path) -> None:
@@ -230,6 +242,10 @@ def test_gpu_check_runs_through_and_sets_every_kernel_beside_its_prediction(plac
     assert all(isinstance(report[part], dict) and "failed" not in report[part] for part in report["seconds"])
     assert all(row["graph equals eager"] for row in report["parity"].values())
     assert report["models"]["images_per_second"]["vim_nano"]["5"]["predicted"] > 0
+    for row in report["parts"].values():
+        assert set(row["images_per_second"]) == set(row["predicted"]) == {"1", "2"}
+        assert row["quickest"] in row["images_per_second"]
+        assert row["chosen"] == "1"
 
 
 # Not rehearsed: a gate, whose turns of two programs did not end where time runs faster; real times, real kernels at full size,

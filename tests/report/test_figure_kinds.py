@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -14,13 +15,17 @@ from PIL import Image
 from sample_runs import arms, cpu_run, record, two_gpus
 
 from rmeeto_bench.bench.store.store import Store
+from rmeeto_bench.bench.summary.raw import raw_of
 from rmeeto_bench.cli.main import main
 from rmeeto_bench.errors import DataError
+from rmeeto_bench.fleet.join.archive import run_at
 from rmeeto_bench.records.run import Block, DeviceRecord, Estimate, RunRecord, save
 from rmeeto_bench.report.figures.curves import lines_of
 from rmeeto_bench.report.figures.kinds import energy, kernel_times, retraining, speed_accuracy, speedup
 from rmeeto_bench.report.figures.labels import short
 from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, render
+from rmeeto_bench.report.figures.tokens import tokens
+from rmeeto_bench.report.run.over_own import speedups_over_own
 
 CHECK = {
     "provenance": {"device": "NVIDIA A100"},
@@ -42,6 +47,17 @@ def joules(run: RunRecord) -> dict[tuple[str, str, str], Estimate]:
     return {(run.run_id, arm.device, arm.arm): Estimate(0.2, 0.19, 0.21) for arm in run.arms}
 
 
+def sizes() -> RunRecord:
+    """A model and its merged one at three image sizes, with a GPU's memory."""
+    rates = {"vim_tiny": 300.0, "vim_tiny_256": 230.0, "vim_tiny_512": 50.0}
+    rows = [
+        arm
+        for model, rate in rates.items()
+        for arm in arms("cpu", model, {0: rate, 11: 1.3 * rate}, accuracy=False, peak_memory_mib=1e5 / rate)
+    ]
+    return record(cpu_run().devices, tuple(rows))
+
+
 def every(style: str) -> dict[str, Figure]:
     return {
         "speed_accuracy": speed_accuracy([two_gpus()], style),
@@ -49,6 +65,7 @@ def every(style: str) -> dict[str, Figure]:
         "retraining": retraining([cpu_run(), training_free(cpu_run())], style),
         "energy": energy([two_gpus()], style, joules(two_gpus())),
         "kernels": kernel_times([CHECK], style),
+        "tokens": tokens([sizes()], style, speedups_over_own(sizes(), {})),
     }
 
 
@@ -129,6 +146,33 @@ def test_no_label_lies_on_another_or_under_an_error_bar_or_outside(name: str, *,
         assert not any(bar.intersects_bbox(box) for bar in bars), text
 
 
+def test_over_the_tokens_each_model_and_ratio_is_one_line_through_its_sizes() -> None:
+    figure = tokens([sizes()], "paper", speedups_over_own(sizes(), {}))
+    lines = [[line for line in axes.lines if line.get_linestyle() in ("-", "--")] for axes in figure.axes]
+    rates, (*gain, _), memory = lines  # and the line of no gain
+    assert [list(line.get_xdata()) for line in rates] == [[197, 257, 1025]] * 2
+    assert [list(line.get_ydata()) for line in gain] == [pytest.approx([1.3] * 3)]
+    assert len(memory) == 2
+    assert [text.get_text() for text in figure.axes[2].get_xticklabels()] == ["197\n224 px", "1,025\n512 px"]  # 257 has no room
+    without = [replace(sizes(), arms=tuple(replace(arm, peak_memory_mib=None) for arm in sizes().arms))]
+    assert [axes.get_ylabel() for axes in tokens(without, "screen", {}).axes] == ["images/s"]
+
+
+def test_what_merging_gains_beside_another_models_arms_is_paired_in_the_rounds() -> None:
+    """Of a run that was measured: its rows are over vim_tiny_384/r0, and so are those of DeiT."""
+    with run_at(Path(__file__).parents[2] / "results/image_sizes/2core_avx512_384.tar.gz") as (folder, run):
+        blocks = raw_of(run, folder).blocks
+    found = {arm: value for (_, _, arm), value in speedups_over_own(run, blocks).items()}
+    stored = {arm.arm: arm for arm in run.arms}
+    assert found["vim_tiny_384/r33"] == stored["vim_tiny_384/r33"].speedup
+    rounds = {(b.round, b.arm): b.seconds / b.images for b in blocks["cpu"]}
+    ratios = [rounds[i, "deit_tiny_384/r0"] / rounds[i, "deit_tiny_384/r33"] for i in range(8)]
+    gain = found["deit_tiny_384/r33"]
+    assert gain.value == pytest.approx(np.median(ratios), rel=0.01)
+    assert min(ratios) <= gain.low < gain.value < gain.high <= max(ratios)  # type: ignore[operator]
+    assert "deit_tiny_384/r33" not in {arm for _, _, arm in speedups_over_own(run, {})}  # without the rounds nothing is known
+
+
 def test_two_runs_of_one_machine_are_told_apart() -> None:
     names = [line.name for line in lines_of([cpu_run(), replace(cpu_run(), run_id="second")])]
     assert len(set(names)) == 2
@@ -142,6 +186,8 @@ def test_what_a_run_does_not_have_is_not_drawn() -> None:
         retraining([cpu_run()], "screen")
     with pytest.raises(DataError, match="no energy"):
         energy([cpu_run()], "screen", {})
+    with pytest.raises(DataError, match="--img-size 224,384"):
+        tokens([cpu_run()], "screen", {})
     with pytest.raises(DataError, match="gpu_check"):
         kernel_times([{"models": {}}], "screen")
 

@@ -224,9 +224,14 @@ def _bomb_tar() -> Attack:
     return prepare
 
 
+def shown(attack: Attack) -> Attack:
+    """The same archive, given to a command that shows it."""
+    return lambda folder: ["show", *attack(folder)[1:2]]  # type: ignore[index]
+
+
 GOOD = to_json(cpu_run()).encode()
 ARCHIVES = {
-    "no archive": (packed(b"plain text"), "no tar file"),
+    "no archive": (packed(b"plain text"), "give one that contribute wrote"),
     "an empty file": (packed(b""), "no tar file"),
     "half an archive": (packed(gzip.compress(np.random.default_rng(0).bytes(9000))[:5000]), "no tar file"),
     "an archive without a run": (archive(("readme.txt", b"hello")), "holds no manifest.json"),
@@ -240,6 +245,7 @@ ARCHIVES = {
     "a size that is a lie": (_lying_tar(), ""),
     "a bomb": (_bomb_tar(), "larger than any run"),
 }
+ARCHIVES |= {f"{name}, shown": (shown(attack), says) for name, (attack, says) in ARCHIVES.items()}
 
 
 # ---- plans and profiles

@@ -66,6 +66,7 @@ class BuiltArm:
     known_by: str = ""  # what tells how the weights were trained: catalogue, metadata, arguments, file name or unknown
     on_gpu: bool = False  # where it runs
     compiled: CompiledForward | None = None  # the model through torch.compile, if it is
+    gflops: float | None = None  # of an image as torch counts them, of a model that is not ours; None: not known
 
     def eager(self, images: Tensor) -> Tensor:
         """Images [B, ...] -> logits [B, classes] as the model gives them: an odd batch gets no CUDA graph and no program of its
@@ -97,13 +98,15 @@ class BuiltArm:
         """Which kernels it runs on, for the user."""
         return f"{self.cell.model} runs on {self.model.kernels_account}" + (", compiled by torch" if self.compiled else "")
 
-    def labels(self) -> tuple[str, ...]:
-        """How the forward ran where that is not a matter of course: graph or eager on a GPU, merging outside the kernels."""
+    def labels(self, batch: int) -> tuple[str, ...]:
+        """How a forward of so many images ran where that is not a matter of course: in a graph, in parts, merging in torch."""
         notes = () if self.provenance is None else self.provenance.notes
         found = ["resized positions" for note in notes if RESIZED in note]
         forward = self.forward.forward if isinstance(self.forward, Guarded) else self.forward
         if isinstance(forward, GraphedForward):
-            found.append("cuda-graph" if forward.refused is None else f"eager: {forward.refused}")
+            parts = forward.parts(batch)
+            graph = "cuda-graph" if parts == 1 else f"cuda-graph in {parts} parts"
+            found.append(graph if forward.refused is None else f"eager: {forward.refused}")
         elif self.on_gpu:
             found.append("eager")
         if self.on_gpu and self.model.merge_path.startswith("torch"):
@@ -133,7 +136,7 @@ def arm_of(
     compiled = CompiledForward(model) if cell.model.startswith(COMPILE) else None
     forward: Callable[[Tensor], Tensor] = compiled or model
     if setting.graphs:
-        forward = GraphedForward(model, forward)
+        forward = GraphedForward(model, forward, parts=1 if compiled else None)  # what is compiled takes full batches
     if compiled or isinstance(model, ForeignModel):
         own = isinstance(model, ForeignModel) and model.kernels_name == "own"  # gives as many classes as it likes
         forward = Guarded(forward, None if own else model.config.num_classes)

@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from rmeeto_bench.bench.plan.plan import Cell
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, arm_of
 from rmeeto_bench.checkpoints.reader import Provenance, read_checkpoint
+from rmeeto_bench.cost.counted import counted_gflops
 from rmeeto_bench.errors import ArmError, CheckpointError, UsageError, in_one_line
 from rmeeto_bench.models.foreign import ForeignConfig, ForeignModel, Guarded
 from rmeeto_bench.models.graphs import GraphedForward
@@ -53,6 +55,12 @@ def _of_timm(resolved: Resolved, cell: Cell, setting: Setting) -> tuple[nn.Modul
 
 def _called(target: str, setting: Setting) -> Any:
     """What the user's function returns."""
+    function, arguments = imported(target), (setting.device.torch_device, setting.dtype)
+    return function(*arguments) if takes_device(target) else function()
+
+
+def takes_device(target: str) -> bool:
+    """Whether the user's function takes (device, dtype), or nothing. Raises `UsageError` for another one, or none."""
     function = imported(target)
     needed = [
         parameter
@@ -62,7 +70,7 @@ def _called(target: str, setting: Setting) -> Any:
     ]
     if len(needed) not in (0, 2):
         raise UsageError(f"{target} takes {len(needed)} arguments; an arm's function takes none, or (device, dtype)")
-    return function(setting.device.torch_device, setting.dtype) if needed else function()
+    return bool(needed)
 
 
 def imported(target: str) -> Callable[..., Any]:
@@ -90,6 +98,15 @@ def _placed(made: Any, setting: Setting) -> Callable[[Tensor], Tensor]:
     if not callable(made):
         raise ArmError(f"its function returned {type(made).__name__}, not a module or a callable for a batch")
     return made
+
+
+def gflops_of(arm: BuiltArm, setting: Setting) -> float | None:
+    """GFLOPs of an image where the program is a module; nobody can look into another callable."""
+    inner = arm.model.inner if isinstance(arm.model, ForeignModel) else None
+    if not isinstance(inner, nn.Module):
+        return None
+    with nullcontext() if arm.compiled is None else arm.compiled.switched_off():
+        return counted_gflops(inner, arm.input_shape, setting.dtype)
 
 
 def refused_graph(arm: BuiltArm) -> str:

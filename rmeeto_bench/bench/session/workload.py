@@ -23,6 +23,7 @@ from rmeeto_bench.data.preprocessing import declared
 from rmeeto_bench.data.reading import Reading
 from rmeeto_bench.errors import ArmError, DataError, RmeetoError, UsageError, in_one_line
 from rmeeto_bench.measure.devices.device import Device
+from rmeeto_bench.models.sizes import TIMM
 
 
 class Workload(Protocol):
@@ -98,6 +99,7 @@ class ModelWorkload:
         self.setting: Setting = setting_for(plan, device)
         self.plan = plan
         models = {one.model: one for one in resolved}
+        _import_own(resolved)
         self.data = _shared({model: load_data(plan, one, workers) for model, one in models.items()})
         without = [model for model, data in self.data.items() if data is None]
         if plan.inputs in ("real", "both") and without:
@@ -133,7 +135,7 @@ class ModelWorkload:
             return build_training(cell, self.setting, resolved)
         if not resolved.program:
             return build(cell, self.plan, self.setting, resolved)
-        from rmeeto_bench.bench.session.other_arm import build_other, refused_graph
+        from rmeeto_bench.bench.session.other_arm import build_other, gflops_of, refused_graph
 
         torch.manual_seed(self.plan.seed)
         try:
@@ -149,7 +151,7 @@ class ModelWorkload:
             raise ArmError(f"it gives {logits.shape[1]} classes, and the images have {data.num_classes}")
         if refused := refused_graph(arm):
             raise ArmError(refused)
-        return arm
+        return replace(arm, gflops=gflops_of(arm, self.setting))
 
     def _images(self, arm: BuiltArm) -> ImageSet | None:
         """The images of an arm's model, if they are of the arm's own shape."""
@@ -263,10 +265,11 @@ class ModelWorkload:
                 averaged=origin is not None and origin.averaged,
                 reduction=written(arm.cell.reduction),
                 num_classes=arm.model.config.num_classes,
-                labels=arm.labels(),
+                labels=arm.labels(self.batch_size),
                 token_counts=self.counted[name],
                 planned_token_counts=arm.model.planned_token_counts(),
                 peak_memory_mib=self._peaks.get(name),
+                gflops=arm.gflops,
                 noise=self.sees_noise(arm),
                 failure="ARM_FAILED" if arm.failure else None,
                 failure_detail=arm.failure,
@@ -288,6 +291,16 @@ class ModelWorkload:
             batches = resident_batches(arms[0].input_shape, data, self.setting, self.plan.seed)
             found |= {arm.cell.name: probe(arm.forward, batches) for arm in arms}
         return found
+
+
+def _import_own(resolved: Sequence[Resolved]) -> None:
+    """Import the user's own code before anything that takes long. Raises `UsageError` for a function that is not there."""
+    targets = [one.program for one in resolved if one.program and not one.program.startswith(TIMM)]
+    if targets:
+        from rmeeto_bench.bench.session.other_arm import takes_device
+
+        for target in targets:
+            takes_device(target)
 
 
 def _shared(data: dict[str, ImageSet | None]) -> dict[str, ImageSet | None]:

@@ -57,6 +57,8 @@ class Facts:
     compile_seconds: float | None = None
     # How often torch wanted to compile it again later.
     recompilations: int | None = None
+    # GFLOPs of an image as torch counts them, of a model that is not ours; None: they cannot be counted.
+    gflops: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the store."""

@@ -148,11 +148,12 @@ def _base(cell: Cell, here: Place, facts: Facts) -> Arm:
 
 
 def _other(cell: Cell, here: Place, facts: Facts) -> Arm:
-    """The row of a model that is not ours: nothing is known of its tokens and operations."""
+    """The row of a model that is not ours: nothing is known of its tokens, and of its operations what torch counts."""
     counts: dict[str, Any] = {"r": 0, "ratio_requested": 0.0, "reduction_ratio": 0.0, "token_counts": (), "final_tokens": 0}
     names = ("precision", "backend", "batch_size", "weights", "checkpoint", "checkpoint_sha256", "labels", "averaged")
     same = {name: getattr(facts, name) for name in (*names, "peak_memory_mib", "known_by")}
-    return Arm(here.device.id, cell.name, cell.model, **counts, **same)
+    gflops = {} if facts.gflops is None else {"counted": facts.gflops}
+    return Arm(here.device.id, cell.name, cell.model, **counts, **same, gflops=gflops)
 
 
 def _fingerprint(session: Session) -> tuple[str, ...]:

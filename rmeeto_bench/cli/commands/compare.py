@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOGUE
-    parser.add_argument("base", type=Path, metavar="A", help="folder of the run to compare with")
-    parser.add_argument("head", type=Path, metavar="B", help="folder of the run that is judged")
+    parser.add_argument("base", type=Path, metavar="A", help="the run to compare with, its folder or archive")
+    parser.add_argument("head", type=Path, metavar="B", help="the run that is judged")
     parser.add_argument(
         "--margin", type=percent, default=0.01, metavar="P%", help="speeds within this are the same (default: 1%%)"
     )
@@ -31,12 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Compare and show."""
     from rmeeto_bench.compare.stored_runs import StoredRun, Tolerances, compare
-    from rmeeto_bench.records.run import MANIFEST, load
+    from rmeeto_bench.fleet.join.archive import run_at
 
-    sides = []
-    for path in (arguments.base, arguments.head):
-        folder = path.parent if path.name == MANIFEST else path
-        sides.append(StoredRun(folder, load(folder)))
     limits = Tolerances(arguments.margin, arguments.top1_margin)
-    base, head = sides
-    return comparing.show(compare(base, head, limits, explain=arguments.explain), arguments)
+    with run_at(arguments.base) as base, run_at(arguments.head) as head:
+        compared = compare(StoredRun(*base), StoredRun(*head), limits, explain=arguments.explain)
+    return comparing.show(compared, arguments)

@@ -14,7 +14,7 @@ FORMATS = ("gab", "bmf", "csv", "json")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its archive")
     parser.add_argument(
         "--to",
         required=True,
@@ -27,15 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Write the run. Raises `MeasurementError` for one that measured nothing, or that was simulated and goes into a history."""
     from rmeeto_bench.errors import MeasurementError
-    from rmeeto_bench.records.run import load, require_measured
+    from rmeeto_bench.fleet.join.archive import run_at
+    from rmeeto_bench.records.run import require_measured
     from rmeeto_bench.report.run.export import FORMATS as WRITERS
 
-    record = load(arguments.run)
+    with run_at(arguments.run) as (_, record):
+        text = WRITERS[arguments.to](record)
     if arguments.to in ("gab", "bmf"):
         require_measured(record)
         if not any(arm.known for arm in record.arms):
             raise MeasurementError(f"run {record.run_id} measured nothing; a history needs numbers")
-    text = WRITERS[arguments.to](record)
     if arguments.out:
         write_atomic(arguments.out, text)
     elif arguments.to == "csv":

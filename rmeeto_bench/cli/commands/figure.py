@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ KINDS = {
     "speedup": "speed-up over the ratio, with the token bound",
     "retraining": "accuracy before and after re-training",
     "energy": "joules per image over the ratio",
+    "tokens": "images/s, speed-up and GPU memory over the tokens of an image, of one or several runs",
     "kernels": "time of each kernel; RUN is a report of benchmarks/gpu_check.py",
 }
 ENDINGS = (".png", ".pdf", ".svg")
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "kinds:\n" + "\n".join(f"  {kind:15} {text}" for kind, text in KINDS.items())
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders or archives of runs")
     parser.add_argument("--kind", choices=tuple(KINDS), default="speed_accuracy", help="which figure (default: speed_accuracy)")
     parser.add_argument("--style", choices=("screen", "paper"), default="screen", help="size and font: paper fits a column")
     parser.add_argument(
@@ -38,9 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _draw(arguments: argparse.Namespace) -> Figure:
+    from rmeeto_bench.bench.summary.raw import raw_of
     from rmeeto_bench.errors import DataError
-    from rmeeto_bench.records.run import load
+    from rmeeto_bench.fleet.join.archive import run_at
     from rmeeto_bench.report.figures import kinds
+    from rmeeto_bench.report.figures.tokens import tokens
+    from rmeeto_bench.report.run.energy import energy_of_run
+    from rmeeto_bench.report.run.over_own import speedups_over_own
 
     if arguments.kind == "kernels":
         try:
@@ -48,25 +54,25 @@ def _draw(arguments: argparse.Namespace) -> Figure:
         except (ValueError, IsADirectoryError) as error:
             raise DataError(f"--kind kernels needs the JSON that benchmarks/gpu_check.py wrote ({error})") from error
         return kinds.kernel_times(checks, arguments.style)
-    records = [load(path) for path in arguments.runs]
-    if arguments.kind == "energy":
-        from rmeeto_bench.bench.summary.raw import raw_of
-        from rmeeto_bench.report.run.energy import energy_of_run
-
-        joules: dict[tuple[str, str, str], Estimate] = {}
-        for path, record in zip(arguments.runs, records, strict=True):
-            joules |= energy_of_run(record, raw_of(record, path if path.is_dir() else path.parent).blocks)
-        return kinds.energy(records, arguments.style, joules)
-    return kinds.KINDS[arguments.kind](records, arguments.style)
+    with ExitStack() as opened:
+        runs = [opened.enter_context(run_at(path)) for path in arguments.runs]
+        records = [record for _, record in runs]
+        if arguments.kind in kinds.KINDS:
+            return kinds.KINDS[arguments.kind](records, arguments.style)
+        of_run, draw = {"energy": (energy_of_run, kinds.energy), "tokens": (speedups_over_own, tokens)}[arguments.kind]
+        found: dict[tuple[str, str, str], Estimate] = {}
+        for folder, record in runs:
+            found |= of_run(record, raw_of(record, folder).blocks)
+        return draw(records, arguments.style, found)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Draw, write, and say where."""
+    from rmeeto_bench.fleet.join.archive import drawn_at
     from rmeeto_bench.report.figures.style import render, write_figure
 
     figure = _draw(arguments)
-    first = arguments.runs[0]
-    out = arguments.out or (first if first.is_dir() else first.parent)
+    out = arguments.out or drawn_at(arguments.runs[0])
     if out.suffix in ENDINGS:
         write_atomic(out, render(figure, out.suffix[1:], arguments.style))
         paths = [out]

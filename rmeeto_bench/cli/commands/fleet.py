@@ -21,7 +21,6 @@ UNUSED = (
     "--schedule",
     "--workers",
     "--json",
-    "--arm",
     "--trace",
 )  # of `run`: not for a fleet
 
@@ -66,9 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_command.add_arguments(parser)
     for action in [action for action in parser._actions if set(action.option_strings) & set(UNUSED)]:
         _remove(parser, action)
-    parser.set_defaults(
-        preset="default", gpus="all", resume=False, dry_run=False, schedule="serial", json=None, arm=None, trace=False
-    )
+    for action in parser._actions:
+        if action.dest == "arm":
+            action.help = argparse.SUPPRESS  # refused in words
+    parser.set_defaults(preset="default", gpus="all", resume=False, dry_run=False, schedule="serial", json=None, trace=False)
 
 
 def _with_plan(arguments: argparse.Namespace) -> tuple[argparse.Namespace, dict[str, dict[str, str]]]:
@@ -129,6 +129,11 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.fleet.drive import drive
     from rmeeto_bench.fleet.plan import CPU, check_kinds, tasks
 
+    if arguments.arm:
+        raise UsageError(
+            f"a fleet does not send your own code (--arm {arguments.arm[0]}) to its machines; give the same --arm to "
+            "`rmeeto-bench run` on each of them, and join the runs with `rmeeto-bench merge`"
+        )
     arguments, paths = _with_plan(arguments)
     if not arguments.kinds:
         raise UsageError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,15 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _found(folder: Path) -> Iterator[tuple[Path, RunRecord | str]]:
     """The runs in a folder and one below it, packed ones too: where each is, and its record or why it cannot be read."""
     from rmeeto_bench.errors import DataError
-    from rmeeto_bench.fleet.join.archive import ENDINGS, unpack
-    from rmeeto_bench.records.run import MANIFEST, load
+    from rmeeto_bench.fleet.join.archive import ENDINGS, run_at
+    from rmeeto_bench.records.run import MANIFEST
 
     for path in sorted({found for end in (MANIFEST, *(f"*{end}" for end in ENDINGS)) for found in _within(folder, end)}):
-        packed = path.name != MANIFEST
-        place = path if packed else path.parent
+        place = path.parent if path.name == MANIFEST else path
         try:
-            with tempfile.TemporaryDirectory(prefix="rmeeto-bench-") as scratch:
-                yield place, load(unpack(path, Path(scratch)) if packed else place)
+            with run_at(path) as (_, record):
+                yield place, record
         except DataError as error:
             yield place, str(error)
 

@@ -10,20 +10,19 @@ from rmeeto_bench.cli.result import show
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its archive")
     parser.add_argument("--style", choices=("screen", "paper"), default="screen", help="size and font of the figure")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write here instead of into the run's folder")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write here (default: the run's folder, or beside its archive)")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Write the files again and print the table."""
     from rmeeto_bench.bench.summary.raw import raw_of
-    from rmeeto_bench.records.run import load
+    from rmeeto_bench.fleet.join.archive import drawn_at, run_at
     from rmeeto_bench.report.run.files import write_all
 
-    record = load(arguments.run)
-    source = arguments.run if arguments.run.is_dir() else arguments.run.parent
-    folder = arguments.out or source
-    write_all(record, folder, arguments.style, raw_of(record, source))
+    with run_at(arguments.run) as (source, record):
+        folder = arguments.out or drawn_at(arguments.run)
+        write_all(record, folder, arguments.style, raw_of(record, source))
     show(record, folder)
     return 0

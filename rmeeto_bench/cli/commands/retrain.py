@@ -232,6 +232,7 @@ def _report(result: Trained, state: str) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Train at every r asked for, one after the other; each writes its checkpoint and log when it is done."""
     recipe = _recipe(arguments)
+    config(arguments.model, **({} if recipe.img_size is None else {"img_size": recipe.img_size}))  # the model can be built
     if arguments.show:
         from rmeeto_bench.retrain.recipe import as_set
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.cli import output
 from rmeeto_bench.cli.flags import add_amount_arguments, chosen_rs
+from rmeeto_bench.cli.images import add_img_size, at_typed_sizes
 from rmeeto_bench.cost.attainable import Case, RooflineArm, measured, work_out
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.sizes import config
@@ -29,9 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOGUE
-    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run: show what its arms reached")
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a stored run: show what its arms reached")
     parser.add_argument("--gpu", metavar="PROFILE", help="a name of `rmeeto-bench profiles` (for a RUN: if it has no profile)")
     parser.add_argument("--model", metavar="NAMES", help="with commas (default: vim_small); not with a RUN")
+    add_img_size(parser)
     add_amount_arguments(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per forward (default: 128); not with a RUN")
     parser.add_argument("--out", type=Path, metavar="DIR", help="draw roofline_GPU_MODEL.{png,pdf,svg} into this folder")
@@ -49,7 +51,7 @@ def _planned(arguments: argparse.Namespace) -> list[Case]:
     profile = profile_named(arguments.gpu)
     return [
         Case(profile, profile.display, model, r, batch)
-        for model in (arguments.model or "vim_small").split(",")
+        for model in at_typed_sizes(arguments.model or "vim_small", arguments.img_size)
         for r in chosen_rs(arguments, config(model), ReductionConfig())
     ]
 
@@ -83,15 +85,16 @@ def _table(rows: list[dict[str, Any]], width: int) -> Table:
 def main(arguments: argparse.Namespace) -> int:
     """Work out the limits, show them, draw them."""
 
-    from rmeeto_bench.records.run import load
+    from rmeeto_bench.fleet.join.archive import run_at
     from rmeeto_bench.report.figures.roofline import roofline
     from rmeeto_bench.report.figures.style import write_figure
 
     if arguments.run is not None:
-        for flag in ("model", "ratios", "r", "batch_size"):
+        for flag in ("model", "img_size", "ratios", "r", "batch_size"):
             if getattr(arguments, flag) is not None:
                 raise UsageError(f"--{flag.replace('_', '-')} does not go with a RUN, whose arms are shown; leave it out")
-        cases = measured(load(arguments.run), arguments.gpu)
+        with run_at(arguments.run) as (_, record):
+            cases = measured(record, arguments.gpu)
     else:
         cases = _planned(arguments)
     worked = [(case, *work_out(case)) for case in cases]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeeto_bench.cli import output
-from rmeeto_bench.cli.images import add_data, add_img_size, add_workers, workers
+from rmeeto_bench.cli.images import add_data, add_img_size, add_workers, at_typed_sizes, workers
 from rmeeto_bench.cli.result import add_output, carry_out
 
 if TYPE_CHECKING:
@@ -138,21 +138,14 @@ def _whole(text: str | None) -> int | None:
 
 
 def _models(arguments: argparse.Namespace, gpus: str) -> tuple[str, ...]:
-    """The models as typed, at each of the image sizes as typed."""
-    from rmeeto_bench.errors import UsageError
-    from rmeeto_bench.models.sizes import at_sizes
-
+    """The models of the plan; none where there are arms of the user's own alone."""
     if arguments.arm and not arguments.model:
         if arguments.compile:
+            from rmeeto_bench.errors import UsageError
+
             raise UsageError("--compile is for models by name: give --model, or compile in your own code")
         return ()
-    models = tuple((arguments.model or ("vim_small" if _on_gpus(gpus) else "vim_nano")).split(","))
-    if arguments.img_size is None:
-        return models
-    words = arguments.img_size.split(",")
-    if not all(word.isdecimal() for word in words):
-        raise UsageError(f"--img-size takes whole numbers of pixels, as in 224,384, not {arguments.img_size!r}")
-    return at_sizes(models, [int(word) for word in words])
+    return at_typed_sizes(arguments.model or ("vim_small" if _on_gpus(gpus) else "vim_nano"), arguments.img_size)
 
 
 def _with_compiled(models: tuple[str, ...]) -> tuple[str, ...]:

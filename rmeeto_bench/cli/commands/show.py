@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its archive")
     parser.add_argument("--rounds", action="store_true", help="every round: seconds per block, order, and why it was dropped")
     parser.add_argument("--plan", action="store_true", help="the plan, the environment and the devices as stored")
 
@@ -36,12 +36,17 @@ def _provenance(record: RunRecord) -> str:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the run."""
+    from rmeeto_bench.fleet.join.archive import run_at
+    from rmeeto_bench.records.run import MANIFEST
 
-    from rmeeto_bench.records.run import load
+    with run_at(arguments.run) as (folder, record):
+        show(record, arguments.run.parent if arguments.run.name == MANIFEST else arguments.run, whole=True)
+        _details(record, folder, arguments)
+    return 0
 
-    record = load(arguments.run)
-    folder = arguments.run if arguments.run.is_dir() else arguments.run.parent
-    show(record, folder, whole=True)
+
+def _details(record: RunRecord, folder: Path, arguments: argparse.Namespace) -> None:
+    """Where the run comes from, and what of it is asked for."""
     console = output.console()
     console.print(_provenance(record), soft_wrap=True)
     if arguments.plan:
@@ -58,4 +63,3 @@ def main(arguments: argparse.Namespace) -> int:
                 for rows in round_rows(store.blocks(device.id)):
                     console.print(f"{device.name}: ms per image (place)", style="italic", soft_wrap=True)
                     console.print(of_texts(None, rows, console.width, left=("dropped",)))
-    return 0

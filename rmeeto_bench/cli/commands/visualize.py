@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.checkpoints.catalogue import bundled_checkpoint
 from rmeeto_bench.cli import output
-from rmeeto_bench.models.sizes import config
+from rmeeto_bench.cli.images import at_typed_sizes
+from rmeeto_bench.errors import UsageError
+from rmeeto_bench.models.sizes import config, without_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "image", nargs="+", metavar="IMAGE", help="image files, animated images, folders of frames, or skimage:astronaut"
     )
     parser.add_argument("--model", default="vim_nano", metavar="NAME", help="default: the bundled vim_nano, on gray copies")
+    parser.add_argument("--img-size", metavar="N", help="pixels of the image that the model sees (default: the model's own)")
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument("--r", type=int, metavar="N", help="tokens removed per merge (default: 11, or 88 for a model of clips)")
     amount.add_argument("--ratio", type=float, metavar="X", help="reduction ratio instead")
@@ -38,21 +41,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("pictures"), metavar="DIR", help="folder (default: pictures)")
 
 
-def _model(arguments: argparse.Namespace) -> tuple[ReducedModel, str]:
-    """The model and what to call its weights."""
+def _model(arguments: argparse.Namespace) -> tuple[ReducedModel, str, str]:
+    """The model, its name, and what to call its weights."""
     import torch
 
     from rmeeto_bench.models.zoo import create_model
     from rmeeto_bench.reduction.config import ReductionConfig
 
-    sized = config(arguments.model)
+    name, *others = at_typed_sizes(arguments.model, arguments.img_size)
+    if others:
+        raise UsageError("visualize draws one model at one image size")
+    sized, base = config(name), without_size(name)[0]
     default = 88 if len(sized.input_shape) == 4 else 11
     r = default if arguments.r is None else arguments.r
     if arguments.ratio is not None:
         r = sized.r_for_ratio(arguments.ratio)[0]
     checkpoint, weights = arguments.checkpoint, "random weights"
     if checkpoint is None:
-        checkpoint = bundled_checkpoint(arguments.model, r) or bundled_checkpoint(arguments.model, 0)
+        checkpoint = bundled_checkpoint(base, r) or bundled_checkpoint(base, 0)
     if checkpoint is not None:
         weights = Path(checkpoint).name
     torch.manual_seed(0)
@@ -62,12 +68,12 @@ def _model(arguments: argparse.Namespace) -> tuple[ReducedModel, str]:
         how = {} if arguments.checkpoint and arguments.r is None and arguments.ratio is None else {"r": r}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        model = create_model(arguments.model, checkpoint=checkpoint, **how)
+        model = create_model(name, checkpoint=checkpoint, **how)
     for warning in told:
         output.say(f"note: {warning.message}", error=True)
     if not how and model.reduction.r == 0:
         model.set_reduction(ReductionConfig(r=r))
-    return model, weights
+    return model, name, weights
 
 
 def _panels(name: str, frames: list[Image.Image], model: ReducedModel, *, stages: bool) -> list[list[Panel]]:
@@ -114,7 +120,7 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.data.pictures import open_picture
     from rmeeto_bench.report.figures.pictures import beside, contact_sheet, save_picture
 
-    model, weights = _model(arguments)
+    model, called, weights = _model(arguments)
     count = getattr(model.config, "frames", 0) or 1
     rows: list[list[Panel]] = []
     for word in arguments.image:
@@ -126,7 +132,7 @@ def main(arguments: argparse.Namespace) -> int:
         output.say(path)
         rows += own
     way = "pruned" if model.reduction.prune else "merged"
-    title = f"{arguments.model}, r = {model.reduction.r} (ratio {model.reduction_ratio:.2f}), {way}, {weights}"
+    title = f"{called}, r = {model.reduction.r} (ratio {model.reduction_ratio:.2f}), {way}, {weights}"
     sheet = arguments.out / f"contact_sheet.{arguments.format}"
     contact_sheet(rows, sheet, title)
     output.say(sheet)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import lzma
 import tarfile
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rmeeto_bench.bench.store.untrusted import private_copy
-from rmeeto_bench.errors import DataError
-from rmeeto_bench.records.run import DATABASE, LARGEST_MANIFEST, MANIFEST
+from rmeeto_bench.errors import DataError, UsageError
+from rmeeto_bench.records.run import DATABASE, LARGEST_MANIFEST, MANIFEST, RunRecord, load
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 LARGEST_ARCHIVE = 1 << 30  # bytes on the disk
@@ -75,7 +78,42 @@ def unpack(path: Path, folder: Path) -> Path:
                 _copy(archive, member, folder / name, path)
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
-        raise DataError(f"{path} is no tar file or a damaged one ({reason}); copy it again") from error
+        raise DataError(f"{path} is no tar file or a damaged one ({reason}); give one that contribute wrote") from error
     if MANIFEST not in places:
         raise DataError(f"{path} holds no {MANIFEST}; pack the folder of a run")
+    return folder
+
+
+@contextmanager
+def run_at(path: Path) -> Iterator[tuple[Path, RunRecord]]:
+    """The folder and the record of a run, given as its folder, its manifest or its archive, which is unpacked for the while.
+
+    Raises `DataError`.
+    """
+    if not _is_packed(path):
+        yield path if path.is_dir() else path.parent, load(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="rmeeto-bench-") as scratch:
+        folder = unpack(path, Path(scratch))
+        try:
+            yield folder, load(folder)
+        except DataError as error:  # names the unpacked copy, which is gone when this is read
+            raise DataError(str(error).replace(str(folder), str(path))) from error
+
+
+def _is_packed(path: Path) -> bool:
+    return path.name.endswith(ENDINGS) and not path.is_dir() and path.exists()
+
+
+def drawn_at(path: Path) -> Path:
+    """Where what is drawn of a run goes if nobody says: its folder, or one of its name beside its archive.
+
+    Raises `UsageError` where a run lies there: it may be another one.
+    """
+    if not _is_packed(path):
+        return path if path.is_dir() else path.parent
+    ending = next(ending for ending in ENDINGS if path.name.endswith(ending))
+    folder = path.with_name(path.name.removesuffix(ending) or "run")
+    if (folder / MANIFEST).exists():
+        raise UsageError(f"{folder} holds a run; say with --out where to draw {path}")
     return folder

@@ -20,7 +20,7 @@ from rmeeto_bench.bench.store.untrusted import expected_tables, open_stored, pri
 from rmeeto_bench.bench.summary.record import assemble
 from rmeeto_bench.errors import DataError
 from rmeeto_bench.files import new_file
-from rmeeto_bench.fleet.join.archive import pack, unpack
+from rmeeto_bench.fleet.join.archive import pack, run_at
 from rmeeto_bench.records.run import DATABASE, MERGED_FROM, Arm, RunRecord, from_json, load, save, to_json
 
 # An absolute path in a text: at its start, or behind a space, a quote or a sign; addresses of the web are none. Words after a
@@ -127,18 +127,15 @@ def opened(archive: Path) -> Iterator[tuple[Path, RunRecord]]:
 
     Raises `DataError` for one that is not fit.
     """
-    with tempfile.TemporaryDirectory(prefix="rmeeto-bench-") as scratch:
-        folder = unpack(archive, Path(scratch))
-        record = load(folder)
+    with run_at(archive) as (folder, record):
         check_contribution(record)
         if not (folder / DATABASE).is_file():
             raise DataError(f"{archive} holds no {DATABASE}, so nothing to check its numbers by; pack it with contribute")
-        try:
-            with open_stored(folder) as store:
-                again = assemble(record, BenchPlan.from_dict(record.plan), store, {}, {})
-        except DataError as error:  # names the unpacked copy, which is gone when this is read
-            raise DataError(str(error).replace(str(folder), str(archive))) from error
+        with open_stored(folder) as store:
+            again = assemble(record, BenchPlan.from_dict(record.plan), store, {}, {})
         _check_same(archive, record.arms, again.arms)
+        if record.sweep != again.sweep:
+            raise DataError(f"{archive}: its batch sizes do not follow from its raw rounds; pack the run again")
         yield folder, record
 
 

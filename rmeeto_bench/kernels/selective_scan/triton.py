@@ -3,6 +3,9 @@
 Why sequential: at 50-200 tokens the parallel scan of mamba-ssm pads and synchronises more than it computes; batch x
 channels is parallelism enough. States are separate 1-D tensors because a [channels, states] tile makes Triton reduce
 across threads at every token. Everything a token reads is loaded while the token before it is computed.
+
+The assembler moves those loads to the end of a token, where the next one waits for them. With one channel a thread there are
+registers to hold them from its start on, so PIN reads the clock after them: nothing may be moved across that.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from rmeeto_bench.kernels.selective_scan.triton_backward import scan_backward
 from rmeeto_bench.kernels.selective_scan.triton_math import LOG2_E, silu, softplus
 
 STATES = (4, 8, 16)
-PROGRAM_REGISTERS = 128 * 32  # of one warp with two channels a thread, as compiled
 REGISTERS = 65536  # of a multiprocessor
 PROGRAMS = {(7, 5): 16, (8, 6): 16, (8, 7): 16, (8, 9): 24}  # compute capability -> programs at once on one; else 32
-LATENCY, ISSUE = 2050, 660  # cycles of a token in both directions: of one warp alone, and of each warp where many share
+# Channels of a thread -> registers of a warp, as compiled; cycles of a token in both directions, of one warp alone and of each
+# warp where many share.
+COSTS = {1: (120 * 32, 1400, 480), 2: (128 * 32, 2050, 660)}
 
 
 @triton.jit
@@ -89,6 +93,15 @@ def _four_states(
 
 
 @triton.jit
+def _pinned(raw, zero):
+    """The values as they are, for the compiler known only when the clock has been read; zero: int32 that is zero."""
+    return tl.inline_asm_elementwise(
+        "{.reg .b32 c; mov.u32 c, %clock; and.b32 c, c, $2; or.b32 $0, $1, c;}", "=r,r,r",
+        [raw.to(tl.int32, bitcast=True), zero], dtype=tl.int32, is_pure=False, pack=1,
+    ).to(tl.float32, bitcast=True)  # fmt: skip
+
+
+@triton.jit
 def _four_rates(A, mask):
     """Four of the rates of each channel, scaled for powers of two."""
     a0 = tl.load(A, mask=mask, other=0.0) * LOG2_E
@@ -102,6 +115,7 @@ def _four_rates(A, mask):
 def scan_kernel(
     u, dt, A, BC, D, bias, z, out, z_image, z_row, b_row, scale, batch, length, inner,
     N: tl.constexpr, BLOCK: tl.constexpr, PAIR: tl.constexpr, PACKED: tl.constexpr, FAST: tl.constexpr,
+    PIN: tl.constexpr,
 ):  # fmt: skip
     """One program: some channels of one image, both directions. Grid (batch, channel blocks).
 
@@ -195,6 +209,8 @@ def scan_kernel(
             c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15 = _states(
                 b_at + (N // 2 if PACKED else N), N, PACKED
             )
+            if PIN:
+                raw = _pinned(raw, tl.zeros((BLOCK,), tl.int32) + (length >> 31))
             delta = softplus(raw, FAST)
             x, total = delta * value, skip * value
             h0, h1, h2, h3, total = _four_states(
@@ -228,24 +244,30 @@ class LaunchShape(NamedTuple):
     warps: int
     pair: bool
 
+    @property
+    def channels(self) -> int:
+        """Of a thread."""
+        return self.block // (32 * self.warps)
 
-SHAPES = (LaunchShape(64, 1, False), LaunchShape(128, 2, True))  # two channels a thread
+
+SHAPES = (LaunchShape(64, 1, False), LaunchShape(128, 2, True), LaunchShape(128, 4, True))  # two channels a thread, two, one
 
 
 def launch_shape(batch: int, inner: int, processors: int, most_programs: int) -> LaunchShape:
     """The shape that ends first on a card with this many multiprocessors and this many programs at once on each.
 
-    A token of a warp takes LATENCY at least, and ISSUE for each warp that shares a scheduler; where both are alike, more than
-    either. Programs that find no room wait for a second wave.
+    A token takes its latency at least, and its instructions for each warp that shares a scheduler; where both are alike, more
+    than either. Programs that find no room wait for a second wave.
     """
 
     def cycles(shape: LaunchShape) -> float:
-        at_once = processors * min(most_programs, REGISTERS // (PROGRAM_REGISTERS * shape.warps))
+        registers, latency, issue = COSTS[shape.channels]
+        at_once = processors * min(most_programs, REGISTERS // (registers * shape.warps))
         left = batch * triton.cdiv(inner, shape.block // (1 + shape.pair))
         total = 0.0
         while left > 0:
             per_scheduler = triton.cdiv(triton.cdiv(min(left, at_once), processors) * shape.warps, 4)
-            total += (LATENCY**4 + (ISSUE * per_scheduler) ** 4) ** 0.25 / (1 + shape.pair)
+            total += (latency**4 + (issue * per_scheduler) ** 4) ** 0.25 / (1 + shape.pair)
             left -= at_once
         return total
 
@@ -268,7 +290,8 @@ def launch(shape: LaunchShape, a: ScanArguments, out: Tensor) -> None:
     scan_kernel[batch, triton.cdiv(inner, shape.block // (1 + shape.pair))](
         a.u, a.dt, a.A, a.B, a.D, a.dt_bias, a.z, out, a.z.stride(0), a.z.stride(1), row, a.scale, batch, length, inner,
         N=a.A.shape[2], BLOCK=shape.block, PAIR=shape.pair, PACKED=packed, FAST=COMPILED,
-        num_warps=shape.warps, enable_fp_fusion=True,  # Triton 3.10 turns it off by default
+        PIN=COMPILED and shape.channels == 1, num_warps=shape.warps,
+        enable_fp_fusion=True,  # Triton 3.10 turns it off by default
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -71,13 +71,14 @@ def blank(style: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def log_rates(axes: Axes) -> None:
+def log_rates(axes: Axes, which: Literal["x", "y"] = "x") -> None:
     """Rates on a logarithmic axis, with ticks that a reader can name."""
-    axes.set_xscale("log")
-    axes.xaxis.set(minor_locator=LogLocator(subs=(2, 5)))
-    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set(minor_locator=LogLocator(subs=(2, 5)))
+    for set_formatter in (axis.set_major_formatter, axis.set_minor_formatter):
         set_formatter(StrMethodFormatter("{x:g}"))
-    axes.tick_params(which="both", axis="x", length=3.5, pad=3)
+    axes.tick_params(which="both", axis=which, length=3.5, pad=3)
 
 
 def look(index: int, curves: int = 1) -> dict[str, Any]:

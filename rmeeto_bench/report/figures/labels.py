@@ -82,7 +82,7 @@ def beside(axes: Axes, names: Sequence[Name]) -> None:
     heights = np.array([_extent(text).height for text in texts]) * PITCH
     missing = heights.sum() - axes.bbox.height
     if missing > 0:
-        _grow(axes, missing)
+        _grow(axes, missing * len(_figure(axes).axes))  # which share it
         _settle(axes)
     places = axes.transAxes.inverted().transform(axes.transData.transform([(name.x, name.y) for name in names]))[:, 1]
     for text, place in zip(texts, _spread(places, heights / axes.bbox.height), strict=True):

@@ -15,9 +15,11 @@ from rmeeto_bench.records.run import Block, RunRecord
 from rmeeto_bench.report.figures.curves import MANY
 from rmeeto_bench.report.figures.kinds import energy, speed_accuracy
 from rmeeto_bench.report.figures.models import in_plane, is_comparison
+from rmeeto_bench.report.figures.tokens import has_sizes, tokens
 from rmeeto_bench.report.groups import groups
 from rmeeto_bench.report.run.claims import enumerated
 from rmeeto_bench.report.run.energy import energy_of_run
+from rmeeto_bench.report.run.over_own import speedups_over_own
 from rmeeto_bench.report.run.rounds import round_rows
 from rmeeto_bench.report.run.summary import story
 from rmeeto_bench.report.run.svg_points import add_hit, describe, page_svg
@@ -82,6 +84,7 @@ def _round_tables(record: RunRecord, blocks: Blocks) -> list[dict[str, Any]]:
 def html(record: RunRecord, blocks: Blocks | None = None) -> str:
     """Headline, one figure, a sortable table per device and model, notes, then verdicts, provenance and raw rounds."""
     told, tables, joules = story(record), [], energy_of_run(record, blocks or {})
+    own = speedups_over_own(record, blocks or {})
     for device, model, arms in groups(record):
         columns, rows = plain_rows(arms, every=True)
         title, conclusion = caption(record, device, arms), told.conclusions.get((device, model), "")
@@ -96,6 +99,7 @@ def html(record: RunRecord, blocks: Blocks | None = None) -> str:
         tables=tables,
         folded=len(record.devices) > FOLDED,
         many=MANY,
+        tokens={style: page_svg(tokens([record], style, own), f"{style}-tokens", {}) for style in PAIR if has_sizes([record])},
         energy={style: page_svg(energy([record], style, joules), f"{style}-energy", {}) for style in PAIR if joules},
         verdicts=_verdicts(record),
         rounds=_round_tables(record, blocks or {}),

@@ -75,7 +75,7 @@ def _doubts(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _evaluated(data: Mapping[str, Any]) -> str:
     """What an evaluation, which timed nothing, is of."""
-    return f"{data.get('images', 0)} of {data.get('of', 0)} images of {data.get('name')}, each decoded once for all arms"
+    return f"{data.get('images', 0):,} of {data.get('of', 0):,} images of {data.get('name')}, each decoded once for all arms"
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,13 @@ def latency_text(arm: Arm) -> str:
     )
 
 
+def gflops_text(arm: Arm) -> str:
+    """As the paper counts them; of a model that is not ours as torch counts them, which is another count and says so."""
+    if "paper" in arm.gflops:
+        return f"{arm.gflops['paper']:.3f}"
+    return f"{arm.gflops['counted']:.3f} (counted)" if "counted" in arm.gflops else DASH
+
+
 def joules_text(joules: Estimate | None) -> str:
     """Two significant digits: power readings carry no more."""
     return DASH if joules is None else f"{joules.value:.{max(0, 1 - floor(log10(joules.value)))}f}"
@@ -130,7 +137,7 @@ def _cells(arm: Arm, common: Collection[str] = ()) -> dict[str, tuple[str, str]]
         "top-5 %": (DASH if arm.top5 is None else f"{arm.top5.value:.2f}", ""),
         "same %": (DASH if arm.agreement is None else f"{arm.agreement:.1f}", ""),
         "ECE": (DASH if arm.calibration_error is None else f"{arm.calibration_error:.1f}", ""),
-        "GFLOPs": (f"{arm.gflops['paper']:.3f}" if "paper" in arm.gflops else DASH, ""),
+        "GFLOPs": (gflops_text(arm), ""),
         "paper images/s": (paper_text(arm), ""),
         "paper's protocol": (paper_mode_text(arm), ""),
         "fed images/s": (fed_text(arm), ""),
@@ -156,9 +163,8 @@ def _columns(arms: list[Arm], *, every: bool = False) -> list[str]:
     rows = [_cells(arm, common) for arm in arms]
     hidden = {"model", "r"} - _keys(arms) | ({"top-1 %", "Δ points"} if arms[0].what == "train" else set())
     if not any(arm.token_counts for arm in arms):
-        hidden |= {"ratio", "r", "realised", "tokens", "GFLOPs"} | (
-            set() if any(arm.top1 for arm in arms) else {"top-1 %", "Δ points"}
-        )
+        hidden |= {"ratio", "r", "realised", "tokens"} | (set() if any(arm.top1 for arm in arms) else {"top-1 %", "Δ points"})
+    hidden |= set() if any(arm.gflops for arm in arms) else {"GFLOPs"}
     hidden |= {name for name in (*OPTIONAL, *DETAILS) if all(row[name][0] in ("", DASH) for row in rows)}
     evaluated = any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms)
     hidden |= set(SPEED if evaluated else () if every else DETAILS)
@@ -195,7 +201,7 @@ def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
     first, models = arms[0], dict.fromkeys(arm.model for arm in arms)
     evaluated = [record.data[model] for model in models if record.data.get(model, {}).get("images")]
     data: dict[str, Any] = evaluated[0] if evaluated else {}
-    images = f"{data['images']} images of {data['name']}" if data.get("images") else "no accuracy"
+    images = f"{data['images']:,} images of {data['name']}" if data.get("images") else "no accuracy"
     what = f"{len(models)} model{'s' * (len(models) != 1)} over {first.baseline}" if first.baseline else first.model
     if first.what != "inference":
         what += " in training"

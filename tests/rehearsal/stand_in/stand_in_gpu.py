@@ -6,7 +6,8 @@ again on the same memory: what a GPU would refuse or forget shows here, too. Wit
 launched in its interpreter once for each dtype; as that takes seconds, what they are tested against computes from then on.
 
 STAND_IN_FAULT: `driver`, too old for torch's build; `compiler`, which fails; `shared`, a kernel that asks for more shared
-memory than there is, at more than two images; `bus:UUID`, a GPU that is lost at its eleventh event.
+memory than there is, at more than two images; `bus:UUID`, a GPU that is lost at its eleventh event. STAND_IN_SMALL=1: a card of
+one multiprocessor and a cache of 32 KiB.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 CPU, KIND = torch.device("cpu"), "cuda"
-NAME, MEMORY, PROCESSORS = "NVIDIA H100 80GB HBM3", 80 * 2**30, 132
+NAME, MEMORY = "NVIDIA H100 80GB HBM3", 80 * 2**30
 PRODUCTS = ("linear", "bmm", "matmul")
 # These may take tensors of two places.
 MIXED = ("_has_compatible_shallow_copy_type", "copy_", "__set__", "to", "set_", "index_copy_", "_index_put_impl_")
@@ -232,9 +233,10 @@ def properties(device: Any = 0) -> SimpleNamespace:
     """Of one of the GPUs that this process sees."""
     index = device.index or 0 if isinstance(device, torch.device) else int(device or 0)
     major, minor = capability()
+    processors, cache = (1, 2**15) if os.environ.get("STAND_IN_SMALL") == "1" else (132, 50 * 2**20)
     return SimpleNamespace(
         name=NAME, total_memory=MEMORY, uuid=visible()[index][4:], major=major, minor=minor,
-        multi_processor_count=PROCESSORS, warp_size=32, L2_cache_size=50 * 2**20, regs_per_multiprocessor=65536,
+        multi_processor_count=processors, warp_size=32, L2_cache_size=cache, regs_per_multiprocessor=65536,
         max_threads_per_multi_processor=2048, shared_memory_per_multiprocessor=233472,
     )  # fmt: skip
 
