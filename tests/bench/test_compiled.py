@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rmeeto_bench.bench.plan.plan import BenchPlan
 from rmeeto_bench.bench.run.processes import worker_environment
+from rmeeto_bench.cost.counted import counted_gflops
 from rmeeto_bench.cpus import STEP_THREADS
 from rmeeto_bench.errors import ArmError, UsageError
 from rmeeto_bench.models.compiled import CompiledForward
@@ -117,6 +118,27 @@ def test_a_compiled_model_gives_the_logits_of_the_eager_one(
         model.layers[3].norm.eps = 1e-3  # type: ignore[index, union-attr]  # what torch has as a constant in its program
         with pytest.raises(ArmError, match="compiled it again while it was measured"):
             compiled(images)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.flatten(1)).relu()
+
+
+def test_a_model_of_others_is_compiled_whole_and_its_operations_are_counted_without_compiling() -> None:
+    compiled, images = (
+        CompiledForward(ForeignModel(Small().eval(), ForeignConfig((1, 2, 2), 3), "timm")),
+        torch.randn(2, 1, 2, 2),
+    )
+    with torch.inference_mode():
+        assert torch.allclose(compiled(images), compiled.eager(images), atol=1e-6)
+    with compiled.switched_off():
+        assert counted_gflops(compiled.model.inner, (1, 2, 2)) == pytest.approx(12e-9)  # type: ignore[union-attr, arg-type]
+    assert (compiled.graphs, compiled.recompilations) == (1, 0)
 
 
 class Breaks(nn.Module):
