@@ -9,6 +9,7 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+STEP_THREADS = "RMEETO_BENCH_STEP_THREADS"  # variable of a worker on a CPU: the threads of what is timed
 SHORT_WAIT = "10000"  # turns of libgomp's waiting loop before a thread sleeps, about a fifth of a millisecond
 
 

@@ -20,7 +20,10 @@ from rmeeto_bench.version import __version__
 
 CPU = "cpu"
 LARGEST = 1 << 20  # bytes of a plan
-SWITCHES = ("together", "no-graphs", "quick", "rigorous", "sustained", "paper-mode", "energy", "fed", "accuracy-only")
+SWITCHES = (
+    *("together", "compile", "no-graphs", "quick", "rigorous", "sustained"),
+    *("paper-mode", "energy", "fed", "accuracy-only"),
+)
 VALUES = (
     *("kinds", "model", "img-size", "ratios", "r", "checkpoints", "data", "inputs", "images"),
     *("labels", "class-map", "on-error", "batch-size", "precision", "backend", "seed", "device", "baseline", "what"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rmeeto_bench.errors import ArmError
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.foreign import ForeignModel
 from rmeeto_bench.models.parts import parts_of
@@ -33,11 +35,19 @@ class GraphedForward:
     On a CPU, in training mode or where gradients are wanted, the model itself is called. A replay reads the parameters
     at their addresses, so weights changed in place are used; parameters that moved, or another reduction, make a new
     graph. The logits are a copy, so that the next call does not overwrite them. All graphs of one object share a memory pool.
-    parts: of each batch, one after another within its graph; None: as many as suit the card.
+    forward: how the model is called, None: plainly. parts: of each batch, one after another within its graph; None: as many as
+    suit the card.
     """
 
-    def __init__(self, model: ReducedModel | ForeignModel, most: int = MOST, parts: int | None = None) -> None:
+    def __init__(
+        self,
+        model: ReducedModel | ForeignModel,
+        forward: Callable[[Tensor], Tensor] | None = None,
+        most: int = MOST,
+        parts: int | None = None,
+    ) -> None:
         self.model = model
+        self._forward = forward or model
         self.most = most
         self._cut = parts
         self.refused: str | None = None
@@ -69,13 +79,13 @@ class GraphedForward:
     def __call__(self, images: Tensor) -> Tensor:
         """Images [B, in_chans, H, W] -> logits [B, num_classes]."""
         if not self.eligible(images):
-            return self.model(images)
+            return self._forward(images)
         key = self.key(images)
         captured = self._graphs.get(key)
         if captured is None:
             captured = self._capture(images)
             if captured is None:
-                return self.model(images)
+                return self._forward(images)
             self._graphs[key] = captured
             while len(self._graphs) > self.most:
                 self._graphs.popitem(last=False)
@@ -101,7 +111,7 @@ class GraphedForward:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
                 logits = self._in_parts(static, parts)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, ArmError):  # the latter before any capture: what was to be compiled cannot be
             raise
         except Exception as error:  # an operation that synchronises, a driver without graphs, a compiler of many types
             self.refused = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -112,5 +122,5 @@ class GraphedForward:
     def _in_parts(self, images: Tensor, parts: int) -> Tensor:
         """The logits of all parts, [B, num_classes]. The buffers of a part serve the next one."""
         if parts == 1:
-            return self.model(images)
-        return torch.cat([self.model(part) for part in images.tensor_split(parts)])
+            return self._forward(images)
+        return torch.cat([self._forward(part) for part in images.tensor_split(parts)])

@@ -206,6 +206,12 @@ MODELS: dict[str, Sizes] = {**VIM, **IMAGE, **VIDEO, **DEIT}
 
 
 TIMM = "timm:"  # before the name of any of timm's models
+COMPILE = "compile:"  # before the name of a model, ours or timm's, that torch.compile compiles
+
+
+def uncompiled(name: str) -> str:
+    """The model behind a compiled one; of any other its own name."""
+    return name.rpartition(COMPILE)[2]
 
 
 def is_other(name: str) -> bool:
@@ -214,7 +220,8 @@ def is_other(name: str) -> bool:
 
 
 def without_size(name: str) -> tuple[str, int | None]:
-    """A name as in `vim_tiny_384` -> the model's own name and the image size in pixels, None for the model's own."""
+    """A name as in `vim_tiny_384`, compiled or not -> the model's name, and the image size in pixels or None for its own."""
+    name = uncompiled(name)
     base, _, size = name.rpartition("_")
     return (base, int(size)) if base in MODELS and size.isdecimal() and len(size) < 7 else (name, None)
 
@@ -224,17 +231,18 @@ def at_sizes(models: Sequence[str], img_sizes: Sequence[int] = ()) -> tuple[str,
     is `vim_tiny`. Raises `UsageError`."""
     found = []
     for name in models:
-        if name.startswith(TIMM):
+        how, inner = (COMPILE if name.startswith(COMPILE) else ""), uncompiled(name)
+        if inner.startswith(TIMM):
             if img_sizes:
                 raise UsageError(f"--img-size is for our models; {name} takes images of its own size")
-            found.append(name)
+            found.append(how + inner)
             continue
         base, named = without_size(name)
         if named is not None and img_sizes:
             raise UsageError(f"{name} has an image size in its name; leave out --img-size, or write {base}")
         own = config(name).made_for or config(name).img_size
         sizes = img_sizes or (own if named is None else named,)
-        found += [base if size == own else f"{base}_{size}" for size in sizes]
+        found += [how + (base if size == own else f"{base}_{size}") for size in sizes]
     return tuple(dict.fromkeys(found))
 
 

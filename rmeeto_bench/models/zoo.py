@@ -15,7 +15,7 @@ from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models import videomamba
 from rmeeto_bench.models.base import ReducedModel
 from rmeeto_bench.models.pruned import PrunedVim
-from rmeeto_bench.models.sizes import DeitConfig, Sizes, VimConfig, config, without_size
+from rmeeto_bench.models.sizes import COMPILE, DeitConfig, Sizes, VimConfig, config, uncompiled, without_size
 from rmeeto_bench.models.vim import Vim
 from rmeeto_bench.reduction.config import Pruning, ReductionConfig
 
@@ -53,6 +53,8 @@ def create_model(
     """
     if sum(given is not None for given in (r, reduction_ratio, reduction, pruning)) > 1:
         raise UsageError("give one of r, reduction_ratio, reduction and pruning, not several")
+    if name.startswith(COMPILE):
+        raise UsageError(f"{name} is an arm of `run`; the model is {uncompiled(name)}, and torch.compile compiles it")
     sized = config(name, **sizes)
     if reduction_ratio is not None:
         r, _ = sized.r_for_ratio(reduction_ratio)

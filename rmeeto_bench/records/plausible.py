@@ -52,6 +52,8 @@ NUMBER_RANGES = {
     "calibration_error": (0.0, 100.0),
     "agreement": (0.0, 100.0),
     "peak_memory_mib": (0.0, LARGEST),
+    "compile_seconds": (0.0, LARGEST),
+    "recompilations": (0, LARGEST_COUNT),
 }
 PROBLEM = {"path", "reason", "skipped"}  # what is kept of an image that was left out, or read with care
 PARTS = {  # dictionary of numbers -> the keys that every table needs
@@ -108,7 +110,7 @@ def _arm(arm: Arm, where: str) -> None:
             raise DataError(f"{where}.{name} lacks {', '.join(missing or needed)}; it was tampered with")
         for key, value in parts.items():
             _name(key, f"a name in {where}.{name}")
-            least = -LARGEST if key == "analytic" else 0.0  # upstream's formula never clamps r: below 0 at few tokens
+            least = -LARGEST if key.startswith("analytic") else 0.0  # upstream's formula never clamps r: below 0 at few tokens
             _number(value, TINY if key in needed else least, LARGEST, f"{where}.{name}.{key}")
     if arm.arm != f"{arm.model}/r{arm.r}":
         raise DataError(f"{where} is called {arm.arm!r} but is {arm.model} at r = {arm.r}; it was tampered with")

@@ -123,6 +123,8 @@ class Arm:
     # name of the arm that the arms of several models are compared with, where those above say r = 0 arm; empty: that arm
     baseline: str = ""
     front_p: float | None = None  # p-value that some other arm is as fast and as accurate, by Holm's method over the arms
+    compile_seconds: float | None = None  # the most that torch.compile took in a process, apart from all times
+    recompilations: int | None = None  # that torch asked for after that; none may happen while timing
 
     @property
     def is_baseline(self) -> bool:

@@ -147,8 +147,9 @@ FLEET = [
     Row(
         "fleet by Slurm",
         "fleet --engine slurm --cluster slurm --partition fast --account money --deadline 2 --kinds v100 --model vim_tiny "
-        "--r 0 --out f5",
+        "--r 0 --compile --out f5",
         {
+            "--compile": lambda d: d.task("f5")["models"] == ["vim_tiny", "compile:vim_tiny"],
             "--cluster": lambda d: d.warns("sbatch refused gres gpu:v100"),
             "--partition": lambda d: "--partition=fast" in d.text("slurm/asked"),
             "--account": lambda d: "--account=money" in d.text("slurm/asked"),

@@ -190,6 +190,11 @@ RUN = [
         {"--model": lambda d: d.says("timm:test_vit: as it is") and d.says("timm:test_vit/r0: random weights")},
     ),
     Row(
+        "run through torch.compile",
+        "--gpus none --model vim_nano,timm:test_vit --r 0 --compile --baseline compile:vim_nano --dry-run",
+        {"--compile": lambda d: d.says("compile:timm:test_vit: as it is") and d.says("over compile:vim_nano/r0")},
+    ),
+    Row(
         "run of one's own code",
         "--gpus none --accuracy-only --model vim_nano --r 0 --arm own=mine:constant --data v --class-map map.txt "
         "--on-error skip --out o1",

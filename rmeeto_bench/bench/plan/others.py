@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rmeeto_bench.bench.plan.plan import BenchPlan, cells
 from rmeeto_bench.bench.plan.resolve import Resolved, Weights
 from rmeeto_bench.errors import CheckpointError, UsageError
-from rmeeto_bench.models.sizes import TIMM
+from rmeeto_bench.models.sizes import TIMM, uncompiled
 
 if TYPE_CHECKING:
     from rmeeto_bench.models.foreign import ForeignConfig
@@ -21,7 +21,8 @@ def resolve_timm(plan: BenchPlan, model: str) -> Resolved:
     """A model of timm, its file read. Raises `UsageError` or `CheckpointError`."""
     from rmeeto_bench.models import timm_arms  # needs torch
 
-    name = model.removeprefix(TIMM)
+    program = uncompiled(model)
+    name = program.removeprefix(TIMM)
     found = timm_arms.settings(name)
     sized: ForeignConfig = timm_arms.sizes(found)
     path = _file(plan, name, timm_arms.address(found))
@@ -34,7 +35,7 @@ def resolve_timm(plan: BenchPlan, model: str) -> Resolved:
         weights, notes = Weights(path, provenance.sha256, plan.ema, "pretrained"), provenance.notes
     (cell,) = cells(plan, model)
     known: dict[str, Any] = {"input_shape": sized.input_shape, "preprocessing": timm_arms.preprocessing(found)}
-    return Resolved(model, (cell,), {cell.name: weights}, sized.num_classes, notes=notes, program=model, **known)
+    return Resolved(model, (cell,), {cell.name: weights}, sized.num_classes, notes=notes, program=program, **known)
 
 
 def _file(plan: BenchPlan, name: str, address: str) -> Path | None:
@@ -52,7 +53,7 @@ def _file(plan: BenchPlan, name: str, address: str) -> Path | None:
         found = in_folder(Path(plan.checkpoints), name, 0)
         path = None if found is None else found.path
         return path if path is not None and path.name.startswith(name) else None  # r0.pth is one of ours
-    return resolve(plan.checkpoints) if plan.names == (TIMM + name,) else None
+    return resolve(plan.checkpoints) if set(map(uncompiled, plan.names)) == {TIMM + name} else None
 
 
 def resolve_own(plan: BenchPlan, name: str, others: Iterable[Resolved]) -> Resolved:

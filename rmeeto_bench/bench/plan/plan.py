@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rmeeto_bench.errors import DataError, UsageError
 from rmeeto_bench.files import short
 from rmeeto_bench.measure.protocol import CPU_BLOCK, CPU_TARGET, CPU_WARMUP_LIMIT, PRESETS, TimingProtocol
-from rmeeto_bench.models.sizes import at_sizes, config, is_other
+from rmeeto_bench.models.sizes import COMPILE, at_sizes, config, is_other
 from rmeeto_bench.records.run import MERGED_FROM
 from rmeeto_bench.reduction.config import ReductionConfig
 from rmeeto_bench.reduction.schedule import PAPER_RATIOS, reduction_ratio
@@ -148,6 +148,11 @@ class BenchPlan:
         object.__setattr__(self, "models", at_sizes(self.models))
         object.__setattr__(self, "together", self.together or bool(self.arms))
         self._check_arms()
+        if any(name.startswith(COMPILE) for name in self.models) and (self.what == TRAIN or self.sweep or self.paper_mode):
+            raise UsageError(
+                f"models with {COMPILE} are compiled for forwards at one batch size; "
+                "leave out --what train, --batch-size sweep and --paper-mode"
+            )
         if self.baseline is not None and not self.together:
             raise UsageError("--baseline names the arm that all models are compared with; give --together, too")
 

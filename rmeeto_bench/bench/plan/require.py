@@ -8,7 +8,7 @@ from rmeeto_bench.bench.plan.others import OWN, resolve_own, resolve_timm
 from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, group_cells
 from rmeeto_bench.bench.plan.resolve import Resolved, resolve, without_weights
 from rmeeto_bench.errors import CheckpointError, DataError, UsageError
-from rmeeto_bench.models.sizes import TIMM, is_other
+from rmeeto_bench.models.sizes import COMPILE, TIMM, is_other, uncompiled
 from rmeeto_bench.records.run import DeviceRecord
 
 
@@ -54,10 +54,10 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
 
 def _resolved(plan: BenchPlan, name: str, before: dict[str, Resolved], *, simulated: bool) -> Resolved:
     """A model of the plan; `before`: those that come before it."""
-    if simulated and is_other(name):
+    if simulated and (is_other(name) or name.startswith(COMPILE)):
         raise UsageError(f"a simulated device knows only what our models cost, not {name}; measure it on a real one")
     if simulated:
         return without_weights(plan, name)
-    if name.startswith(TIMM):
+    if uncompiled(name).startswith(TIMM):
         return resolve_timm(plan, name)
     return resolve_own(plan, name, before.values()) if name in plan.own else resolve(plan, name)

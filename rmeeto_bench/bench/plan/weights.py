@@ -9,7 +9,7 @@ from rmeeto_bench.bench.plan.plan import Cell
 from rmeeto_bench.checkpoints.catalogue import BUNDLED, PUBLIC, PublicCheckpoint, bundled_checkpoint, find, for_model
 from rmeeto_bench.checkpoints.hub import fetch, resolve
 from rmeeto_bench.errors import CheckpointError
-from rmeeto_bench.models.sizes import without_size
+from rmeeto_bench.models.sizes import uncompiled, without_size
 
 ZOO = "zoo"  # --checkpoints zoo: the public file of each model and r
 ENDINGS = (".safetensors", ".pth", ".pt")
@@ -79,10 +79,10 @@ def choose(cell: Cell, checkpoints: str | None) -> Chosen:
         return Chosen(fetch(entry), entry)
     if Path(checkpoints).is_dir():
         folder = Path(checkpoints)
-        places = [(own, r) for own in dict.fromkeys((cell.model, name)) for r in (cell.r, 0)]
+        places = [(own, r) for own in dict.fromkeys((uncompiled(cell.model), name)) for r in (cell.r, 0)]
         found = next((file for own, r in places if (file := in_folder(folder, own, r))), None)
         if found is None:
-            expected = f"{cell.model}_r{cell.r}.safetensors"
+            expected = f"{uncompiled(cell.model)}_r{cell.r}.safetensors"
             raise CheckpointError(f"{folder} has no {expected} (or .pth), nor one for r0 to fall back on; name the files so")
         return found
     return Chosen(resolve(checkpoints), None if Path(checkpoints).exists() else find(checkpoints))

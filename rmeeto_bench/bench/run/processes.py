@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 from rmeeto_bench import children, errors
 from rmeeto_bench.bench.session.context import Job
 from rmeeto_bench.bench.store.journal import disk_of, is_network
-from rmeeto_bench.cpus import affinity, cores, short_waits
+from rmeeto_bench.cpus import STEP_THREADS, affinity, cores, short_waits
 from rmeeto_bench.kernels.native.trust import distrust
 from rmeeto_bench.measure.devices.nvml import gpu_uuid
 from rmeeto_bench.measure.turns import VARIABLE
@@ -45,15 +45,36 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
+def _own_folder(what: str) -> str | None:
+    """A folder for temporary code that no other user can write; None if there is no such."""
+    folder = Path(tempfile.gettempdir()) / f"rmeeto-bench-{what}-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if distrust(folder) is None:
+            return str(folder)
+    return None
+
+
 def _keep_triton_local(values: dict[str, str]) -> None:
     """Triton's cache on a disk of this machine where the home is a network one: it loads code from there."""
     if "TRITON_CACHE_DIR" in values or not is_network(disk_of(Path.home())):
         return
-    folder = Path(tempfile.gettempdir()) / f"rmeeto-bench-triton-{os.getuid()}"
-    with suppress(OSError):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if distrust(folder) is None:
-            values["TRITON_CACHE_DIR"] = str(folder)
+    if (folder := _own_folder("triton")) is not None:
+        values["TRITON_CACHE_DIR"] = folder
+
+
+def _keep_compiled(values: dict[str, str], device: str) -> None:
+    """What torch.compile makes, in a local folder of this user alone: the processes of a run share it, and load code from it.
+
+    On a CPU it compiles in the process itself, as helpers would stay beside what is timed, and for as many threads in every
+    process. A folder that torch's import has named is not the user's choice: its name is known to all users of the machine.
+    """
+    if device == "cpu":
+        values.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+        values[STEP_THREADS] = values.get("OMP_NUM_THREADS", str(cores())).partition(",")[0]
+    chosen = Path(values.get("TORCHINDUCTOR_CACHE_DIR", "torchinductor_")).name
+    if chosen.startswith("torchinductor_") and (folder := _own_folder("inductor")) is not None:
+        values["TORCHINDUCTOR_CACHE_DIR"] = folder
 
 
 def worker_environment(device: str, kind: str, threads: int | None = None) -> dict[str, str]:
@@ -64,6 +85,7 @@ def worker_environment(device: str, kind: str, threads: int | None = None) -> di
     per cent.
     """
     values = children.variables()
+    _keep_compiled(values, device)
     if threads is not None:
         values["OMP_NUM_THREADS"] = str(threads)
     uuid = device.removeprefix("cuda:")

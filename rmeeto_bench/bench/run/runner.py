@@ -317,9 +317,8 @@ def run(
 
 def _tell(resolved: Mapping[str, Resolved], controls: Controls) -> None:
     """Say what the user should know about the weights."""
-    for model in resolved.values():
-        for note in model.notes:
-            controls.note(note)
+    for note in dict.fromkeys(note for model in resolved.values() for note in model.notes):
+        controls.note(note)
 
 
 def check_weights(record: RunRecord, resolved: Mapping[str, Resolved]) -> None:

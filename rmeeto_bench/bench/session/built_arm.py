@@ -18,8 +18,10 @@ from rmeeto_bench.data.image_set import ImageSet
 from rmeeto_bench.errors import CheckpointError
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.models.base import ReducedModel
+from rmeeto_bench.models.compiled import PLAIN, CompiledForward
 from rmeeto_bench.models.foreign import ForeignModel, Guarded
 from rmeeto_bench.models.graphs import GraphedForward
+from rmeeto_bench.models.sizes import COMPILE, uncompiled
 from rmeeto_bench.models.zoo import create_model
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -43,7 +45,7 @@ class Setting:
 
     def place(self, tensor: Tensor) -> Tensor:
         """A tensor on the device in the working precision."""
-        return tensor.to(self.device.torch_device, self.dtype)
+        return tensor.to(self.device.torch_device, self.dtype).contiguous()
 
 
 def setting_for(plan: BenchPlan, device: Device) -> Setting:
@@ -63,11 +65,19 @@ class BuiltArm:
     forward: Callable[[Tensor], Tensor]  # images [B, ...] -> logits [B, classes], as it is timed
     known_by: str = ""  # what tells how the weights were trained: catalogue, metadata, arguments, file name or unknown
     on_gpu: bool = False  # where it runs
+    compiled: CompiledForward | None = None  # the model through torch.compile, if it is
     gflops: float | None = None  # of an image as torch counts them, of a model that is not ours; None: not known
 
     def eager(self, images: Tensor) -> Tensor:
-        """Images [B, ...] -> logits [B, classes] without a CUDA graph: an odd batch is not worth one of its own."""
-        return self.forward(images, self.model) if isinstance(self.forward, Guarded) else self.model(images)
+        """Images [B, ...] -> logits [B, classes] as the model gives them: an odd batch gets no CUDA graph and no program of its
+        own."""
+        plain = self.model if self.compiled is None else self.compiled.eager
+        return self.forward(images, plain) if isinstance(self.forward, Guarded) else plain(images)
+
+    @property
+    def kernels_name(self) -> str:
+        """The kernels that it runs on."""
+        return self.model.kernels_name + (", compiled (inductor)" if self.compiled else "")
 
     @property
     def is_evaluated(self) -> bool:
@@ -86,7 +96,7 @@ class BuiltArm:
 
     def account(self) -> str:
         """Which kernels it runs on, for the user."""
-        return f"{self.cell.model} runs on {self.model.kernels_account}"
+        return f"{self.cell.model} runs on {self.model.kernels_account}" + (", compiled by torch" if self.compiled else "")
 
     def labels(self, batch: int) -> tuple[str, ...]:
         """How a forward of so many images ran where that is not a matter of course: in a graph, in parts, merging in torch."""
@@ -109,13 +119,29 @@ def build(cell: Cell, plan: BenchPlan, setting: Setting, resolved: Resolved) -> 
     is not the one that was resolved."""
     torch.manual_seed(plan.seed)  # random weights are the same for every r
     classes = resolved.num_classes
-    model = create_model(cell.model, reduction=cell.reduction, backend=setting.backend, num_classes=classes)
+    backend = PLAIN if setting.backend == "auto" and cell.model.startswith(COMPILE) else setting.backend
+    model = create_model(uncompiled(cell.model), reduction=cell.reduction, backend=backend, num_classes=classes)
     weights = resolved.weights[cell.name]
     provenance = loaded(model, weights)
     model = model.to(setting.device.torch_device, setting.dtype).eval().freeze()  # nobody changes these weights any more
     _ = model.kernels_name  # refuse a backend that cannot run before anything is measured
-    forward = GraphedForward(model) if setting.graphs else model
-    return BuiltArm(cell, model, weights.label, provenance, forward, weights.known_by, setting.device.kind == "cuda")
+    return arm_of(cell, model, setting, weights, provenance)
+
+
+def arm_of(
+    cell: Cell, model: ReducedModel | ForeignModel, setting: Setting, weights: Weights, provenance: Provenance | None
+) -> BuiltArm:
+    """The arm of a model that is on its device: compiled if its name says so, in CUDA graphs if the setting does, and guarded
+    where a program that is not ours may fail."""
+    compiled = CompiledForward(model) if cell.model.startswith(COMPILE) else None
+    forward: Callable[[Tensor], Tensor] = compiled or model
+    if setting.graphs:
+        forward = GraphedForward(model, forward, parts=1 if compiled else None)  # what is compiled takes full batches
+    if compiled or isinstance(model, ForeignModel):
+        own = isinstance(model, ForeignModel) and model.kernels_name == "own"  # gives as many classes as it likes
+        forward = Guarded(forward, None if own else model.config.num_classes)
+    on_gpu = setting.device.kind == "cuda"
+    return BuiltArm(cell, model, weights.label, provenance, forward, weights.known_by, on_gpu, compiled)
 
 
 def loaded(model: ReducedModel, weights: Weights) -> Provenance | None:

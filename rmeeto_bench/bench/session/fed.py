@@ -115,16 +115,16 @@ class Parts:
     def _forward(self, arm: BuiltArm) -> int:
         images, done = self._move(self._kept), 0
         for batch in self._again():
-            self._classify(arm, images, len(batch.labels))
+            self._classify(arm, images)
             done += len(batch.labels)
         return done
 
-    def _classify(self, arm: BuiltArm, images: Any, count: int) -> None:
-        (arm.forward if count == self._size else arm.eager)(images)
+    def _classify(self, arm: BuiltArm, images: Any) -> None:
+        (arm.forward if len(images) == self._setting.batch_size else arm.eager)(images)
 
     def _whole(self, arm: BuiltArm) -> int:
         done = 0
         for batch in self._batches():
-            self._classify(arm, self._move(batch), len(batch.labels))
+            self._classify(arm, self._move(batch))
             done += len(batch.labels)
         return done

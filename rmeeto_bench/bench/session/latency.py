@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmeeto_bench.measure.devices.device import Device
 from rmeeto_bench.measure.verdict import host_bound
-from rmeeto_bench.models.sizes import TIMM, is_other
+from rmeeto_bench.models.sizes import COMPILE, TIMM, is_other
 
 if TYPE_CHECKING:
     from rmeeto_bench.bench.session.workload import Workload  # which needs torch
@@ -43,11 +43,13 @@ def longest_seconds(step: float) -> float:
 def host_bound_arms(device: Device, workload: Workload) -> set[str]:
     """The arms whose step takes hardly longer at the full batch than at batch 1: launching, not computing, takes the time.
 
-    The user's own code is not asked: it may be made for one batch size.
+    What may be made for one batch size is not asked: the user's own code, and what is compiled.
     """
     found = set()
     models = {name: name.rpartition("/")[0] for name in workload.names}
-    for name in (name for name, model in models.items() if model.startswith(TIMM) or not is_other(model)):
+    for name in (
+        name for name, model in models.items() if model.startswith(TIMM) or not (is_other(model) or model.startswith(COMPILE))
+    ):
         seconds = {}
         for batch, steps in ((1, CHUNK), (workload.batch_size, 3)):
             step = workload.step(name, batch)

@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from rmeeto_bench.bench.plan.plan import Cell
 from rmeeto_bench.bench.plan.resolve import Resolved
-from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting
+from rmeeto_bench.bench.session.built_arm import BuiltArm, Setting, arm_of
 from rmeeto_bench.checkpoints.reader import Provenance, read_checkpoint
 from rmeeto_bench.cost.counted import counted_gflops
 from rmeeto_bench.errors import ArmError, CheckpointError, UsageError, in_one_line
@@ -38,10 +39,7 @@ def build_other(cell: Cell, setting: Setting, resolved: Resolved) -> BuiltArm:
         shape = tuple(getattr(made, "input_shape", sized.input_shape))
         model = ForeignModel(made, replace(sized, input_shape=shape), "own")
     model.eval().requires_grad_(requires_grad=False)
-    forward = GraphedForward(model) if setting.graphs else model
-    classes = resolved.num_classes if resolved.program.startswith(TIMM) else None
-    on_gpu = setting.device.kind == "cuda"
-    return BuiltArm(cell, model, weights.label, provenance, Guarded(forward, classes), weights.known_by, on_gpu)
+    return arm_of(cell, model, setting, weights, provenance)
 
 
 def _of_timm(resolved: Resolved, cell: Cell, setting: Setting) -> tuple[nn.Module, Provenance | None]:
@@ -105,7 +103,10 @@ def _placed(made: Any, setting: Setting) -> Callable[[Tensor], Tensor]:
 def gflops_of(arm: BuiltArm, setting: Setting) -> float | None:
     """GFLOPs of an image where the program is a module; nobody can look into another callable."""
     inner = arm.model.inner if isinstance(arm.model, ForeignModel) else None
-    return counted_gflops(inner, arm.input_shape, setting.dtype) if isinstance(inner, nn.Module) else None
+    if not isinstance(inner, nn.Module):
+        return None
+    with nullcontext() if arm.compiled is None else arm.compiled.switched_off():
+        return counted_gflops(inner, arm.input_shape, setting.dtype)
 
 
 def refused_graph(arm: BuiltArm) -> str:

@@ -257,7 +257,7 @@ class ModelWorkload:
             origin = arm.provenance
             found[name] = replace(
                 base,
-                backend=arm.model.kernels_name,
+                backend=arm.kernels_name,
                 weights=arm.weights,
                 checkpoint=None if origin is None else origin.path.name,
                 checkpoint_sha256=None if origin is None else origin.sha256,
@@ -273,6 +273,8 @@ class ModelWorkload:
                 noise=self.sees_noise(arm),
                 failure="ARM_FAILED" if arm.failure else None,
                 failure_detail=arm.failure,
+                compile_seconds=None if arm.compiled is None else arm.compiled.seconds,
+                recompilations=None if arm.compiled is None else arm.compiled.recompilations,
             )
         return found
 

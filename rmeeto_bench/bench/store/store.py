@@ -53,6 +53,10 @@ class Facts:
     noise: bool = False
     # What went wrong, where the verdict's own words do not say it.
     failure_detail: str = ""
+    # Seconds that torch.compile took before anything was timed; None where nothing is compiled.
+    compile_seconds: float | None = None
+    # How often torch wanted to compile it again later.
+    recompilations: int | None = None
     # GFLOPs of an image as torch counts them, of a model that is not ours; None: they cannot be counted.
     gflops: float | None = None
 

@@ -296,9 +296,11 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
     planned = group_cells(here.plan, here.group)
     baseline, accuracy = planned[0].name, accuracy_of(here.store, here.device.id, here.group)
     facts = dict.fromkeys((cell.name for cell in planned), replace(_planned_facts(here), failure=failure))
+    longest = dict[str, float]()  # of compiling: the first process finds nothing in the cache
     for number in here.facts_from:
-        found = here.store.facts(here.device.id, number)
-        facts |= {name: Facts.from_dict(value) for name, value in found.items() if name in facts}
+        found = {name: Facts.from_dict(value) for name, value in here.store.facts(here.device.id, number).items()}
+        longest |= {name: max(longest.get(name, 0.0), one.compile_seconds or 0.0) for name, one in found.items()}
+        facts |= {name: one for name, one in found.items() if name in facts}
     running = [name for name in facts if facts[name].failure is None]
     blocks = [b for b in here.store.blocks(here.device.id) if b.session in here.session_numbers]
     noise = {block.arm for block in blocks if block.arm.endswith(NOISE)}
@@ -311,6 +313,8 @@ def arm_records(here: Place, failure: str | None = None) -> list[Arm]:
         times = [session[cell.name] for session in sessions] if cell.name in running else []
         named = baseline if here.plan.together else ""
         arm = replace(arm, rounds=sum(map(len, times)), sessions=len(times), baseline=named)
+        if facts[cell.name].compile_seconds is not None:
+            arm = replace(arm, compile_seconds=longest[cell.name], recompilations=facts[cell.name].recompilations)
         if arm.rounds >= FEWEST_ROUNDS:
             first = [session[baseline] for session in sessions]
             speedup = Estimate(1.0)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(out)
     parser.set_defaults(accuracy_only=True, device="auto", preset="default", inputs="auto", seed=0, schedule="serial")
     parser.set_defaults(arm=None, no_graphs=False, paper_mode=False, energy=False, dry_run=False)
-    parser.set_defaults(trace=False, fed=False, what="inference")
+    parser.set_defaults(trace=False, fed=False, what="inference", compile=False)
 
 
 def main(arguments: argparse.Namespace) -> int:

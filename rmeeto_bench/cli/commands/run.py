@@ -26,10 +26,14 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--model",
         metavar="NAMES",
-        help="with commas; timm:NAME is any of timm's (default: vim_small on GPUs, the bundled vim_nano on a CPU)",
+        help="with commas; timm:NAME is any of timm's, compile:NAME through torch.compile (default: vim_small on "
+        "GPUs, the bundled vim_nano on a CPU)",
     )
     what.add_argument(
         "--together", action="store_true", help="the arms of all models in the same rounds, compared with one of them"
+    )
+    what.add_argument(
+        "--compile", action="store_true", help="each model also through torch.compile, as compile:NAME; always --together"
     )
     what.add_argument(
         "--arm",
@@ -136,8 +140,19 @@ def _whole(text: str | None) -> int | None:
 def _models(arguments: argparse.Namespace, gpus: str) -> tuple[str, ...]:
     """The models of the plan; none where there are arms of the user's own alone."""
     if arguments.arm and not arguments.model:
+        if arguments.compile:
+            from rmeeto_bench.errors import UsageError
+
+            raise UsageError("--compile is for models by name: give --model, or compile in your own code")
         return ()
     return at_typed_sizes(arguments.model or ("vim_small" if _on_gpus(gpus) else "vim_nano"), arguments.img_size)
+
+
+def _with_compiled(models: tuple[str, ...]) -> tuple[str, ...]:
+    """These models, and then each of them compiled."""
+    from rmeeto_bench.models.sizes import COMPILE, uncompiled
+
+    return *models, *(COMPILE + uncompiled(name) for name in models)
 
 
 def _on_gpus(gpus: str) -> bool:
@@ -157,8 +172,8 @@ def plan_from(arguments: argparse.Namespace) -> BenchPlan:
     gpus = _spec(arguments.gpus, arguments.device)
     sweep = arguments.batch_size == "sweep"
     return BenchPlan(
-        models=_models(arguments, gpus),
-        together=arguments.together,
+        models=_with_compiled(_models(arguments, gpus)) if arguments.compile else _models(arguments, gpus),
+        together=arguments.together or arguments.compile,
         arms=tuple(arguments.arm or ()),
         baseline=arguments.baseline,
         ratios=TABLE_12_RATIOS if arguments.ratios is None else parse_ratios(arguments.ratios),
@@ -193,6 +208,7 @@ PLANNED = {
     "model": ("models",),
     "arm": ("arms",),
     "img_size": ("models",),
+    "compile": ("models", "together"),
     "ratios": ("ratios", "rs"),
     "r": ("ratios", "rs"),
     "no_graphs": ("graphs",),

@@ -36,6 +36,10 @@ def _notes(arms: list[Arm]) -> Iterator[str]:
     free = [arm for arm in arms if arm.weights == "training-free" and arm.what != "train"]
     if free:
         yield f"training-free (baseline weights, merging switched on): {which(free)}; re-training wins accuracy back"
+    compiled = {arm.arm: arm.compile_seconds for arm in arms if arm.compile_seconds is not None}
+    if compiled:
+        each = enumerated([f"{name} {seconds:.0f} s" for name, seconds in compiled.items()], ", ")
+        yield f"compiling took {sum(compiled.values()):.0f} s, apart from all times: {each}"
     for arm in arms:
         delta = arm.delta_top1
         if arm.top1_p is not None and arm.top1_p >= ALPHA and delta and delta.low is not None and delta.high is not None:
