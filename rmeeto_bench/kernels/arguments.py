@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,8 +31,8 @@ class ScanArguments:
     def promoted(self) -> ScanArguments:
         """The same operands in the dtype of the recurrence: fp32, or float64 if u is float64."""
         dtype = torch.promote_types(self.u.dtype, torch.float32)
-        tensors = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
-        return replace(self, **{name: getattr(self, name).to(dtype) for name in tensors})
+        tensors = (self.u, self.dt, self.A, self.B, self.C, self.D, self.z, self.dt_bias)
+        return ScanArguments(*(tensor.to(dtype) for tensor in tensors), self.scale)  # torch 2.6 cannot compile `replace`
 
 
 def refuse_float64(tensor: Tensor) -> None:

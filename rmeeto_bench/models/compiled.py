@@ -21,6 +21,7 @@ from rmeeto_bench.models.vim import Vim, VimBlock
 
 PLAIN = "chunked"  # of our kernels those that a user has who has none: torch's operations, as torch.compile likes them
 DISABLED = "torch compiles nothing here; unset TORCH_COMPILE_DISABLE and TORCHDYNAMO_DISABLE"
+AGAIN = "torch.compile compiled it again while it was measured"
 NO_COMPILER = ("InvalidCxxCompiler", "No working C++ compiler", "No such file or directory: 'g++'")
 
 
@@ -57,9 +58,12 @@ class CompiledForward:
             return self._first(images)
         if tuple(images.shape) != self._shape:
             raise ArmError(f"it was compiled for batches {list(self._shape)}, not {list(images.shape)}")
-        logits = self.model(images)
+        try:
+            logits = self.model(images)
+        except torch._dynamo.exc.TorchDynamoException as error:  # nothing but compiling anew raises that here
+            raise ArmError(AGAIN) from error
         if self.recompilations:
-            raise ArmError("torch.compile compiled it again while it was measured")
+            raise ArmError(AGAIN)
         return logits
 
     def _first(self, images: Tensor) -> Tensor:
