@@ -158,6 +158,24 @@ def test_over_the_tokens_each_model_and_ratio_is_one_line_through_its_sizes() ->
     assert [axes.get_ylabel() for axes in tokens(without, "screen", {}).axes] == ["images/s"]
 
 
+def test_over_the_tokens_nothing_else_shares_a_line() -> None:
+    """Not the compiled model with the plain one, nor two cards of one name, two backends, or a size that was timed twice."""
+    run, (cpu,) = sizes(), sizes().devices
+    compiled = [replace(arm, model=f"compile:{arm.model}", arm=f"compile:{arm.arm}") for arm in run.arms]
+    second = [replace(arm, device="second") for arm in run.arms]
+    others = {
+        "compile:vim_tiny": [replace(run, arms=(*run.arms, *compiled))],
+        "(second)": [replace(run, arms=(*run.arms, *second), devices=(cpu, replace(cpu, id="second")))],
+        "(reference)": [run, replace(run, run_id="b", arms=tuple(replace(arm, backend="reference") for arm in run.arms))],
+        "(again)": [run, replace(run, run_id="again")],
+    }
+    for name, records in others.items():
+        figure = tokens(records, "screen", {})
+        rates = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3 and line.get_linestyle() != "None"]
+        assert [list(line.get_xdata()) for line in rates] == [[197, 257, 1025]] * 4, name
+        assert any(name in text.get_text().replace("\n", " ") for text in figure.axes[0].texts), name
+
+
 def test_what_merging_gains_beside_another_models_arms_is_paired_in_the_rounds() -> None:
     """Of a run that was measured: its rows are over vim_tiny_384/r0, and so are those of DeiT."""
     with run_at(Path(__file__).parents[2] / "results/image_sizes/2core_avx512_384.tar.gz") as (folder, run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from rmeeto_bench.errors import DataError
-from rmeeto_bench.models.sizes import config, is_other, without_size
+from rmeeto_bench.models.sizes import COMPILE, config, is_other, without_size
 from rmeeto_bench.records.run import Arm, Estimate, RunRecord
 from rmeeto_bench.report.figures.curves import Curve, Line, draw, log_rates, names_of
 from rmeeto_bench.report.figures.labels import WIDTH, beside
@@ -35,25 +36,30 @@ class _Point:
 
 
 def _points(records: Sequence[RunRecord]) -> list[tuple[Line, list[_Point]]]:
-    """A line for each device, model, ratio and setting, the merged ones first, with its points by ascending tokens."""
-    found: dict[tuple[bool, str, str, str], list[_Point]] = {}
+    """A line for each device, model, ratio, setting and kernels, the merged ones first, with its points by ascending tokens. A
+    size that was timed again, in another run, begins a line of its own."""
+    found: dict[tuple[bool, str, str, str, str], list[list[_Point]]] = {}
     for record in records:
         for arm in record.arms:
             if arm.images_per_second is None or is_other(arm.model):
                 continue
-            sized, family = config(arm.model), without_size(arm.model)[0]
+            sized, family = config(arm.model), COMPILE * arm.model.startswith(COMPILE) + without_size(arm.model)[0]
             name = f"{family} at\xa0{arm.ratio_requested:.2f}" if arm.r else family
             setting = f"{arm.precision}, batch {arm.batch_size}, {arm.what}"
-            key = (arm.r == 0, record.device(arm.device).name, name, setting)
-            found.setdefault(key, []).append(_Point(sized.num_tokens, sized.img_size, record.run_id, arm))
-    several = len({setting for *_, setting in found}) > 1
-    return [
-        (
-            Line(device, name, tuple(point.arm for point in points), f" ({setting})" if several else ""),
-            sorted(points, key=lambda point: point.tokens),
-        )
-        for (_, device, name, setting), points in sorted(found.items(), key=lambda entry: entry[0][0])
-    ]
+            lines = found.setdefault((arm.r == 0, record.label(arm.device), name, setting, arm.backend), [])
+            point = _Point(sized.num_tokens, sized.img_size, record.run_id, arm)
+            free = next((line for line in lines if all(other.tokens != point.tokens for other in line)), None)
+            lines.append([point]) if free is None else free.append(point)
+    several = len({key[3] for key in found}) > 1
+    backends = Counter(key[:4] for key in found)
+    drawn = []
+    for key, lines in sorted(found.items(), key=lambda entry: entry[0][0]):
+        told = [key[3]] * several + [key[4]] * (backends[key[:4]] > 1)
+        for points in lines:
+            words = ", ".join([*told, *[points[0].run_id] * (len(lines) > 1)])
+            line = Line(key[1], key[2], tuple(point.arm for point in points), words and f" ({words})")
+            drawn.append((line, sorted(points, key=lambda point: point.tokens)))
+    return drawn
 
 
 def has_sizes(records: Sequence[RunRecord]) -> bool:
