@@ -71,6 +71,15 @@ def test_compiled_arms_share_the_rounds_of_the_others(run: tuple[Path, Done]) ->
     assert "failed" not in done.err
 
 
+def test_the_pipeline_of_less_than_a_batch_is_not_timed(brief: Path, tmp_path: Path) -> None:
+    """It would run uncompiled, and through no graph."""
+    line = "--gpus none --model vim_nano_4 --batch-size 8 --images 6 --quick --r 0 --fed --inputs random --out f"
+    done = said(line, tmp_path, PYTHONPATH=brief)
+    assert done.code == 0, done.err
+    assert "less than a batch of 8: --fed times nothing" in done.err
+    assert [arm["fed"] for arm in arms(tmp_path / "f").values()] == [None]
+
+
 def test_compile_seconds_are_columns_and_the_run_resumes(run: tuple[Path, Done]) -> None:
     folder, _ = run
     with (folder / "table.csv").open(encoding="utf-8") as rows:

@@ -308,6 +308,9 @@ def test_images_of_any_classes_feed_a_model_that_nobody_judges(tmp_path: Path, m
     ((data, arms),) = workload.fed()
     passes = Parts(workload, data).all_of(arms)
     assert {name: once() for name, once in passes.items()} == dict.fromkeys(passes, 12)
+    eight = ModelWorkload(replace(plan, batch_size=8), cpu, [resolved])
+    passes_of_eight = Parts(eight, data).all_of(arms)
+    assert {once() for once in passes_of_eight.values()} == {8}, "the four that are left would run through another program"
     monkeypatch.setattr("rmeeto_bench.bench.session.fed.SECONDS", 0.0)
     assert {name: once() for name, once in passes.items()} == dict.fromkeys(passes, 4), "a pass over more images ends in time"
     assert (len(data), [arm.cell.name for arm in arms]) == (12, ["vim_nano/r0"])

@@ -37,6 +37,13 @@ def run_fed(desk: Desk) -> dict[str, Any]:
     with torch.inference_mode():
         for data, arms in workload.fed():
             parts = Parts(workload, data)
+            if not parts.starts:
+                less = f"{data.name} is less than a batch of {workload.batch_size}"
+                desk.note(f"{less}: --fed times nothing; give more images, or another --batch-size")
+                continue
+            if not parts.full and any(arm.compiled for arm in arms):
+                desk.note(f"--fed leaves out what is compiled; give a --batch-size that is a multiple of {data.views} views")
+                arms = [arm for arm in arms if not arm.compiled]
             passes = parts.all_of(arms)
             timed: dict[str, list[float]] = {name: [] for name in passes}
             for _ in range(PASSES):
@@ -73,8 +80,13 @@ class Parts:
     """The pipeline on one set of images, and its parts."""
 
     def __init__(self, workload: ModelWorkload, data: ImageSet) -> None:
+        from rmeeto_bench.bench.session.accuracy_pass import clips_at_once
+
         self._data, self._setting = data, workload.setting
-        self._size = max(1, workload.batch_size // data.views)
+        self._size = clips_at_once(workload.batch_size, data.views)
+        self.starts = range(0, len(data) - self._size + 1, self._size)  # a rest would run through another program
+        # Whether a batch fills the one that the arms are timed on; views of clips may not, and then nothing runs compiled.
+        self.full = self._size * data.views == workload.batch_size
         self._kept = next(iter(data.batches(self._size)))
 
     def all_of(self, arms: list[BuiltArm]) -> dict[str, Callable[[], int]]:
@@ -96,11 +108,11 @@ class Parts:
         return images.flatten(0, 1) if self._data.views > 1 else images
 
     def _batches(self) -> Iterator[Batch]:
-        return _in_time(self._data.batches(self._size))
+        return _in_time(self._data.batches(self._size, self.starts))
 
     def _again(self) -> Iterator[Batch]:
         """As many batches as a pass has, each the first one, which is in memory."""
-        return _in_time(repeat(self._kept, -(-len(self._data) // self._size)))
+        return _in_time(repeat(self._kept, len(self.starts)))
 
     def _decode(self) -> int:
         return sum(len(batch.labels) for batch in self._batches())
@@ -120,7 +132,7 @@ class Parts:
         return done
 
     def _classify(self, arm: BuiltArm, images: Any) -> None:
-        (arm.forward if len(images) == self._setting.batch_size else arm.eager)(images)
+        (arm.forward if self.full else arm.eager)(images)
 
     def _whole(self, arm: BuiltArm) -> int:
         done = 0
