@@ -31,8 +31,10 @@ class ScanArguments:
     def promoted(self) -> ScanArguments:
         """The same operands in the dtype of the recurrence: fp32, or float64 if u is float64."""
         dtype = torch.promote_types(self.u.dtype, torch.float32)
-        tensors = (self.u, self.dt, self.A, self.B, self.C, self.D, self.z, self.dt_bias)
-        return ScanArguments(*(tensor.to(dtype) for tensor in tensors), self.scale)  # torch 2.6 cannot compile `replace`
+        u, dt, A, B, C, D, z, bias = (
+            tensor.to(dtype) for tensor in (self.u, self.dt, self.A, self.B, self.C, self.D, self.z, self.dt_bias)
+        )
+        return ScanArguments(u, dt, A, B, C, D, z, bias, self.scale)  # torch 2.6 cannot compile dataclasses.replace
 
 
 def refuse_float64(tensor: Tensor) -> None:
