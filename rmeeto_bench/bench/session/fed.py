@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PASSES = 3  # over the images, of every arm and of every part alone
 SECONDS = 10.0  # of a pass; with more images than that it ends early
+LEAST = 1.0  # second of a pass that reads nothing: a few batches of a small set would hardly be warm
 DECODE, TRANSFER = "decode", "transfer"
 
 
@@ -111,8 +112,12 @@ class Parts:
         return _in_time(self._data.batches(self._size, self.starts))
 
     def _again(self) -> Iterator[Batch]:
-        """As many batches as a pass has, each the first one, which is in memory."""
-        return _in_time(repeat(self._kept, len(self.starts)))
+        """As many batches as a pass has, and for a while, each the first one, which is in memory."""
+        end = time.monotonic() + LEAST
+        for count, batch in enumerate(_in_time(repeat(self._kept))):
+            if count >= len(self.starts) and time.monotonic() >= end:
+                return
+            yield batch
 
     def _decode(self) -> int:
         return sum(len(batch.labels) for batch in self._batches())
