@@ -252,11 +252,12 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
 
     from rmeeto_bench.bench.plan.estimate import outline
     from rmeeto_bench.bench.plan.require import require
-    from rmeeto_bench.bench.run.devices import discover
+    from rmeeto_bench.bench.run.devices import discover, no_gpu
 
     console = output.console()
     devices = discover(plan.gpus)
-    lines = []
+    absent = no_gpu(plan.gpus, devices)
+    lines = [f"note: {absent}: the CPU would be measured"] if absent else []
     for resolved in require(plan, devices).values():
         for arm, weights in resolved.weights.items():
             known = f", known by {weights.known_by}" if weights.known_by != "unknown" else ""
