@@ -36,7 +36,7 @@ def resolve(name: str | Path) -> Path:
             )
         return found
     names = ", ".join(entry.name for entry in PUBLIC)
-    raise CheckpointError(f"{text} is no file; give a path, one of {names}, or org/repo:file on the hub")
+    raise CheckpointError(f"there is no file or folder {text}; give a path, one of {names}, or org/repo:file on the hub")
 
 
 def cached(repo: str, filename: str) -> Path | None:

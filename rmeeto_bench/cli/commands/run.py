@@ -256,8 +256,9 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
 
     console = output.console()
     devices = discover(plan.gpus)
-    absent = no_gpu(plan.gpus, devices)
-    lines = [f"note: {absent}: the CPU would be measured"] if absent else []
+    if absent := no_gpu(plan.gpus, devices):
+        console.print(f"note: {absent}: the CPU would be measured", soft_wrap=True)
+    lines = []
     for resolved in require(plan, devices).values():
         for arm, weights in resolved.weights.items():
             known = f", known by {weights.known_by}" if weights.known_by != "unknown" else ""
