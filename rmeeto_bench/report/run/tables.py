@@ -206,7 +206,7 @@ def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
     what = f"{len(models)} model{'s' * (len(models) != 1)} over {first.baseline}" if first.baseline else first.model
     if first.what != "inference":
         what += " in training"
-        images = "no accuracy of weights that change"
+        images = "no accuracy, as weights change"
     backends = "" if first.baseline else f"{first.backend} kernels · "
     return f"{record.label(device)} · {what} · {first.precision} · batch {first.batch_size} · {backends}{images}" + "".join(
         f" · {label}" for label in sorted(_common(arms))
