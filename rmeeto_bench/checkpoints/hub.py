@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from urllib.error import URLError
@@ -114,6 +115,7 @@ def _download(repo: str, filename: str) -> Path | None:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # two lines for each of its tries would hide our own
     try:
         if not repo.startswith("https://"):
             return Path(hf_hub_download(repo, filename))
