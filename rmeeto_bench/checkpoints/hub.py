@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from urllib.error import URLError
 
-from rmeeto_bench.checkpoints.catalogue import PUBLIC, PublicCheckpoint, find
+from rmeeto_bench.checkpoints.catalogue import PublicCheckpoint, find
 from rmeeto_bench.checkpoints.reader import sha256
 from rmeeto_bench.errors import CheckpointError
 
@@ -35,8 +36,9 @@ def resolve(name: str | Path) -> Path:
                 f"fetch it from {repo} where there is a network and give its path"
             )
         return found
-    names = ", ".join(entry.name for entry in PUBLIC)
-    raise CheckpointError(f"{text} is no file; give a path, one of {names}, or org/repo:file on the hub")
+    raise CheckpointError(
+        f"there is no file or folder {text}; give a path, a name that `rmeeto-bench models` lists, or org/repo:file on the hub"
+    )
 
 
 def cached(repo: str, filename: str) -> Path | None:
@@ -113,6 +115,7 @@ def _download(repo: str, filename: str) -> Path | None:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # two lines for each of its tries would hide our own
     try:
         if not repo.startswith("https://"):
             return Path(hf_hub_download(repo, filename))

@@ -17,7 +17,12 @@ def add_data(group: _ArgumentGroup) -> None:
     group.add_argument(
         "--labels", type=Path, metavar="FILE", help="labels of a flat folder: devkit ground truth, synsets, or a list"
     )
-    group.add_argument("--class-map", type=Path, metavar="FILE", help="class names in class order, where they are not synsets")
+    group.add_argument(
+        "--class-map",
+        type=Path,
+        metavar="FILE",
+        help="file of class names in the order of the classes, where they are not synsets",
+    )
     group.add_argument(
         "--on-error",
         choices=("stop", "skip"),
@@ -28,7 +33,7 @@ def add_data(group: _ArgumentGroup) -> None:
 
 def add_img_size(group: _ActionsContainer) -> None:
     """`--img-size`, for every command that takes models by name."""
-    group.add_argument("--img-size", metavar="LIST", help="every model at these image sizes in pixels, as in 224,384")
+    group.add_argument("--img-size", metavar="LIST", help="take every model at these image sizes in pixels, as in 224,384")
 
 
 def at_typed_sizes(models: str, img_size: str | None) -> tuple[str, ...]:
@@ -51,7 +56,7 @@ def add_workers(group: _ActionsContainer) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes that decode images; 0: none of their own (default: one per core; none where processes share a CPU)",
+        help="processes that decode images; 0 decodes without them (default: one per core; 0 where processes share a CPU)",
     )
 
 

@@ -76,6 +76,6 @@ class RunProgress(Live):
         if progress.stage == "warm-up":
             self._advance(device, 0, progress.rounds, "warming up")
             return
-        width = "" if math.isinf(progress.half_width) else f"speed-ups within ±{100 * progress.half_width:.2f} %"
+        width = "" if math.isinf(progress.half_width) else f", speed-ups within ±{100 * progress.half_width:.2f} %"
         dropped = f", {progress.rejected} rounds dropped" if progress.rejected else ""
-        self._advance(device, progress.round, progress.rounds, width + dropped)
+        self._advance(device, progress.round, progress.rounds, f"rounds{width}{dropped}")

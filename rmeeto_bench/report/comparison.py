@@ -22,6 +22,7 @@ from rmeeto_bench.records.comparison import (
     WORSE,
     Change,
     Comparison,
+    percent,
 )
 from rmeeto_bench.report.fitted import NEVER, FittedColumn, fitted
 from rmeeto_bench.report.plain import markdown as as_markdown
@@ -50,7 +51,7 @@ def value_text(value: float, metric: str) -> str:
 
 def margin_text(change: Change) -> str:
     """In the change's unit."""
-    return f"{change.margin:g} points" if change.metric == TOP1 else f"{100 * change.margin:.2g} %"
+    return f"{change.margin:g} points" if change.metric == TOP1 else percent(change.margin)
 
 
 def cells(change: Change) -> tuple[str, ...]:

@@ -164,7 +164,7 @@ def test_a_graph_break_is_no_silent_fallback() -> None:
 
 @pytest.mark.parametrize("changes", [{"what": "train"}, {"sweep": True}, {"paper_mode": True}])
 def test_what_is_not_compiled_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="compiled for forwards at one batch size; leave out"):
+    with pytest.raises(UsageError, match="run forwards at one batch size alone; leave out"):
         BenchPlan(models=("compile:vim_nano",), **changes)
     with pytest.raises(UsageError, match="is an arm of `run`"):
         create_model("compile:vim_nano")

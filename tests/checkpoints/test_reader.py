@@ -99,7 +99,7 @@ def test_hub_names_without_a_network_say_which_file_to_fetch(tmp_path: Path, mon
         resolve("vim_small")
     with pytest.raises(CheckpointError, match=r"x.pth.*a/b"):
         resolve("a/b:x.pth")
-    with pytest.raises(CheckpointError, match="is no file; give a path"):
+    with pytest.raises(CheckpointError, match="there is no file or folder nothing-like-it; give a path"):
         resolve("nothing-like-it")
 
 

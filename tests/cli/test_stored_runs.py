@@ -104,6 +104,12 @@ def test_a_dry_run_says_what_and_how_long_and_does_nothing(
     assert "0.540 (r=20)" in text
     assert "the paper's protocol" in text
     assert re.search(r"timing in all: \d+ (s|min) to \d+ min", text)
+    assert "and the accuracy pass" in text
+    for words, says in (("--fed", "and the whole pipeline (3 min at most) and the accuracy pass"), ("--what train", "")):
+        assert main(["--gpus", "none", "--dry-run", "--ratios", "0,0.54", *words.split()]) == 0
+        text = capsys.readouterr().out
+        assert says in text
+        assert ("accuracy" in text) is bool(says), "of weights that change there is none"
     assert not list(tmp_path.iterdir())
 
 

@@ -133,6 +133,7 @@ def test_what_a_machine_lacks_is_one_line_and_the_exit_code_of_a_machine(place: 
     assert told.code == 0, told
     assert "the triton kernels need compute capability 7.0, this GPU has 6.1" in told.out
     assert re.search(r"kernels for vim_small: .*chunked", told.out)
+    assert "compute_pids" not in told.out, "it is the only program on this GPU"
     for name, (own, words, code, says) in BAD.items():
         done = on_gpus(place, *words, "--out", name, **own)
         lines = done.lines("rmeeto-bench: ")

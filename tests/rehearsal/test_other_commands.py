@@ -107,6 +107,9 @@ def test_the_pipeline_and_a_trace_and_training_are_timed_on_a_gpu(place: Path) -
     assert done.code == 0, done
     assert load(place / "fed").arms[0].fed
     assert (place / "fed" / "trace" / "vim_nano_8_r0.json.gz").is_file()
+    heaviest = (place / "fed" / "trace" / "operations_vim_nano_8.md").read_text()
+    assert "The profiler saw no work on the device" in heaviest  # a stand-in has none
+    assert "| operation |" not in heaviest
     done = on_gpus(place, *ONE, 1, *SMALL, "--what", "train", "--trace", "--out", "train")
     assert done.code == 0, done
     assert load(place / "train").arms[0].images_per_second
@@ -151,4 +154,7 @@ def test_only_visible_gpus_are_there_and_none_is_said_with_its_reason(place: Pat
     assert f"{IDS[1]}: {NAME}" in one.out
     assert IDS[0] not in one.out
     none = on_gpus(place, "doctor", CUDA_VISIBLE_DEVICES="")
-    assert "no GPU that torch can use was found (none is visible; look at CUDA_VISIBLE_DEVICES)" in none.out
+    found = "no GPU that torch can use was found (none is visible; look at CUDA_VISIBLE_DEVICES)"
+    assert found in none.out
+    planned = on_gpus(place, "--dry-run", CUDA_VISIBLE_DEVICES="")
+    assert f"note: {found}: the CPU would be measured" in planned.out

@@ -80,11 +80,12 @@ def test_the_headline_says_what_was_refused() -> None:
 
 
 def test_markdown_is_one_table_whose_cells_cannot_break_out() -> None:
-    text = markdown(replace(GATE, changes=(replace(CHANGES[0], arm="a|b"), *CHANGES[1:])))
+    text = markdown(replace(GATE, changes=(replace(CHANGES[0], arm="a|b", margin=1.34), *CHANGES[1:])))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(CHANGES)
     assert {row.replace("\\|", "").count("|") for row in rows} == {8}
     assert "- a \\| note" in text
+    assert "| 134 % |" in text, "no exponent"
 
 
 def test_junit_counts_failures_and_skips() -> None:

@@ -22,7 +22,7 @@ from rmeeto_bench.fleet.join.archive import run_at
 from rmeeto_bench.records.run import Block, DeviceRecord, Estimate, RunRecord, save
 from rmeeto_bench.report.figures.curves import lines_of
 from rmeeto_bench.report.figures.kinds import energy, kernel_times, retraining, speed_accuracy, speedup
-from rmeeto_bench.report.figures.labels import short
+from rmeeto_bench.report.figures.labels import at_points, short
 from rmeeto_bench.report.figures.style import COLOURS, LINES, MARKERS, STYLES, render
 from rmeeto_bench.report.figures.tokens import tokens
 from rmeeto_bench.report.run.over_own import speedups_over_own
@@ -144,6 +144,17 @@ def test_no_label_lies_on_another_or_under_an_error_bar_or_outside(name: str, *,
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1 + 1, text
         assert not [other for other, taken in boxes[:i] if taken.overlaps(box.shrunk(0.98, 0.9))], text
         assert not any(bar.intersects_bbox(box) for bar in bars), text
+
+
+def test_labels_of_two_close_points_are_not_crossed() -> None:
+    axes = Figure(figsize=(6.4, 4.2)).subplots()
+    axes.set(xlim=(120, 450), ylim=(-5, 105))
+    points = {"0.00": (160.0, 89.0), "0.31": (162.0, 87.5)}
+    at_points(axes, [(name, *point) for name, point in points.items()])
+    places = axes.transData.transform(list(points.values()))
+    for own, text in enumerate(axes.texts):
+        box = Text.get_window_extent(text)
+        assert np.linalg.norm(places - places.clip(box.min, box.max), axis=1).argmin() == own
 
 
 def test_over_the_tokens_each_model_and_ratio_is_one_line_through_its_sizes() -> None:

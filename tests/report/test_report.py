@@ -15,7 +15,7 @@ from rmeeto_bench.report.figures.style import render
 from rmeeto_bench.report.plain import tex
 from rmeeto_bench.report.run.html import html
 from rmeeto_bench.report.run.summary import sentences, story
-from rmeeto_bench.report.run.tables import latex, markdown, rich_table, to_frame
+from rmeeto_bench.report.run.tables import latex, markdown, plain_rows, rich_table, to_frame
 
 HOSTILE = '<script>alert("x")</script>_{}%&'
 
@@ -97,6 +97,12 @@ def test_the_sentence_invents_no_accuracy() -> None:
     run = cpu_run()
     hopeless = replace(run, arms=tuple(replace(a, delta_top1=a.delta_top1 and Estimate(-9.0, -9.2, -8.8)) for a in run.arms))
     assert "no ratio is shown to be faster than the baseline and within 1 point of its top-1" in sentences(hopeless)[0]
+
+
+def test_a_page_that_is_too_narrow_cuts_details_off_and_no_verdict() -> None:
+    measured = [replace(arm, verdict="OOM", calibration_error=1.0, agreement=99.0) for arm in cpu_run().arms]
+    columns, _ = plain_rows(measured, every=True)
+    assert columns[-3:] == ["verdict", "same %", "ECE"]
 
 
 def test_verdicts_come_with_their_remedy() -> None:

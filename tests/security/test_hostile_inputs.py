@@ -452,9 +452,9 @@ DATA = {
     "a picture that announces 100 gigapixels": (picture(_png(400_000, 250_000)), "x.png"),
     "a picture without a picture": (picture(_png(64, 64)[:40]), "x.png"),
     "a picture that is text": (picture(b"hello"), "x.png"),
-    "a repository name with a path": (call(lambda: resolve("../../etc:passwd")), "is no file"),
+    "a repository name with a path": (call(lambda: resolve("../../etc:passwd")), "there is no file"),
     "a repository name with a shell": (call(lambda: resolve("a/$(id):x")), "no name of a hub repository"),
-    "a name with a null byte": (call(lambda: resolve("a\0b")), "is no file"),
+    "a name with a null byte": (call(lambda: resolve("a\0b")), "there is no file"),
 }
 
 # ---- the command line

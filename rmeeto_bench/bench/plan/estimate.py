@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rmeeto_bench.bench.plan.plan import (
     ROUNDS,
     SIZES,
+    TRAIN,
     BenchPlan,
     Cell,
     batch_size_for,
@@ -95,7 +96,9 @@ def _unknown(plan: BenchPlan, device: DeviceRecord, models: Sequence[str], arms:
         rate = math.nan if profile is None or alone is None else baseline_rate(profile, alone)
     if plan.paper_mode:
         parts.append("the paper's protocol" + ("" if math.isnan(rate) else f" (about {minutes(arms * 130 * 128 / rate)})"))
-    if device.kind != "sim" and plan.checkpoints != "none":
+    if plan.fed:
+        parts.append(f"the whole pipeline ({minutes(60 * (arms + 1))} at most)")  # passes of each arm and two parts: `fed.py`
+    if device.kind != "sim" and plan.checkpoints != "none" and plan.what != TRAIN:
         count = plan.evaluated_images
         parts.append(f"the accuracy pass ({'all' if count is None else count} images through {arms} arms, if there is data)")
     return " and ".join(parts)

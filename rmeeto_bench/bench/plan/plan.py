@@ -150,7 +150,7 @@ class BenchPlan:
         self._check_arms()
         if any(name.startswith(COMPILE) for name in self.models) and (self.what == TRAIN or self.sweep or self.paper_mode):
             raise UsageError(
-                f"models with {COMPILE} are compiled for forwards at one batch size; "
+                f"models with {COMPILE} run forwards at one batch size alone; "
                 "leave out --what train, --batch-size sweep and --paper-mode"
             )
         if self.baseline is not None and not self.together:

@@ -41,7 +41,7 @@ def require(plan: BenchPlan, devices: Sequence[DeviceRecord]) -> dict[str, Resol
     if plan.data is not None and len(set(classes.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in classes.items())
         raise UsageError(
-            f"the models have other numbers of classes ({told}): one --data cannot be for all; evaluate them apart"
+            f"the models have different numbers of classes ({told}): one --data cannot be for all; evaluate them apart"
         )
     if plan.data is not None or plan.accuracy_only or plan.fed:
         from rmeeto_bench.bench.session.workload import load_data  # needs torch

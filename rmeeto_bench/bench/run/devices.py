@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from rmeeto_bench import children, errors
@@ -88,6 +89,15 @@ def discover(spec: str) -> tuple[DeviceRecord, ...]:
     if isinstance(answer, dict):
         raise getattr(errors, answer["kind"])(answer["message"])
     return tuple(DeviceRecord(**device) for device in answer)
+
+
+def no_gpu(spec: str, devices: Sequence[Device | DeviceRecord]) -> str:
+    """Why `--gpus all` found the CPU alone; empty if it found GPUs, or if `spec` is another."""
+    if spec != "all" or devices[0].kind != "cpu":
+        return ""
+    from rmeeto_bench.measure.devices.cuda import absence  # torch, which looking for GPUs has imported
+
+    return f"no GPU that torch can use was found ({absence()})"
 
 
 def main(spec: str) -> None:

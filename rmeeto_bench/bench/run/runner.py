@@ -21,7 +21,7 @@ from rmeeto_bench.bench.plan.plan import TRAIN, BenchPlan, protocol_for
 from rmeeto_bench.bench.plan.require import require
 from rmeeto_bench.bench.plan.resolve import Resolved
 from rmeeto_bench.bench.run.controls import Controls, Telling
-from rmeeto_bench.bench.run.devices import discover
+from rmeeto_bench.bench.run.devices import discover, no_gpu
 from rmeeto_bench.bench.run.folder_lock import folder_lock
 from rmeeto_bench.bench.run.locks import device_lock
 from rmeeto_bench.bench.run.parallel import solo_against_together
@@ -282,10 +282,8 @@ def run(
         Store.create(folder)  # says what to do, before anything that takes long
     check_allowed(plan, controls.arms, "this plan")
     devices = discover(plan.gpus)
-    if plan.gpus == "all" and devices[0].kind == "cpu":
-        from rmeeto_bench.measure.devices.cuda import absence  # `discover` has imported torch
-
-        controls.note(f"no GPU that torch can use was found ({absence()}): measuring on the CPU")
+    if absent := no_gpu(plan.gpus, devices):
+        controls.note(f"{absent}: measuring on the CPU")
     if plan.energy and any(device.kind == "cpu" for device in devices):
         raise UsageError("--energy needs a GPU whose driver counts joules; leave it out to measure a CPU")
     if (plan.trace or plan.fed) and any(device.kind == "sim" for device in devices):

@@ -24,7 +24,8 @@ def forecast(protocol: TimingProtocol, session_seconds: float, accuracy_seconds:
         parts += f", {minutes(longer)} to warm up a device that tells no temperature"
     if accuracy_seconds:
         parts += f" and {minutes(accuracy_seconds)} of accuracy"
-    text = f"these arms will take about {minutes(total)} on this device: {parts}"
+    what = "timing and accuracy" if accuracy_seconds else "timing"
+    text = f"{what} will take about {minutes(total)} on this device: {parts}"
     if total > LATE * 60 * protocol.minutes:
         ways = ["fewer --ratios", *["fewer --images"] * bool(accuracy_seconds), *["--quick"] * (protocol.name != "quick")]
         promised = f"the {protocol.minutes:g} min that the {protocol.name} preset promises"

@@ -64,12 +64,13 @@ def _page(desk: Desk, cell: Cell, rows: list[tuple[str, int, float]], batch_size
     """The heaviest operations of an arm, and the least time of each kernel by the datasheet, as Markdown."""
     total = sum(seconds for _, _, seconds in rows)
     lines = [f"## {cell.name} on {desk.device.name}, batch {batch_size}: {1e3 * total:.3f} ms in operations\n"]
-    lines += ["| operation | calls | ms | share |", "| --- | ---: | ---: | ---: |"]
+    if rows:
+        lines += ["| operation | calls | ms | share |", "| --- | ---: | ---: | ---: |"]
+    else:
+        lines.append("The profiler saw no work on the device: ask whether you may profile it (CUPTI needs a permission).")
     for name, calls, seconds in rows[:HEAVIEST]:
         shown = name.replace("|", "\\|")
         lines.append(f"| `{shown}` | {calls} | {1e3 * seconds:.3f} | {100 * seconds / total:.1f} % |")
-    if not rows:
-        lines.append("\nThe profiler saw no work on the device: ask whether you may profile it (CUPTI needs a permission).")
     return "\n".join([*lines, "", *expected(desk.device, cell, batch_size)])
 
 

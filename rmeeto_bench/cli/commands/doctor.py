@@ -49,9 +49,8 @@ def gpu_hazards(state: Mapping[str, Any]) -> Iterator[tuple[bool, str, str]]:
             "install the driver",
         )
         return
-    others = [pid for pid in state.get("compute_pids", ()) if pid != os.getpid()]
-    if others:
-        pids = ", ".join(map(str, others))
+    if state.get("compute_pids"):
+        pids = ", ".join(map(str, state["compute_pids"]))
         yield True, f"other programs compute on it (CONTENDED): processes {pids}", "wait for them or stop them"
     if state.get("mig"):
         yield False, "it is split by MIG: results carry the label MIG, clocks and energy are unknown", "sudo nvidia-smi -mig 0"
@@ -152,6 +151,7 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
 
     from rmeeto_bench.bench.plan.weights import bundled_models
+    from rmeeto_bench.bench.run.devices import no_gpu
     from rmeeto_bench.cli import install_help
     from rmeeto_bench.data.layouts.fashion_mnist import DEBIAN
     from rmeeto_bench.errors import UnavailableError
@@ -161,12 +161,8 @@ def main(arguments: argparse.Namespace) -> int:
     output.say(f"python {sys.version.split()[0]}, " + ", ".join(f"{package} {_version(package)}" for package in PACKAGES))
     output.say(f"torch was built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch was built without CUDA")
     devices = find_devices(arguments.gpus)
-    if arguments.gpus == "all" and devices[0].kind == "cpu":
-        from rmeeto_bench.measure.devices.cuda import absence
-
-        output.say(
-            f"no GPU that torch can use was found ({absence()}): check nvidia-smi and torch's CUDA build if there should be one"
-        )
+    if absent := no_gpu(arguments.gpus, devices):
+        output.say(f"{absent}: check nvidia-smi and torch's CUDA build if there should be one")
     unfit = False
     for device in devices:
         state = snapshot(device.id.removeprefix("cuda:")) if device.kind == "cuda" else {}

@@ -30,28 +30,37 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
         "GPUs, the bundled vim_nano on a CPU)",
     )
     what.add_argument(
-        "--together", action="store_true", help="the arms of all models in the same rounds, compared with one of them"
+        "--together", action="store_true", help="measure all models in the same rounds, and compare every arm with one of them"
     )
     what.add_argument(
-        "--compile", action="store_true", help="each model also through torch.compile, as compile:NAME; always --together"
+        "--compile",
+        action="store_true",
+        help="measure each model also through torch.compile, as compile:NAME; implies --together",
     )
     what.add_argument(
         "--arm",
         action="append",
         metavar="NAME=MODULE:FUNCTION",
-        help="code of your own, which returns a module or a callable for a batch; repeatable, always --together",
+        help="your function, which returns a module or a callable for a batch; repeatable, implies --together",
     )
-    what.add_argument("--baseline", metavar="ARM", help="that one, as in vim_small/r0 (default: the first model's r = 0)")
+    what.add_argument(
+        "--baseline", metavar="ARM", help="the arm to compare with, as in vim_small/r0 (default: the first model's r = 0)"
+    )
     add_img_size(what)
     amount = what.add_mutually_exclusive_group()
     amount.add_argument("--ratios", metavar="LIST", help="reduction ratios (default: 0,0.14,...,0.54, the paper's)")
     amount.add_argument("--r", metavar="LIST", help="tokens removed per merge instead, as in 0,5,11")
     what.add_argument(
-        "--checkpoints", metavar="WHERE", help="folder (NAME_rR.safetensors), one file, a public name, bundled, or none"
+        "--checkpoints",
+        metavar="WHERE",
+        help="folder (NAME_rR.safetensors), one file, a public name, zoo (the public files), bundled, or none",
     )
     what.add_argument("--ema", action="store_true", help="use the averaged weights (EMA, SWA) in the checkpoints")
     what.add_argument(
-        "--inputs", default="auto", metavar="KIND", help="timed on: real images, random noise, or both, compared round by round"
+        "--inputs",
+        default="auto",
+        metavar="KIND",
+        help="time on real images, random noise, or both, compared round by round (default: auto, real where there are any)",
     )
 
 
@@ -90,15 +99,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ten minutes of every arm in one process, for steady heat",
     )
     how.add_argument(
-        "--paper-mode", action="store_true", help="also replay the paper's protocol (baseline first, 100 + 30 forwards)"
+        "--paper-mode", action="store_true", help="also repeat the paper's protocol (baseline first, 100 + 30 forwards)"
     )
-    how.add_argument("--what", default="inference", metavar="STEP", help="inference (default), or train: optimizer steps")
-    how.add_argument("--fed", action="store_true", help="also time the pipeline: files, decoding, transfer and forward")
-    how.add_argument("--trace", action="store_true", help="also profile a step of every arm into OUT/trace")
+    how.add_argument("--what", default="inference", metavar="STEP", help="inference (default), or train: whole training steps")
+    how.add_argument("--fed", action="store_true", help="also time the whole pipeline: reading, decoding, transfer and forward")
+    how.add_argument("--trace", action="store_true", help="also profile a step of every arm; the files are in OUT/trace")
     how.add_argument(
         "--energy", action="store_true", help="also measure joules per image, every arm alone for 3 x 30 s (GPUs only)"
     )
-    how.add_argument("--accuracy-only", action="store_true", help="time nothing, as eval does; all devices share the images")
+    how.add_argument("--accuracy-only", action="store_true", help="time nothing, as eval; all devices share the images")
     how.add_argument(
         "--schedule",
         default="serial",
@@ -106,7 +115,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure GPUs one after the other (serial), or together if a test shows that this changes nothing (parallel)",
     )
     how.add_argument("--dry-run", action="store_true", help="print what would be done and how long it would take")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="order of rounds, noise inputs, random weights")
+    how.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the order of rounds, of noise inputs and of random weights (default: 0)",
+    )
     out = parser.add_argument_group("output")
     out.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for tables, figure, report and raw data (default: runs/ID)"
@@ -252,10 +267,12 @@ def _dry_run(plan: BenchPlan, folder: Path) -> int:
 
     from rmeeto_bench.bench.plan.estimate import outline
     from rmeeto_bench.bench.plan.require import require
-    from rmeeto_bench.bench.run.devices import discover
+    from rmeeto_bench.bench.run.devices import discover, no_gpu
 
     console = output.console()
     devices = discover(plan.gpus)
+    if absent := no_gpu(plan.gpus, devices):
+        console.print(f"note: {absent}: the CPU would be measured", soft_wrap=True)
     lines = []
     for resolved in require(plan, devices).values():
         for arm, weights in resolved.weights.items():

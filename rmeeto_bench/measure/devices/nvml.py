@@ -90,10 +90,15 @@ def _snapshot(nvml: Any, handle: Any) -> dict[str, Any]:
         "pcie_generation_max": lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(handle),
         "pcie_width": lambda: nvml.nvmlDeviceGetCurrPcieLinkWidth(handle),
         "pcie_width_max": lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(handle),
-        "compute_pids": lambda: [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)],
+        "compute_pids": lambda: _others(nvml, handle),
     }
     answers = {name: _asked(nvml, question) for name, question in questions.items()}
     return {name: answer for name, answer in answers.items() if answer is not None}
+
+
+def _others(nvml: Any, handle: Any) -> list[int] | None:
+    """The processes on the GPU but for this one, if there are any."""
+    return [one.pid for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle) if one.pid != os.getpid()] or None
 
 
 def violations(nvml: Any, handle: Any) -> ThermalAndPower:

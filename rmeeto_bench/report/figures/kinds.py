@@ -48,8 +48,10 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
         rates = [rate.value for curve in curves for rate in curve.xs]
         if max(rates) > LOG * min(rates):
             log_rates(axes)
+        ratios = _ratio_labels([(line, arms) for line, arms in lines if not several or len(arms) > 1])
         hollow = any(any(curve.hollow) for curve in curves)
-        axes.set_xlabel("images/s (labels: reduction ratio" + ("; hollow: training-free)" if hollow else ")"))
+        legend = ["labels: reduction ratio"] * bool(ratios) + ["hollow: training-free"] * hollow
+        axes.set_xlabel("images/s" + (f" ({'; '.join(legend)})" if legend else ""))
         axes.set_ylabel("top-1 (%)")
         axes.margins(0.1)
         figure.suptitle(common, fontsize="medium")
@@ -58,7 +60,7 @@ def speed_accuracy(records: Sequence[RunRecord], style: str = "screen") -> Figur
         if several:
             draw_front(axes, records)
         named = [(end.text, end.x, end.y) for end in ends if end.x in points]
-        at_points(axes, [*named, *_ratio_labels([(line, arms) for line, arms in lines if not several or len(arms) > 1])])
+        at_points(axes, [*named, *ratios])
     return figure
 
 

@@ -144,13 +144,15 @@ def above(axes: Axes, names: Sequence[Name]) -> None:
 
 
 def at_points(axes: Axes, labels: Sequence[tuple[str, float, float]]) -> None:
-    """Small labels (text, x, y) next to their points, each where the least of what is drawn lies under it."""
+    """Small labels (text, x, y) next to their points, each where the least of what is drawn lies under it, and of such places
+    at one that is nearest to its own point."""
     texts = [axes.annotate(text, (x, y), (0, 0), textcoords="offset points", fontsize="x-small") for text, x, y in labels]
     for text in texts:
         text.set_in_layout(False)
     _settle(axes)
     ink, taken, right = _ink(axes), list[Bbox](), _figure(axes).bbox.x1
-    for text in texts:
+    points = axes.transData.transform([(x, y) for _, x, y in labels])  # [n, 2]
+    for i, text in enumerate(texts):
         best: tuple[float, Bbox, tuple[int, int, str, str]] | None = None
         for place in PLACES:
             _put(text, place)
@@ -158,7 +160,8 @@ def at_points(axes: Axes, labels: Sequence[tuple[str, float, float]]) -> None:
             inside = np.all((ink > box.min) & (ink < box.max), axis=1).sum()
             others = sum(other.overlaps(box) for other in taken)
             outside = not (axes.bbox.x0 < box.x0 and box.x1 < right and axes.bbox.y0 < box.y0 < axes.bbox.y1)
-            cost = float(inside) + 1000.0 * (others + outside)
+            apart = np.linalg.norm(points - points.clip(box.min, box.max), axis=1)  # of the points from the label
+            cost = float(inside) + 1000.0 * (others + outside) + 0.5 * bool((apart < apart[i]).any())
             if best is None or cost < best[0]:
                 best = cost, box, place
         assert best is not None

@@ -35,6 +35,7 @@ def losing_classes(record: RunRecord, changes: Sequence[ClassChange], style: str
         values = [change.value for change in shrunk]
         axes.barh(places, values, xerr=bars(shrunk), color=COLOURS[0], ecolor="0.4", error_kw={"linewidth": 0.8})
         axes.set_yticks(places, [str(change.label) for change in shown])
+        axes.set_ylabel("number of the class")
         axes.invert_yaxis()
         axes.axvline(0, color="0.5", linewidth=0.8)
         if arm.delta_top1 is not None and arm.is_over_own:

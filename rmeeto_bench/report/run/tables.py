@@ -168,7 +168,8 @@ def _columns(arms: list[Arm], *, every: bool = False) -> list[str]:
     hidden |= {name for name in (*OPTIONAL, *DETAILS) if all(row[name][0] in ("", DASH) for row in rows)}
     evaluated = any(arm.top1 for arm in arms) and not any(arm.images_per_second for arm in arms)
     hidden |= set(SPEED if evaluated else () if every else DETAILS)
-    return [name for name in rows[0] if name not in hidden]
+    shown = [name for name in rows[0] if name not in hidden]
+    return sorted(shown, key=lambda name: every and name in DETAILS)  # last, where a page may cut them off
 
 
 BESIDE = (
@@ -205,7 +206,7 @@ def caption(record: RunRecord, device: str, arms: list[Arm]) -> str:
     what = f"{len(models)} model{'s' * (len(models) != 1)} over {first.baseline}" if first.baseline else first.model
     if first.what != "inference":
         what += " in training"
-        images = "no accuracy of weights that change"
+        images = "no accuracy, as weights change"
     backends = "" if first.baseline else f"{first.backend} kernels · "
     return f"{record.label(device)} · {what} · {first.precision} · batch {first.batch_size} · {backends}{images}" + "".join(
         f" · {label}" for label in sorted(_common(arms))

@@ -25,7 +25,9 @@ def test_the_time_is_told_once_from_the_first_block_of_each_arm() -> None:
     watched.add_block(block("b", 2.0))
     watched.add_block(block("a", 1.0, 1))
     assert [len(kept), len(told)] == [3, 1]
-    assert told[0].startswith("these arms will take about 9 min on this device: 6 processes of 38 s and 5 min of accuracy")
+    assert told[0].startswith(
+        "timing and accuracy will take about 9 min on this device: 6 processes of 38 s and 5 min of accuracy"
+    )
 
 
 def test_single_steps_at_batch_1_are_in_the_time() -> None:
@@ -41,9 +43,7 @@ def test_the_long_warm_up_of_a_first_process_that_knows_no_temperature_is_told_o
     protocol = replace(DEFAULT, blind_seconds=blind_seconds(DEFAULT, "cuda", 0.0))
     watched = Forecast(protocol, 1, 0, lambda _: None, told.append, began=time.monotonic() - 250.0)
     watched.add_block(block("a", 1.0, device="cuda:a"))
-    assert told[0].startswith(
-        "these arms will take about 10 min on this device: 6 processes of 70 s, 3 min to warm up a device"
-    )
+    assert told[0].startswith("timing will take about 10 min on this device: 6 processes of 70 s, 3 min to warm up a device")
     first, later = (blind_seconds(DEFAULT, "cuda", worked) for worked in (0.0, math.inf))
     assert later < 60 < first == blind_seconds(RIGOROUS, "cpu", 0.0)
     assert not blind_seconds(QUICK, "cuda", 0.0)
