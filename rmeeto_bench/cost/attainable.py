@@ -49,7 +49,9 @@ def why_not(arm: Arm, profile: GpuProfile | None) -> str:
     from rmeeto_bench.reduction.config import ReductionConfig
     from rmeeto_bench.reduction.schedule import token_counts
 
-    if profile is None or not profile.multiprocessors:
+    if profile is not None and not profile.multiprocessors:
+        return "the limits are those of GPUs, and this was measured on a CPU"
+    if profile is None:
         return "no rates are known for this device; describe it in profiles/ or name one with --gpu"
     if not arm.token_counts:
         return "the operations of this model are not known"

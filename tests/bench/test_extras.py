@@ -154,6 +154,10 @@ def test_percentiles_are_those_of_single_steps() -> None:
     assert len(found["a"]) == len(found["b"]) >= 200
     slow = single_steps(SimpleNamespace(time_block=lambda step, steps: (0.0, 3.0)), {"a": int, "b": int}, lambda: False)  # type: ignore[arg-type]
     assert {name: sum(seconds) for name, seconds in slow.items()} == {"a": 21.0, "b": 21.0}, "minutes for one arm otherwise"
+    mixed = SimpleNamespace(time_block=lambda step, steps: (0.0, step()))
+    both = single_steps(mixed, {"slow": lambda: 3.0, "fast": lambda: 0.01}, lambda: False)  # type: ignore[arg-type]
+    assert len(both["fast"]) >= 200, "a slow arm does not end the steps of a fast one"
+    assert len(both["slow"]) == 7
     assert calls[:40] == ["a"] * 20 + ["b"] * 20
 
 

@@ -90,7 +90,7 @@ def test_two_equal_cards_stay_apart(tmp_path: Path) -> None:
 def test_what_has_no_limit_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(cpu_run(), tmp_path)
     assert main(["roofline", str(tmp_path)]) == 5
-    assert "no rates are known for this device" in capsys.readouterr().err
+    assert "the limits are those of GPUs, and this was measured on a CPU" in capsys.readouterr().err
     run = two_gpus()
     for change, reason in (
         ({"precision": "fp32"}, "half precision"),

@@ -23,16 +23,20 @@ def single_steps(
 ) -> dict[str, list[float]]:
     """Wall seconds of single synchronised steps of each arm, the arms in turn in short chunks."""
     found: dict[str, list[float]] = {name: [] for name in steps}
-    while True:
-        for name, step in steps.items():
+    while waiting := [name for name, seconds in found.items() if not _enough(seconds)]:
+        for name in waiting:
             for _ in range(CHUNK):
-                found[name].append(device.time_block(step, 1)[1])
-                if sum(found[name]) >= LONGEST or should_stop():
+                if should_stop():
+                    return found
+                found[name].append(device.time_block(steps[name], 1)[1])
+                if sum(found[name]) >= LONGEST:
                     break
-        done = min(len(seconds) for seconds in found.values())
-        longest = max(sum(seconds) for seconds in found.values())
-        if should_stop() or done >= MOST or longest >= (SECONDS if done >= FEWEST else LONGEST):
-            return found
+    return found
+
+
+def _enough(seconds: list[float]) -> bool:
+    """Whether an arm has its steps. A slow one does not end those of the others."""
+    return len(seconds) >= MOST or sum(seconds) >= (SECONDS if len(seconds) >= FEWEST else LONGEST)
 
 
 def longest_seconds(step: float) -> float:

@@ -10,7 +10,7 @@ from rmeeto_bench.cli import output
 from rmeeto_bench.cli.flags import add_amount_arguments, chosen_rs
 from rmeeto_bench.cli.images import add_img_size, at_typed_sizes
 from rmeeto_bench.errors import UsageError
-from rmeeto_bench.models.sizes import TIMM, config
+from rmeeto_bench.models.sizes import TIMM, config, uncompiled
 from rmeeto_bench.reduction.config import PRESETS
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     wanted = CONVENTIONS if arguments.convention == "all" else (arguments.convention,)
     found = []
     for model in at_typed_sizes(arguments.model, arguments.img_size):
-        if model.startswith(TIMM):
-            found.append(_of_timm(model))
+        if uncompiled(model).startswith(TIMM):
+            found.append(_of_timm(uncompiled(model)))
             continue
         sized = config(model)
         for r in chosen_rs(arguments, sized, base):
