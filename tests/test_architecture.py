@@ -235,3 +235,9 @@ def test_modules_that_a_text_names_exist() -> None:
                 assert module is not None, f"{path}: there is no {name}"
                 last = name.rpartition(".")[2]
                 assert name == module or re.search(rf"\b{last}\b", MODULES[module].read_text(encoding="utf-8")), name
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Pytest imports them by their names: the second of two is not run, and only a run of all tests says so."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
