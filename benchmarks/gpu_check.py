@@ -228,9 +228,8 @@ def upstream_sequence(fast: Kernels) -> Kernels:
 
 def scan_lengths(bench: Bench, fast: Kernels) -> dict[str, Any]:
     """The scan of a Vim-S block alone at the lengths where the paper's kernel changes its padding, ms."""
-    result = {}
+    result, lengths = {}, [round(share * bench.tokens) for share in bench.shares]
     for name, chosen in backends(bench)[0].items():
-        lengths = [round(share * bench.tokens) for share in bench.shares]
         operands = {length: scan_operands(bench, length, 2 * bench.dim) for length in lengths}
         try:
             steps = {n: bench.repeated(lambda a=a: chosen.selective_scan(a)) for n, a in operands.items()}  # noqa: B023
@@ -244,18 +243,16 @@ def parts(bench: Bench, fast: Kernels) -> dict[str, Any]:
     """Images/s of a model whose batch goes through it in 1, 2 or 4 parts, and the quickest beside what the package chooses."""
     if not bench.gpu or fast.name != "triton":
         return {"skipped": "only graphs of the triton kernels are cut"}
-    images = bench.draw(bench.batch, 3, bench.size, bench.size)
-    result: dict[str, Any] = {}
+    images, result = bench.draw(bench.batch, 3, bench.size, bench.size), dict[str, Any]()
     for r in (bench.ratios[0], bench.ratios[-1]):
-        model = build(bench, bench.models[0], r, fast)
-        chosen = parts_of(model, images)
+        chosen = parts_of(model := build(bench, bench.models[0], r, fast), images)
         cut = {n: GraphedForward(model, parts=n) for n in sorted({1, 2, 4, chosen}) if n <= bench.batch}
-        found = bench.times({str(n): (lambda forward=forward: forward(images)) for n, forward in cut.items()})
-        rates = {n: bench.batch / seconds for n, seconds in found.items()}
+        steps = {str(n): (lambda forward=forward: forward(images)) for n, forward in cut.items()}
+        rates = {n: bench.batch / seconds for n, seconds in bench.times(steps).items()}
         result[f"r={r}"] = {"images_per_second": rates, "quickest": max(rates, key=rates.__getitem__), "chosen": str(chosen)}
-        if bench.card is not None:
-            expected = {n: bench.card.forward(bench.batch, r, WIDTHS[bench.models[0]], n) for n in cut}
-            result[f"r={r}"]["predicted"] = {str(n): bench.batch / sum(seconds.values()) for n, seconds in expected.items()}
+        if card := bench.card:
+            seconds = {n: card.forward(bench.batch, r, WIDTHS[bench.models[0]], n) for n in cut}
+            result[f"r={r}"]["predicted"] = {str(n): bench.batch / sum(one.values()) for n, one in seconds.items()}
     return result
 
 

@@ -20,7 +20,7 @@ from rmeeto_bench.compare.readings import Rounds
 from rmeeto_bench.errors import DataError, MeasurementError
 from rmeeto_bench.files import cache_folder, write_atomic
 from rmeeto_bench.measure.statistics import hodges_lehmann, numbered_rounds, run_speedup
-from rmeeto_bench.records.comparison import percent
+from rmeeto_bench.records.comparison import share_text
 from rmeeto_bench.records.run import Block, Estimate
 
 SCHEMA = "rmeeto-bench-noise/1"
@@ -131,11 +131,11 @@ def estimate_noise(blocks: Iterable[Block], *, turns: bool = False) -> Noise:
 
 def gate_sentence(noise: Noise) -> str:
     """What a gate will do on this device, from the noise found on it."""
-    which = f"a gate of {PAIRS} pairs with a margin of {percent(noise.margin)} of images/s"
-    fails = "FAILs no loss" if noise.fails is None else f"FAILs a loss of {percent(noise.fails)}"
+    which = f"a gate of {PAIRS} pairs with a margin of {share_text(noise.margin)} of images/s"
+    fails = "FAILs no loss" if noise.fails is None else f"FAILs a loss of {share_text(noise.fails)}"
     if noise.passes is None:
         return f"{which} {fails} in 95 of 100 cases, and an unchanged program does not PASS so often: let the machine idle"
-    passes = "a program without loss" if noise.passes < 0.0005 else f"a loss of {percent(noise.passes)}"
+    passes = "a program without loss" if noise.passes < 0.0005 else f"a loss of {share_text(noise.passes)}"
     return f"{which} {fails}, and PASSes {passes}, in 95 of 100 cases each"
 
 

@@ -19,7 +19,7 @@ NO_LOSS = "NO LOSS"  # of a speed-up that fell because the baseline got faster
 EXIT_CODES = {PASS: 0, FAIL: 3, INCONCLUSIVE: 4, FASTER: 0, BETTER: 0, SAME: 0, SLOWER: 3, WORSE: 3, REFUSED: 5}
 
 
-def percent(share: float) -> str:
+def share_text(share: float) -> str:
     """`1.3 %` of 0.013, `134 %` of 1.34: two digits or more, and no exponent."""
     return f"{100 * share:{'.0f' if share >= 0.1 else '.2g'}} %"
 

@@ -22,7 +22,7 @@ from rmeeto_bench.records.comparison import (
     WORSE,
     Change,
     Comparison,
-    percent,
+    share_text,
 )
 from rmeeto_bench.report.fitted import NEVER, FittedColumn, fitted
 from rmeeto_bench.report.plain import markdown as as_markdown
@@ -51,7 +51,7 @@ def value_text(value: float, metric: str) -> str:
 
 def margin_text(change: Change) -> str:
     """In the change's unit."""
-    return f"{change.margin:g} points" if change.metric == TOP1 else percent(change.margin)
+    return f"{change.margin:g} points" if change.metric == TOP1 else share_text(change.margin)
 
 
 def cells(change: Change) -> tuple[str, ...]:

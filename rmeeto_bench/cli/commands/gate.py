@@ -117,7 +117,7 @@ def _margins(arguments: argparse.Namespace, device: str) -> tuple[Margins, str]:
     from rmeeto_bench.compare.gate_power import margin_for
     from rmeeto_bench.compare.gate_rule import Margins
     from rmeeto_bench.compare.noise import load_noise_profile
-    from rmeeto_bench.records.comparison import percent
+    from rmeeto_bench.records.comparison import share_text
 
     given = Margins(arguments.margin, arguments.top1_margin, arguments.memory_margin)
     profile = load_noise_profile(device)
@@ -125,7 +125,7 @@ def _margins(arguments: argparse.Namespace, device: str) -> tuple[Margins, str]:
         return given, "this device was never calibrated: the margin is as given (`rmeeto-bench calibrate` measures its noise)"
     least = margin_for(profile.noise.pair, arguments.pairs, given.rate)
     if least > given.rate:
-        wide = f"the margin of images/s is {percent(least)}"
+        wide = f"the margin of images/s is {share_text(least)}"
         return replace(given, rate=least), f"{wide}: calibration found that this device resolves no smaller change"
     return given, ""
 

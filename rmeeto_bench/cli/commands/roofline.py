@@ -13,7 +13,7 @@ from rmeeto_bench.cost.attainable import Case, RooflineArm, measured, work_out
 from rmeeto_bench.errors import UsageError
 from rmeeto_bench.models.sizes import config
 from rmeeto_bench.profiles import profile_named
-from rmeeto_bench.validate import at_least
+from rmeeto_bench.validate import at_least, flag
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,9 +90,9 @@ def main(arguments: argparse.Namespace) -> int:
     from rmeeto_bench.report.figures.style import write_figure
 
     if arguments.run is not None:
-        for flag in ("model", "img_size", "ratios", "r", "batch_size"):
-            if getattr(arguments, flag) is not None:
-                raise UsageError(f"--{flag.replace('_', '-')} does not go with a RUN, whose arms are shown; leave it out")
+        for name in ("model", "img_size", "ratios", "r", "batch_size"):
+            if getattr(arguments, name) is not None:
+                raise UsageError(f"{flag(name)} does not go with a RUN, whose arms are shown; leave it out")
         with run_at(arguments.run) as (_, record):
             cases = measured(record, arguments.gpu)
     else:

@@ -136,7 +136,7 @@ def opened(archive: Path) -> Iterator[tuple[Path, RunRecord]]:
         with open_stored(folder) as store:
             again = assemble(record, BenchPlan.from_dict(record.plan), store, {}, {})
         _check_same(archive, record.arms, again.arms)
-        if record.sweep != again.sweep:
+        if not _close(record.sweep, again.sweep):
             raise DataError(f"{archive}: its batch sizes do not follow from its raw rounds; pack the run again")
         yield folder, record
 
@@ -167,6 +167,8 @@ def _close(first: Any, second: Any) -> bool:
         return _close(vars(first), vars(second))
     if isinstance(first, dict) and isinstance(second, dict):
         return first.keys() == second.keys() and all(_close(first[key], second[key]) for key in first)
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return len(first) == len(second) and all(map(_close, first, second))
     if isinstance(first, float) and isinstance(second, (int, float)):
         return math.isclose(first, second, rel_tol=TOLERANCE)
     return bool(first == second)

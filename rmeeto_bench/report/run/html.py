@@ -84,7 +84,7 @@ def _round_tables(record: RunRecord, blocks: Blocks) -> list[dict[str, Any]]:
 def html(record: RunRecord, blocks: Blocks | None = None) -> str:
     """Headline, one figure, a sortable table per device and model, notes, then verdicts, provenance and raw rounds."""
     told, tables, joules = story(record), [], energy_of_run(record, blocks or {})
-    own = speedups_over_own(record, blocks or {})
+    own = speedups_over_own(record, blocks or {}) if has_sizes([record]) else None
     for device, model, arms in groups(record):
         columns, rows = plain_rows(arms, every=True)
         title, conclusion = caption(record, device, arms), told.conclusions.get((device, model), "")
@@ -99,7 +99,7 @@ def html(record: RunRecord, blocks: Blocks | None = None) -> str:
         tables=tables,
         folded=len(record.devices) > FOLDED,
         many=MANY,
-        tokens={style: page_svg(tokens([record], style, own), f"{style}-tokens", {}) for style in PAIR if has_sizes([record])},
+        tokens={style: page_svg(tokens([record], style, own), f"{style}-tokens", {}) for style in PAIR if own is not None},
         energy={style: page_svg(energy([record], style, joules), f"{style}-energy", {}) for style in PAIR if joules},
         verdicts=_verdicts(record),
         rounds=_round_tables(record, blocks or {}),
